@@ -1,0 +1,90 @@
+"""Seeded pictures that the project draws itself -> the golden inputs of an artifact.
+
+Rendered digits, shapes, gradients and noise, never images of a data set. Knows a model only as a function from images
+to probabilities.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+COUNT = 32
+CLASSES = 5  # the top-1 answers must cover this many, so that a swapped output cannot go unseen
+_POOL = 640
+_MARGIN = 1e-3  # a golden answer that flips on rounding would test nothing: ties are left out
+
+
+def golden_inputs(
+    input_shape: tuple[int, int, int], predict: Callable[[np.ndarray], np.ndarray], seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """32 images (32, H, W, C) uint8 and their probabilities (32, K), the top-1 as varied as the model allows.
+
+    `predict` maps (N, H, W, C) uint8 to (N, K). A model that answers every picture alike (after one epoch, say) yields
+    fewer than 5 classes; the caller decides what that means.
+    """
+    rng = np.random.default_rng(seed)
+    pool = np.stack([_draw(i, input_shape, rng) for i in range(_POOL)])
+    probabilities = predict(pool)
+    ordered = np.sort(probabilities, axis=1)
+    clear = np.flatnonzero(ordered[:, -1] - ordered[:, -2] > _MARGIN)
+    top = probabilities.argmax(axis=1)
+    # Round-robin over the classes, each in the pool's order: kinds of pictures and classes both stay mixed.
+    rank = {int(i): int((top[clear[: k + 1]] == top[i]).sum()) for k, i in enumerate(clear)}
+    chosen = sorted(clear, key=lambda i: rank[int(i)])[:COUNT]
+    chosen += [i for i in range(_POOL) if i not in set(chosen)][: COUNT - len(chosen)]
+    chosen = np.sort(np.array(chosen))
+    return pool[chosen], probabilities[chosen]
+
+
+def _draw(index: int, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
+    height, width, channels = shape
+    draw = (_digit, _digit, _shapes, _gradient, _noise)[index % 5]
+    image = draw(index // 5, width, height, rng)
+    return np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(shape)
+
+
+def _colour(rng: np.random.Generator, low: int, high: int) -> tuple[int, int, int]:
+    red, green, blue = (int(v) for v in rng.integers(low, high, 3))
+    return red, green, blue
+
+
+def _digit(index: int, width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    """A digit of Pillow's own font, light on black in half of the pictures, in colours otherwise."""
+    image = Image.new("RGB", (width, height), "black" if index % 2 else _colour(rng, 0, 100))
+    size = min(width, height) * rng.uniform(0.6, 1.0)
+    centre = (width / 2 + rng.uniform(-2, 2), height / 2 + rng.uniform(-2, 2))
+    ImageDraw.Draw(image).text(
+        centre,
+        str(index % 10),
+        fill="white" if index % 2 else _colour(rng, 120, 256),
+        font=ImageFont.load_default(size),
+        anchor="mm",
+    )
+    return image.rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR)
+
+
+def _shapes(index: int, width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    image = Image.new("RGB", (width, height), _colour(rng, 0, 256))
+    draw = ImageDraw.Draw(image)
+    for _ in range(int(rng.integers(1, 5))):
+        x0, x1 = sorted(rng.uniform(0, width, 2))
+        y0, y1 = sorted(rng.uniform(0, height, 2))
+        fill = _colour(rng, 0, 256)
+        (draw.ellipse, draw.rectangle)[int(rng.integers(2))]([x0, y0, x1, y1], fill=fill)
+    return image
+
+
+def _gradient(index: int, width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    angle, (first, last) = rng.uniform(0, 2 * np.pi), rng.uniform(0, 255, (2, 3))
+    y, x = np.mgrid[0:height, 0:width]
+    t = np.cos(angle) * x / width + np.sin(angle) * y / height
+    t = ((t - t.min()) / max(float(np.ptp(t)), 1e-9))[..., None]
+    return Image.fromarray((first + (last - first) * t).astype(np.uint8))
+
+
+def _noise(index: int, width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    """Noise at a random scale: from single pixels to a few blobs."""
+    cells = int(rng.integers(2, max(3, min(width, height))))
+    small = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
