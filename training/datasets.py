@@ -72,7 +72,7 @@ def load(
     """
     if data is not None:
         dataset = _from_path(Path(data), name, seed, image_size)
-    elif name in _NAMED:
+    elif name is not None and name in _NAMED:
         dataset = _NAMED[name](seed)
     else:
         raise DatasetError(f"unknown data set {name!r}: choose from {', '.join(_NAMED)}, or pass --data PATH")
@@ -129,7 +129,7 @@ def _digits(seed: int) -> Dataset:
     )
 
 
-_NAMED: dict[str | None, Callable[[int], Dataset]] = {
+_NAMED: dict[str, Callable[[int], Dataset]] = {
     "mnist": _keras("mnist", DIGITS, "light_on_dark_centred"),
     "cifar10": _keras("cifar10", CIFAR10, "plain"),
     "digits": _digits,

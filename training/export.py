@@ -49,7 +49,7 @@ def export(
     labels: Sequence[str],
     output: Path,
     card: dict[str, Any],
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: tuple[int, ...] | None = None,
     scale: float = 1 / 255,
 ) -> Path:
     """Publish `model` as the next free version of `output/name` and return that folder.
@@ -87,13 +87,15 @@ def export(
 
 
 def serving_function(
-    model: keras.Model, input_shape: tuple[int, int, int] | None, scale: float
+    model: keras.Model, input_shape: tuple[int, ...] | None, scale: float
 ) -> tuple[Any, tuple[int, int, int]]:
     """The graph that is served: image (N, H, W, C) uint8 -> {"probabilities": (N, K) float32}, and (H, W, C)."""
     inside = tuple(model.input_shape[1:])
     shape = input_shape or {2: (*inside, 1), 3: inside}.get(len(inside))
     if shape is None or None in shape:
-        raise ExportError(f"the model takes inputs of shape {inside}: say with --input-shape H,W,C what picture that is")
+        raise ExportError(
+            f"the model takes inputs of shape {inside}: say with --input-shape H,W,C what picture that is"
+        )
     if len(shape) != 3 or shape[2] not in (1, 3) or np.prod(shape) != np.prod(inside):
         raise ExportError(f"a picture of shape {shape} does not fit the model's input of shape {inside} (C is 1 or 3)")
 
@@ -103,7 +105,8 @@ def serving_function(
         x = tf.reshape(x, (-1, *inside)) if inside != shape else x
         return {"probabilities": tf.identity(model(x, training=False), name="probabilities")}
 
-    return classify, shape
+    height, width, channels = shape
+    return classify, (height, width, channels)
 
 
 def write_saved_model(model: keras.Model, function: Any, folder: Path) -> None:
@@ -191,7 +194,7 @@ def _publish(folder: Path, parent: Path) -> Path:
         target = parent / str(max(taken, default=0) + 1)
         try:
             # rename(2) replaces an empty folder only: a published version is never empty
-            os.rename(folder, target)
+            folder.rename(target)
             return target
         except OSError:
             if not target.exists():
@@ -245,9 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "training": None,
         }
         scale = 1 / 255 if args.input_range == "0-1" else 1.0
-        path = export(
-            model, args.name, labels=labels, output=args.output, card=card, input_shape=shape, scale=scale
-        )  # type: ignore[arg-type]
+        path = export(model, args.name, labels=labels, output=args.output, card=card, input_shape=shape, scale=scale)
     except ExportError as err:
         print(f"error: {err}", file=sys.stderr)
         return 1

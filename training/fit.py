@@ -6,7 +6,6 @@ result; keeps weights, history and plots under runs/; publishes through `export`
 """
 
 import argparse
-import json
 import os
 import platform
 import signal
@@ -197,8 +196,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     networks = [name for name in NETWORKS if not name.startswith("_")]
     parser.add_argument("network", choices=list(NETWORKS), metavar="NETWORK", help=", ".join(networks))
-    parser.add_argument("--dataset", help="mnist, cifar10, digits; with --data: its name (default: the network's first)")
-    parser.add_argument("--data", type=Path, help="an .npz with Keras' keys, or a folder train/<class>/*, test/<class>/*")
+    parser.add_argument(
+        "--dataset", help="mnist, cifar10, digits; with --data: its name (default: the network's first)"
+    )
+    parser.add_argument(
+        "--data", type=Path, help="an .npz with Keras' keys, or a folder train/<class>/*, test/<class>/*"
+    )
     parser.add_argument("--labels", help="class names a,b,… in index order")
     parser.add_argument("--image-size", type=_positive, help="resize to N pixels square (default: the common size)")
     parser.add_argument("--epochs", type=_positive, help="default: the recipe's")

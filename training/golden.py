@@ -30,11 +30,10 @@ def golden_inputs(
     clear = np.flatnonzero(ordered[:, -1] - ordered[:, -2] > _MARGIN)
     top = probabilities.argmax(axis=1)
     # Round-robin over the classes, each in the pool's order: kinds of pictures and classes both stay mixed.
-    rank = {int(i): int((top[clear[: k + 1]] == top[i]).sum()) for k, i in enumerate(clear)}
-    chosen = sorted(clear, key=lambda i: rank[int(i)])[:COUNT]
-    chosen += [i for i in range(_POOL) if i not in set(chosen)][: COUNT - len(chosen)]
-    chosen = np.sort(np.array(chosen))
-    return pool[chosen], probabilities[chosen]
+    turn = {int(i): int((top[clear[: k + 1]] == top[i]).sum()) for k, i in enumerate(clear)}
+    chosen = sorted(turn, key=turn.__getitem__)[:COUNT]
+    chosen += [i for i in range(_POOL) if i not in turn][: COUNT - len(chosen)]
+    return pool[sorted(chosen)], probabilities[sorted(chosen)]
 
 
 def _draw(index: int, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:

@@ -10,11 +10,12 @@ with addition in place of concatenation. Layer sizes are those of the teaching n
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import keras
 from keras import layers
 
-Tensor = keras.KerasTensor
+Tensor: TypeAlias = keras.KerasTensor
 Block = Callable[[Tensor, str], Tensor]
 
 DROPOUT = 0.5

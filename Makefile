@@ -1,0 +1,38 @@
+# Every target sets up what it needs. PYTHON is only used to create the environments.
+PYTHON ?= python3
+PORT ?= 3000
+DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
+SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
+export BENTOML_DO_NOT_TRACK = True
+.PHONY: serve train test check lock bento
+
+serve: .venv/ready  ## the service with the committed models, on PORT
+	exec .venv/bin/bentoml serve serving.service:ImageClassifier --port $(PORT)
+
+train: .venv-dev/ready  ## MODEL=conv_resnet_deep [ARGS="--dataset mnist …"]
+	.venv-dev/bin/python -m training.fit $(MODEL) $(ARGS)
+
+test: .venv-dev/ready .venv/ready check  ## lint, types, tests
+	.venv-dev/bin/python -m pytest
+
+check: .venv-dev/ready  ## ruff and mypy
+	.venv-dev/bin/ruff check .
+	.venv-dev/bin/ruff format --check .
+	.venv-dev/bin/mypy
+
+bento: .venv/ready  ## a Bento of the service and models/; DEVICE=gpu for CUDA
+	.venv/bin/bentoml build -f bentofile$(if $(filter gpu,$(DEVICE)),.gpu).yaml
+
+lock:  ## compile requirements/*.txt from pyproject.toml (needs uv)
+	for extra in serving serving-gpu training dev; do uv pip compile pyproject.toml --extra $$extra --universal \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/$$extra.txt; done
+
+.venv/ready: $(SERVING)
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(SERVING)
+	cp $(SERVING) $@
+
+.venv-dev/ready: requirements/dev.txt
+	$(PYTHON) -m venv --clear .venv-dev
+	.venv-dev/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	cp requirements/dev.txt $@

@@ -1,0 +1,144 @@
+"""Reads and verifies `models/`: which versions of which models to serve, each proven to be what its card says.
+
+Knows files and hashes, not ONNX Runtime. A damaged artifact raises StartError naming the file.
+"""
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serving.errors import StartError
+
+CONVENTIONS = ("plain", "light_on_dark_centred")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One verified version. `onnx` is the model's bytes; golden arrays are (n, H, W, C) uint8 and (n, K) float32."""
+
+    name: str
+    version: int
+    path: Path
+    labels: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    input_convention: str
+    resample: str
+    sha256: str
+    card: dict[str, Any] = field(repr=False)
+    onnx: bytes = field(repr=False)
+    golden_images: np.ndarray = field(repr=False)
+    golden_probabilities: np.ndarray = field(repr=False)
+
+
+def select(models: Path, versions: str = "") -> list[Path]:
+    """The folders to load: the latest version of each model, or what `versions` says ("all", "model:1,3 other:2").
+
+    Names that are no integer (an artifact being written, say) are passed over.
+    """
+    if not models.is_dir():
+        raise StartError(f"{models}: no such folder of models (SHORTCUT_MODELS)")
+    found: dict[str, dict[int, Path]] = {}
+    for model in sorted(p for p in models.iterdir() if p.is_dir()):
+        numbers = {int(p.name): p for p in model.iterdir() if p.name.isascii() and p.name.isdecimal() and p.is_dir()}
+        if numbers:
+            found[model.name] = dict(sorted(numbers.items()))
+    if not found:
+        raise StartError(f"{models}: holds no model (expected <model>/<version>/model.onnx)")
+    if versions == "all":
+        return [path for numbers in found.values() for path in numbers.values()]
+    wanted = _wanted(versions)
+    for name, asked in wanted.items():
+        for number in asked:
+            if number not in found.get(name, {}):
+                there = ", ".join(f"{m}:{','.join(map(str, found[m]))}" for m in found)
+                raise StartError(f"SHORTCUT_VERSIONS asks for {name}:{number}; {models} holds {there}")
+    return [paths[n] for name, paths in found.items() for n in wanted.get(name, [max(paths)])]
+
+
+def _wanted(versions: str) -> dict[str, list[int]]:
+    """`model:1,3 other:2` -> {"model": [1, 3], "other": [2]}; models may also be separated by ';'."""
+    wanted: dict[str, list[int]] = {}
+    for part in versions.replace(";", " ").split():
+        model, colon, numbers = part.rpartition(":")
+        if not colon or not all(n.isascii() and n.isdecimal() for n in numbers.split(",")):
+            raise StartError(f"SHORTCUT_VERSIONS={versions}: expected `all` or `model:1,3 other:2`, got {part!r}")
+        wanted[model] = sorted({int(n) for n in numbers.split(",")})
+    return wanted
+
+
+def read(path: Path) -> Artifact:
+    """Read `path` (models/<name>/<version>), checking every listed file's SHA-256 before anything in it is used."""
+    card = _read_card(path / "card.json")
+    contents = {name: _verified(path / name, card["files"].get(name)) for name in ("model.onnx", "golden.npz")}
+    images, probabilities = _read_golden(path / "golden.npz", contents["golden.npz"], card)
+    return Artifact(
+        name=path.parent.name,
+        version=int(path.name),
+        path=path,
+        labels=tuple(card["labels"]),
+        input_shape=tuple(card["input_shape"]),
+        input_convention=card["input_convention"],
+        resample=card.get("resample", "bilinear"),
+        sha256=card["files"]["model.onnx"]["sha256"],
+        card=card,
+        onnx=contents["model.onnx"],
+        golden_images=images,
+        golden_probabilities=probabilities,
+    )
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_bytes())
+    except OSError as err:
+        raise StartError(f"{path}: cannot be read ({err.strerror})") from err
+    except ValueError as err:
+        raise StartError(f"{path}: is no valid JSON ({err})") from err
+    try:
+        labels, shape, files = card["labels"], card["input_shape"], card["files"]
+        sound = (
+            card["name"] == path.parent.parent.name
+            and len(labels) >= 2
+            and all(isinstance(label, str) for label in labels)
+            and len(shape) == 3
+            and all(isinstance(n, int) and n > 0 for n in shape)
+            and shape[2] in (1, 3)
+            and card["input_convention"] in CONVENTIONS
+            and isinstance(files, dict)
+        )
+    except (KeyError, TypeError) as err:
+        raise StartError(f"{path}: lacks or mistypes {err}") from err
+    if not sound:
+        raise StartError(f"{path}: name, labels, input_shape, input_convention or files is not as it must be")
+    return card
+
+
+def _verified(path: Path, listed: Any) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as err:
+        raise StartError(f"{path}: cannot be read ({err.strerror})") from err
+    expected = listed.get("sha256") if isinstance(listed, dict) else None
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != expected:
+        raise StartError(
+            f"{path}: is damaged or was changed (SHA-256 {actual[:12]}…, the card says {str(expected)[:12]}…)"
+        )
+    return content
+
+
+def _read_golden(path: Path, content: bytes, card: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            images, probabilities = archive["image"], archive["probabilities"]
+    except Exception as err:  # zip, header and dtype damage each raise a class of their own
+        raise StartError(f"{path}: is no readable golden.npz ({err})") from err
+    fits = images.shape[1:] == tuple(card["input_shape"]) and probabilities.shape == (len(images), len(card["labels"]))
+    if not fits or images.dtype != np.uint8 or len(images) == 0:
+        raise StartError(f"{path}: arrays {images.shape} {images.dtype} and {probabilities.shape} do not fit the card")
+    return images, probabilities

@@ -1,0 +1,100 @@
+"""Every way a request can fail, one class each, with its HTTP status and code word on the class.
+
+A message says what was wrong, the limit and what was received. Nothing here knows HTTP frameworks or models.
+"""
+
+
+class ClassifyError(Exception):
+    """The base: `{"error": str(self), "code": self.code}` with status `self.status`."""
+
+    status = 500
+    code = "internal_error"
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def body(self) -> dict[str, str]:
+        return {"error": str(self), "code": self.code}
+
+
+class InvalidImage(ClassifyError):
+    """Empty, truncated, not an image, zero-sized."""
+
+    status, code = 400, "invalid_image"
+
+
+class InvalidRequest(ClassifyError):
+    """Malformed multipart or JSON, a missing field, an address where bytes belong."""
+
+    status, code = 400, "invalid_request"
+
+
+class UnknownModel(ClassifyError):
+    """No such model or version; the message lists what there is."""
+
+    status, code = 404, "unknown_model"
+
+
+class NotFound(ClassifyError):
+    """No such route."""
+
+    status, code = 404, "not_found"
+
+
+class MethodNotAllowed(ClassifyError):
+    """The route exists, but not for this method."""
+
+    status, code = 405, "method_not_allowed"
+
+    def __init__(self, message: str, allowed: str):
+        super().__init__(message)
+        self.headers = (("allow", allowed),)
+
+
+class BodyTooLarge(ClassifyError):
+    """Over the byte limit. The rest of the body is not read, so the connection cannot be used again."""
+
+    status, code = 413, "body_too_large"
+    headers = (("connection", "close"),)
+
+
+class ImageTooLarge(ClassifyError):
+    """Over the pixel limit, known before decoding."""
+
+    status, code = 413, "image_too_large"
+
+
+class UnsupportedFormat(ClassifyError):
+    """An image format that is not enabled, or a body type that no route takes."""
+
+    status, code = 415, "unsupported_format"
+
+
+class InvalidParameter(ClassifyError):
+    """A query parameter outside its range."""
+
+    status, code = 422, "invalid_parameter"
+
+
+class Overloaded(ClassifyError):
+    """The bounded queue is full."""
+
+    status, code = 503, "overloaded"
+    headers = (("retry-after", "1"),)
+
+
+class Unavailable(ClassifyError):
+    """No model can answer."""
+
+    status, code = 503, "unavailable"
+
+
+class DeadlineExceeded(ClassifyError):
+    """Not computed within the deadline; dropped before it cost compute."""
+
+    status, code = 504, "deadline_exceeded"
+
+
+class StartError(RuntimeError):
+    """The service cannot start: a damaged artifact, a provider that is not to be had, a wrong setting.
+
+    Not a request's failure: it ends the process with one line that names the file or the reason.
+    """

@@ -1,0 +1,91 @@
+"""The ASGI front: every request to a route and back, every failure to its one shape. Knows no model.
+
+Stands as a middleware before BentoML's own application, so that each answer, the 404 and 405 too, has the documented
+form and costs no more than it must; only `/schema.json` is passed on to BentoML.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving import telemetry
+from serving.errors import ClassifyError, MethodNotAllowed, NotFound
+from serving.uploads import ClientGone
+
+log = logging.getLogger("shortcut")
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """`path` may end in `/{name}`, which matches one more segment and is found in `request.path_params`."""
+
+    method: str
+    path: str
+    endpoint: Endpoint
+
+
+class Front:
+    """ASGI middleware that answers `routes` itself. `passed` are the paths that the inner application answers."""
+
+    def __init__(self, app: Any, routes: Callable[[], list[Route]], passed: frozenset[str] = frozenset()):
+        self._app = app
+        self._passed = passed
+        self._exact: dict[str, dict[str, Route]] = {}
+        self._below: dict[str, dict[str, Route]] = {}
+        for route in routes():
+            table, path = self._exact, route.path
+            if path.endswith("/{name}"):
+                table, path = self._below, path.removesuffix("{name}")
+            table.setdefault(path, {})[route.method] = route
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or (scope["path"] in self._passed and scope["method"] in ("GET", "HEAD")):
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        label = "unknown"
+        try:
+            route, name = self._match(scope["path"], scope["method"])
+            label = route.path
+            scope["path_params"] = {"name": name}
+            response = await route.endpoint(Request(scope, receive))
+        except ClassifyError as err:
+            response = failure(err)
+        except ClientGone:
+            telemetry.observe(label, 499, time.perf_counter() - started)
+            return
+        except Exception:  # the outermost edge: nothing of the inside is shown
+            log.exception("internal error on %s", label)
+            response = failure(ClassifyError("internal error; the service's log has the details"))
+        telemetry.observe(label, response.status_code, time.perf_counter() - started)
+        await response(scope, receive, send)
+
+    def _match(self, path: str, method: str) -> tuple[Route, str]:
+        methods, name = self._exact.get(path), ""
+        if methods is None:
+            head, _, name = path.rpartition("/")
+            methods = self._below.get(f"{head}/") if name else None
+        if methods is None:
+            raise NotFound("no such route; GET /docs lists what there is")
+        route = methods.get("GET" if method == "HEAD" else method)
+        if route is None:
+            allowed = ", ".join(sorted(methods | ({"HEAD": None} if "GET" in methods else {})))
+            raise MethodNotAllowed(f"this route takes {allowed}", allowed)
+        return route, name
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return Response(body, status, headers, "application/json")
+
+
+def failure(err: ClassifyError) -> Response:
+    return json_response(err.body(), err.status, dict(err.headers))

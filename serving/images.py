@@ -1,0 +1,214 @@
+"""The bytes of an uploaded picture -> the uint8 array a model takes. No framework, no model, no settings.
+
+The bytes decide the format, never a declared type. The format is told by its signature, the size is checked before
+any pixel is decoded, and whatever Pillow raises becomes one of this project's errors here.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from serving.errors import ImageTooLarge, InvalidImage, InvalidRequest, UnsupportedFormat
+
+Image.MAX_IMAGE_PIXELS = None  # the limit is checked below, before decoding, with an error of our own
+
+_ENABLED = "PNG, JPEG, WebP, GIF, BMP and TIFF"
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+)
+_DISABLED: tuple[tuple[bytes, str], ...] = (
+    (b"8BPS", "PSD"),
+    (b"\x00\x00\x01\x00", "ICO"),
+    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"II+\x00", "BigTIFF"),
+    (b"MM\x00+", "BigTIFF"),
+    (b"%PDF-", "PDF"),
+    (b"%!PS", "PostScript"),
+    (b"qoif", "QOI"),
+    (b"DDS ", "DDS"),
+    (b"v/1\x01", "OpenEXR"),
+    (b"\xd7\xcd\xc6\x9a", "WMF"),
+)
+_ADDRESSES = (b"http:", b"https:", b"file:", b"ftp:", b"data:", b"s3:", b"gs:", b"//")
+_UPRIGHT: dict[int, Image.Transpose] = {  # EXIF 2.3, tag 0x0112
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+FIGURE = 20 / 28  # MNIST's figures fit a 20x20 box inside 28x28, centred by their mass (LeCun et al. 1998, III.A)
+_MIN_CONTRAST = 24  # grey levels between figure and background; below it there is no figure to centre
+
+
+def decode_image(
+    data: bytes | memoryview,
+    shape: tuple[int, int, int],
+    convention: str = "plain",
+    resample: str = "bilinear",
+    max_pixels: int = 50_000_000,
+) -> np.ndarray:
+    """`shape` is the model's (H, W, C), C 1 or 3; returns that shape as uint8.
+
+    Raises InvalidImage, UnsupportedFormat, ImageTooLarge, or InvalidRequest for an address in place of bytes.
+    """
+    return to_array(open_image(data, max_pixels), shape, convention, resample)
+
+
+def open_image(data: bytes | memoryview, max_pixels: int) -> Image.Image:
+    """Header only: the format is enabled and the size within the limit. Raises what decode_image raises."""
+    form = picture_format(data)
+    try:
+        image = Image.open(io.BytesIO(data), formats=(form,))
+    except Exception as err:  # Pillow's plugins raise what they like on damaged files
+        raise InvalidImage(f"the {form} image cannot be decoded: its header is truncated or damaged") from err
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageTooLarge(f"the image has {width}x{height} = {width * height:,} pixels; the limit is {max_pixels:,}")
+    if width * height == 0:
+        raise InvalidImage(f"the image is empty: {width}x{height} pixels")
+    return image
+
+
+def to_array(image: Image.Image, shape: tuple[int, int, int], convention: str, resample: str) -> np.ndarray:
+    """The opened `image` decoded and brought to `shape`; raises InvalidImage if its data is damaged."""
+    grey = shape[2] == 1 or convention == "light_on_dark_centred"
+    try:
+        pixels = _flat(image, "L" if grey else "RGB")
+        if convention == "light_on_dark_centred":
+            array = light_on_dark(np.asarray(pixels), pixels.mode == image.mode, shape, _FILTERS[resample])
+        else:
+            array = np.asarray(_fit(pixels, shape, _FILTERS[resample]))
+    except Exception as err:  # Pillow's plugins raise what they like on damaged files
+        raise InvalidImage(f"the {image.format} image cannot be decoded: it is truncated or damaged") from err
+    if array.ndim == 2:
+        array = array[..., None] if shape[2] == 1 else np.repeat(array[..., None], 3, axis=2)
+    return array
+
+
+def picture_format(data: bytes | memoryview) -> str:
+    """Pillow's name of the enabled format that `data` starts with, else the error that says what it is instead."""
+    head = bytes(data[:512])
+    if not head:
+        raise InvalidImage("the image is empty: 0 bytes")
+    for signature, form in _SIGNATURES:
+        if head.startswith(signature):
+            return form
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    for signature, form in _DISABLED:
+        if head.startswith(signature):
+            raise UnsupportedFormat(f"{form} is not enabled; send {_ENABLED}")
+    if head[4:8] == b"ftyp":
+        raise UnsupportedFormat(f"AVIF, HEIC and video are not enabled; send {_ENABLED}")
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<svg", b"<?xml")) and b"<svg" in text:
+        raise UnsupportedFormat(f"SVG is not enabled; send {_ENABLED}")
+    if text.startswith(_ADDRESSES):
+        raise InvalidRequest("send the image's bytes, not an address: the service never fetches one")
+    raise InvalidImage(f"the bytes are no image in an enabled format ({_ENABLED})")
+
+
+def _flat(image: Image.Image, mode: str) -> Image.Image:
+    """Upright, without transparency (laid on white), in `mode`; an image that is all that already is not copied."""
+    orientation = _orientation(image)
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip and not scale
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where it is missing or cannot be read: a broken tag does not spoil a good picture."""
+    image.load()
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # Pillow raises many kinds on malformed EXIF
+        return 1
+
+
+def _fit(image: Image.Image, shape: tuple[int, int, int], resample: Image.Resampling) -> Image.Image:
+    size = (shape[1], shape[0])
+    return image if image.size == size else image.resize(size, resample)
+
+
+_FILTERS: dict[str, Image.Resampling] = {f.name.lower(): f for f in Image.Resampling}
+
+
+def light_on_dark(
+    grey: np.ndarray, same_mode: bool, shape: tuple[int, int, int], resample: Image.Resampling
+) -> np.ndarray:
+    """A (h, w) uint8 figure on a plain ground -> (H, W) uint8 as MNIST was made.
+
+    Dark-on-light pictures are inverted; the figure is cut out, scaled to 20/28 of the frame and placed with its centre
+    of mass in the middle (LeCun et al. 1998, section III.A). A picture that already has the model's size, mode and
+    polarity, or one whose figure already stands so, is returned as it is.
+    """
+    ground = _border_level(grey)
+    inverted = ground > 127
+    if inverted:
+        grey, ground = 255 - grey, 255 - ground
+    size = shape[:2]
+    if grey.shape == size and same_mode and not inverted:
+        return grey
+    figure = np.clip(grey.astype(np.int16) - ground, 0, None)
+    contrast = int(figure.max())
+    frame = Image.fromarray(grey)
+    if contrast < _MIN_CONTRAST:
+        return np.asarray(_fit(frame, shape, resample))
+    box = _bounding_box(figure > contrast * 0.25)
+    if grey.shape == size and _stands_as_mnist(figure, box):
+        return grey
+    cut = Image.fromarray((figure * (255 / contrast)).astype(np.uint8)).crop(box)
+    scale = FIGURE * min(size) / max(cut.size)
+    small = cut.resize((max(1, round(cut.width * scale)), max(1, round(cut.height * scale))), resample)
+    x, y = _centre_of_mass(np.asarray(small))
+    left = min(max(round(size[1] / 2 - x), 0), size[1] - small.width)
+    top = min(max(round(size[0] / 2 - y), 0), size[0] - small.height)
+    canvas = Image.new("L", (size[1], size[0]))
+    canvas.paste(small, (left, top))
+    return np.asarray(canvas)
+
+
+def _border_level(grey: np.ndarray) -> int:
+    ring = np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
+    return int(np.median(ring))
+
+
+def _bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _centre_of_mass(figure: np.ndarray) -> tuple[float, float]:
+    """(x, y) in pixels, a pixel's centre at .5."""
+    weight = figure.astype(np.float64)
+    total = weight.sum()
+    x = (weight.sum(axis=0) * (np.arange(figure.shape[1]) + 0.5)).sum() / total
+    y = (weight.sum(axis=1) * (np.arange(figure.shape[0]) + 0.5)).sum() / total
+    return float(x), float(y)
+
+
+def _stands_as_mnist(figure: np.ndarray, box: tuple[int, int, int, int]) -> bool:
+    """Whether the figure's longer side and centre of mass are within two pixels and one of where MNIST puts them."""
+    height, width = figure.shape
+    longer = max(box[2] - box[0], box[3] - box[1])
+    x, y = _centre_of_mass(figure)
+    return abs(longer - FIGURE * min(height, width)) <= 2 and abs(x - width / 2) <= 1.5 and abs(y - height / 2) <= 1.5

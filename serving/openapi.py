@@ -1,0 +1,148 @@
+"""The OpenAPI 3.1 document of the service, at /docs.json and drawn by Swagger at /docs. Plain data, no framework."""
+
+from typing import Any
+
+from serving.settings import Settings
+
+
+def document(settings: Settings, models: list[str]) -> dict[str, Any]:
+    """The document with this process's limits and model names filled in."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Shortcut",
+            "version": "0.1.0",
+            "description": "Small image classifiers, served. Failures are always `{error, code}`.",
+        },
+        "paths": {
+            "/classify": {
+                "post": {
+                    "operationId": "classify",
+                    "summary": "Classify one image",
+                    "parameters": _parameters(models),
+                    "requestBody": {
+                        "required": True,
+                        "description": f"PNG, JPEG, WebP, GIF, BMP or TIFF; at most {settings.max_body_bytes:,} bytes "
+                        f"and {settings.max_pixels:,} pixels",
+                        "content": {
+                            "multipart/form-data": {"schema": _form({"type": "string", "format": "binary"})},
+                            **{
+                                kind: {"schema": {"type": "string", "format": "binary"}}
+                                for kind in ("image/png", "image/jpeg", "application/octet-stream")
+                            },
+                        },
+                    },
+                    "responses": {
+                        "200": _json("The most probable classes, best first", "Answer"),
+                        **_failures("400", "404", "413", "415", "422", "500", "503", "504"),
+                    },
+                }
+            },
+            "/classify/batch": {
+                "post": {
+                    "operationId": "classifyBatch",
+                    "summary": f"Classify up to {settings.max_batch_images} images",
+                    "parameters": _parameters(models),
+                    "requestBody": {
+                        "required": True,
+                        "content": {
+                            "multipart/form-data": {
+                                "schema": _form({"type": "array", "items": {"type": "string", "format": "binary"}})
+                            }
+                        },
+                    },
+                    "responses": {
+                        "200": _json("One result per image, in order; a bad image fails alone", "BatchAnswer"),
+                        **_failures("400", "404", "413", "415", "422", "500", "503", "504"),
+                    },
+                }
+            },
+            "/models": {"get": _get("listModels", "What is served", "Models")},
+            "/models/{name}": {
+                "get": {
+                    **_get("describeModel", "One model: its versions and its card", "Model", "404"),
+                    "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
+                }
+            },
+            "/livez": {"get": _probe("isAlive", "The process answers")},
+            "/readyz": {"get": _probe("isReady", "Every model is warm and matched its golden outputs", "503")},
+            "/metrics": {"get": _probe("metrics", "Prometheus metrics")},
+        },
+        "components": {"schemas": _SCHEMAS},
+    }
+
+
+def _parameters(models: list[str]) -> list[dict[str, Any]]:
+    rows = (
+        ("model", "which model; left out, the default", {"type": "string", "examples": models}),
+        ("version", "which version; left out, the latest that is loaded", {"type": "integer", "minimum": 0}),
+        ("top_k", "how many classes", {"type": "integer", "minimum": 1, "default": 3}),
+    )
+    return [{"name": name, "in": "query", "description": text, "schema": schema} for name, text, schema in rows]
+
+
+def _form(image: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": ["image"], "properties": {"image": image}}
+
+
+def _json(description: str, schema: str) -> dict[str, Any]:
+    reference = {"$ref": f"#/components/schemas/{schema}"}
+    return {"description": description, "content": {"application/json": {"schema": reference}}}
+
+
+def _failures(*statuses: str) -> dict[str, Any]:
+    return {status: _json(_FAILURES[status], "Failure") for status in statuses}
+
+
+def _get(operation: str, summary: str, schema: str, *statuses: str) -> dict[str, Any]:
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "responses": {"200": _json(summary, schema), **_failures(*statuses)},
+    }
+
+
+def _probe(operation: str, summary: str, *statuses: str) -> dict[str, Any]:
+    text = {"description": summary, "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return {"operationId": operation, "summary": summary, "responses": {"200": text, **_failures(*statuses)}}
+
+
+_FAILURES = {
+    "400": "invalid_image or invalid_request",
+    "404": "unknown_model",
+    "413": "body_too_large or image_too_large",
+    "415": "unsupported_format",
+    "422": "invalid_parameter",
+    "500": "internal_error",
+    "503": "overloaded or unavailable",
+    "504": "deadline_exceeded",
+}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+_STRING, _INTEGER = {"type": "string"}, {"type": "integer"}
+_PREDICTIONS = {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}}
+_VERSIONS = {"type": "array", "items": {"type": "object"}}
+_SCHEMAS = {
+    "Prediction": _object(label=_STRING, index=_INTEGER, probability={"type": "number", "minimum": 0, "maximum": 1}),
+    "Answer": _object(model=_STRING, version=_INTEGER, predictions=_PREDICTIONS),
+    "BatchAnswer": _object(
+        model=_STRING,
+        version=_INTEGER,
+        results={
+            "type": "array",
+            "items": {
+                "oneOf": [
+                    _object(filename={"type": ["string", "null"]}, predictions=_PREDICTIONS),
+                    _object(filename={"type": ["string", "null"]}, error=_STRING, code=_STRING),
+                ]
+            },
+        },
+    ),
+    "Models": _object(default=_STRING, models={"type": "array", "items": _object(name=_STRING, versions=_VERSIONS)}),
+    "Model": _object(name=_STRING, default={"type": "boolean"}, versions=_VERSIONS, card={"type": "object"}),
+    "Failure": _object(error=_STRING, code=_STRING),
+}

@@ -1,0 +1,67 @@
+"""One frozen dataclass of every setting, read once from SHORTCUT_… environment variables.
+
+Knows nobody: a field's metadata holds its limits and what it means, and the documentation is checked against it.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from serving.errors import StartError
+
+PREFIX = "SHORTCUT_"
+MIB = 1024 * 1024
+
+
+def _number(default: int, meaning: str, low: int, high: int) -> Any:
+    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high})
+
+
+def _choice(default: str, meaning: str, *choices: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning, "choices": choices})
+
+
+def _text(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting with its default; `Settings.from_environment()` reads SHORTCUT_<FIELD>."""
+
+    models: Path = _text(Path("models"), "folder of <model>/<version>/ artifacts")
+    default_model: str = _text("dense_resnet-mnist", "the model that answers when a request names none")
+    versions: str = _text("", "versions to load: empty for the latest of each model, `all`, or `model:1,3 other:2`")
+    provider: str = _choice("auto", "ONNX Runtime execution provider", "auto", "cuda", "openvino", "cpu")
+    precision: str = _choice("auto", "`float32` forbids bf16, TF32 and fp16", "auto", "float32")
+    workers: int = _number(0, "server processes; 0 derives them from the cores and the provider", 0, 256)
+    max_body_bytes: int = _number(10 * MIB, "bytes of a `/classify` body", 1, 2**31)
+    max_batch_body_bytes: int = _number(64 * MIB, "bytes of a `/classify/batch` body", 1, 2**31)
+    max_pixels: int = _number(50_000_000, "pixels of one image, checked before it is decoded", 1, 2**31)
+    max_batch_images: int = _number(64, "images of one `/classify/batch` request", 1, 4096)
+    queue: int = _number(512, "images that may wait for one model in one worker", 1, 100_000)
+    deadline_ms: int = _number(10_000, "milliseconds after which a waiting image is dropped", 1, 3_600_000)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
+        """Raises StartError naming the variable, its value and its limits."""
+        environment = os.environ if environment is None else environment
+        values: dict[str, Any] = {}
+        for spec in fields(cls):
+            name = PREFIX + spec.name.upper()
+            text = environment.get(name, "").strip()
+            if text:
+                values[spec.name] = _parse(name, text, spec.default, spec.metadata)
+        return cls(**values)
+
+
+def _parse(name: str, text: str, default: Any, limits: Mapping[str, Any]) -> Any:
+    if "choices" in limits and text not in limits["choices"]:
+        raise StartError(f"{name}={text}: must be one of {', '.join(limits['choices'])}")
+    if isinstance(default, int):
+        low, high = limits["low"], limits["high"]
+        if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
+            raise StartError(f"{name}={text}: must be a whole number from {low} to {high}")
+    return type(default)(text) if not isinstance(default, Path) else Path(text)

@@ -1,0 +1,123 @@
+"""A request's body -> the uploaded files in it, within limits. Knows HTTP bodies, not pictures or models."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from serving.errors import BodyTooLarge, InvalidRequest
+
+MAX_EXTRA_PARTS = 16  # fields beside the images that a form may carry
+MAX_FILENAME = 255
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its body was complete: there is nobody to answer."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One field of a multipart form."""
+
+    name: str
+    filename: str | None
+    data: bytes
+
+
+async def read_body(receive: Callable[[], Awaitable[Any]], headers: Mapping[str, str], limit: int) -> bytes:
+    """The whole body; raises BodyTooLarge as soon as its length is known or reached to be over `limit` bytes."""
+    declared = headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise BodyTooLarge(f"the body has {int(declared):,} bytes; the limit is {limit:,}")
+    chunks: list[bytes] = []
+    received = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        received += len(chunk)
+        if received > limit:
+            raise BodyTooLarge(f"the body has more than the limit of {limit:,} bytes")
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def is_multipart(content_type: str) -> bool:
+    return content_type.lstrip()[:20].lower().startswith("multipart/form-data")
+
+
+def parse_multipart(body: bytes, content_type: str, max_images: int) -> list[Part]:
+    """The parts of a complete multipart/form-data body (RFC 7578). Raises InvalidRequest saying what is wrong."""
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    if not boundary:
+        raise InvalidRequest("multipart/form-data without a boundary in Content-Type")
+    collector = _Collector(max_images + MAX_EXTRA_PARTS)
+    try:
+        parser = MultipartParser(boundary, collector.callbacks())
+        parser.write(body)
+        parser.finalize()
+    except FormParserError as err:
+        raise InvalidRequest("malformed multipart/form-data: the body does not follow its boundary") from err
+    if not collector.ended:
+        raise InvalidRequest("malformed multipart/form-data: the closing boundary is missing")
+    return collector.parts
+
+
+class _Collector:
+    """Builds parts from the parser's callbacks."""
+
+    def __init__(self, max_parts: int):
+        self.parts: list[Part] = []
+        self.ended = False
+        self._max_parts = max_parts
+        self._field = self._value = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._data: list[bytes] = []
+
+    def callbacks(self) -> Any:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._add_field,
+            "on_header_value": self._add_value,
+            "on_header_end": self._end_header,
+            "on_part_data": lambda data, start, end: self._data.append(data[start:end]),
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        if len(self.parts) >= self._max_parts:
+            raise InvalidRequest(f"the form has more than {self._max_parts} parts")
+        self._headers, self._data = {}, []
+
+    def _add_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _add_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _end_header(self) -> None:
+        self._headers[self._field.lower()] = self._value
+        self._field = self._value = b""
+
+    def _end(self) -> None:
+        disposition, options = parse_options_header(self._headers.get(b"content-disposition"))
+        if disposition != b"form-data" or b"name" not in options:
+            raise InvalidRequest("malformed multipart/form-data: a part lacks Content-Disposition: form-data; name=…")
+        if self._headers.get(b"content-transfer-encoding", b"binary").lower() not in (b"binary", b"8bit", b"7bit"):
+            raise InvalidRequest("multipart parts must be sent as they are, without a Content-Transfer-Encoding")
+        filename = options.get(b"filename")
+        self.parts.append(
+            Part(
+                name=options[b"name"].decode("utf-8", "replace"),
+                filename=None if filename is None else filename.decode("utf-8", "replace")[:MAX_FILENAME],
+                data=self._data[0] if len(self._data) == 1 else b"".join(self._data),
+            )
+        )
+
+    def _finish(self) -> None:
+        self.ended = True
