@@ -25,7 +25,7 @@ bento: .venv/ready  ## a Bento of the service and models/; DEVICE=gpu for CUDA
 
 lock:  ## compile requirements/*.txt from pyproject.toml (needs uv)
 	for extra in serving serving-gpu training dev; do uv pip compile pyproject.toml --extra $$extra --universal \
-	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/$$extra.txt; done
+	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q -o requirements/$$extra.txt; done
 
 .venv/ready: $(SERVING)
 	$(PYTHON) -m venv --clear .venv

@@ -53,10 +53,10 @@ class Front:
         started = time.perf_counter()
         label = "unknown"
         try:
-            route, name = self._match(scope["path"], scope["method"])
-            label = route.path
-            scope["path_params"] = {"name": name}
-            response = await route.endpoint(Request(scope, receive))
+            methods, scope["path_params"] = self._find(scope["path"])
+            label = next(iter(methods.values())).path
+            endpoint = _choose(methods, scope["method"]).endpoint
+            response = await endpoint(Request(scope, receive))
         except ClassifyError as err:
             response = failure(err)
         except ClientGone:
@@ -68,18 +68,22 @@ class Front:
         telemetry.observe(label, response.status_code, time.perf_counter() - started)
         await response(scope, receive, send)
 
-    def _match(self, path: str, method: str) -> tuple[Route, str]:
-        methods, name = self._exact.get(path), ""
-        if methods is None:
-            head, _, name = path.rpartition("/")
-            methods = self._below.get(f"{head}/") if name else None
-        if methods is None:
-            raise NotFound("no such route; GET /docs lists what there is")
-        route = methods.get("GET" if method == "HEAD" else method)
-        if route is None:
-            allowed = ", ".join(sorted(methods | ({"HEAD": None} if "GET" in methods else {})))
-            raise MethodNotAllowed(f"this route takes {allowed}", allowed)
-        return route, name
+    def _find(self, path: str) -> tuple[dict[str, Route], dict[str, str]]:
+        """The routes of `path` by method, and its path parameters. Raises NotFound."""
+        if methods := self._exact.get(path):
+            return methods, {}
+        head, _, name = path.rpartition("/")
+        if name and (methods := self._below.get(f"{head}/")):
+            return methods, {"name": name}
+        raise NotFound("no such route; GET /docs.json lists what there is")
+
+
+def _choose(methods: dict[str, Route], method: str) -> Route:
+    route = methods.get("GET" if method == "HEAD" else method)
+    if route is None:
+        allowed = ", ".join(sorted({*methods, *(["HEAD"] if "GET" in methods else [])}))
+        raise MethodNotAllowed(f"this route takes {allowed}", allowed)
+    return route
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -126,7 +126,7 @@ def _add_openvino(options: ort.SessionOptions, threads: int) -> None:
         if device.ep_name == name and device.device.type == ort.OrtHardwareDeviceType.CPU
     ]
     if not devices:
-        raise ProviderError("OpenVINO finds no CPU device")
+        raise ProviderError("OpenVINO offers no CPU device here (the plugin accepts Intel CPUs only)")
     config = {"CPU": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(threads)}}
     options.add_provider_for_devices(devices[:1], {"load_config": json.dumps(config)})
 

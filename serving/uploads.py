@@ -1,5 +1,6 @@
 """A request's body -> the uploaded files in it, within limits. Knows HTTP bodies, not pictures or models."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from serving.errors import BodyTooLarge, InvalidRequest
 
 MAX_EXTRA_PARTS = 16  # fields beside the images that a form may carry
 MAX_FILENAME = 255
+
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed body; clients get told
 
 
 class ClientGone(Exception):

@@ -6,22 +6,34 @@ orientation applied, transparency laid on white, channels converted, resized wit
 """
 
 import hashlib
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 Array = np.ndarray
 
 RESAMPLE = Image.Resampling.BILINEAR  # antialiasing when it shrinks; named in the card, used again by the service
 DEFAULT_SIZE = 32  # pixels, for a folder whose images differ in size
 TEST_FRACTION = 0.2  # of a folder without a test split, and of digits
+MAX_CLASSES = 100_000  # a larger label is no class index but damage, and would ask for as many outputs
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 DIGITS = tuple("0123456789")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+_UPRIGHT: dict[int, Image.Transpose] = {  # EXIF 2.3, tag 0x0112
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class DatasetError(ValueError):
@@ -225,20 +237,27 @@ def _common_form(files: list[Path]) -> tuple[tuple[int, int], str]:
     for file in files:
         try:
             with Image.open(file) as image:
-                turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+                # Pillow turns a TIFF itself, and gives the size it will have then
+                turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
                 sizes.add(image.size[::-1] if turned else image.size)
                 modes.add(image.mode)
         except Exception as err:  # Pillow's plugins raise what they like on damaged files
             raise DatasetError(f"{file}: not a readable image ({_first_line(err)})") from err
     size = sizes.pop() if len(sizes) == 1 else (DEFAULT_SIZE, DEFAULT_SIZE)
-    return size, "L" if modes <= {"1", "L"} else "RGB"
+    return size, "L" if all(mode in ("1", "L") or mode.startswith("I") for mode in modes) else "RGB"
 
 
 def _decode(file: Path, mode: str, size: tuple[int, int]) -> Array:
     """One file under the `plain` convention: (H, W, C) uint8."""
     try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image)
+        # From memory: an uncompressed grey TIFF of orientation 5 to 8 opened by its path comes out garbled (Pillow 13).
+        with Image.open(io.BytesIO(file.read_bytes())) as image:
+            image.load()
+            turn = _UPRIGHT.get(_orientation(image))
+            upright = image if turn is None else image.transpose(turn)
+            if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip and not scale
+                grey = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255)
+                upright = Image.fromarray(grey.astype(np.uint8))
             if upright.has_transparency_data:
                 rgba = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -249,6 +268,14 @@ def _decode(file: Path, mode: str, size: tuple[int, int]) -> Array:
         pixels = pixels.resize(size, RESAMPLE)
     array = np.asarray(pixels)
     return array if array.ndim == 3 else array[..., None]
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where it is missing or cannot be read: a broken tag does not spoil a good picture."""
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # Pillow raises many kinds on malformed EXIF
+        return 1
 
 
 # Shared checks and small steps
@@ -295,10 +322,12 @@ def _images(array: Array, what: str) -> Array:
 def _targets(array: Array, what: str) -> Array:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+    if array.ndim != 1 or array.dtype.kind not in "iu":  # issubdtype would let time differences pass
         raise DatasetError(f"{what}: expected integer labels (N,) or (N, 1), got {array.dtype} {array.shape}")
     if len(array) and array.min() < 0:
         raise DatasetError(f"{what}: labels start at 0, got {array.min()}")
+    if len(array) and array.max() >= MAX_CLASSES:
+        raise DatasetError(f"{what}: labels are class indices below {MAX_CLASSES:,}, got {array.max()}")
     return array.astype(np.int64)
 
 

@@ -1,0 +1,28 @@
+"""Shared by the whole suite: one real service per session, on the committed digits model and two toy versions."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import toy
+from tests.server import ROOT, Client, running
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models/ folder: the committed dense_resnet-mnist, and toy-colours in versions 1 and 2."""
+    folder = tmp_path_factory.mktemp("served") / "models"
+    committed = ROOT / "models" / "dense_resnet-mnist"
+    shutil.copytree(committed, folder / committed.name)
+    toy.write_artifact(folder, version=1)
+    toy.write_artifact(folder, version=2, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def service(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    log = tmp_path_factory.mktemp("log") / "service.log"
+    with running(log, models=str(models), versions="toy-colours:1,2", max_body_bytes="2000000") as client:
+        yield client

@@ -1,0 +1,114 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving import artifacts
+from serving.errors import StartError
+from tests import toy
+from tests.server import ROOT
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    return toy.write_artifact(tmp_path)
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [f"{path.parent.name}:{path.name}" for path in paths]
+
+
+def test_a_sound_artifact_is_read_whole(artifact: Path) -> None:
+    read = artifacts.read(artifact)
+    assert (read.name, read.version, read.labels, read.input_shape) == ("toy-colours", 1, toy.LABELS, (8, 8, 3))
+    assert read.onnx == (artifact / "model.onnx").read_bytes()
+    assert read.golden_images.shape == (32, 8, 8, 3)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "models").glob("*/[0-9]*")), ids=lambda p: p.parent.name)
+def test_every_committed_artifact_is_sound(path: Path) -> None:
+    read = artifacts.read(path)
+    assert read.card["metrics"]["accuracy"] > 0.4
+    assert len(read.golden_images) == 32
+    assert len(np.unique(read.golden_probabilities.argmax(axis=1))) >= 5
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "golden.npz"])
+def test_a_changed_byte_is_refused_by_file_name(artifact: Path, file: str) -> None:
+    content = bytearray((artifact / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (artifact / file).write_bytes(content)
+    with pytest.raises(StartError, match=rf"{file}: is damaged or was changed"):
+        artifacts.read(artifact)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "golden.npz", "card.json"])
+def test_a_missing_file_is_named(artifact: Path, file: str) -> None:
+    (artifact / file).unlink()
+    with pytest.raises(StartError, match=rf"{file}: cannot be read"):
+        artifacts.read(artifact)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": ["one"]},
+        {"labels": 3},
+        {"input_shape": [8, 8]},
+        {"input_shape": [8, 8, 4]},
+        {"input_convention": "sideways"},
+        {"name": "other"},
+        {"files": None},
+        {"labels": ["a", "b"]},
+    ],
+)
+def test_a_card_that_does_not_fit_is_refused(artifact: Path, change: dict[str, object]) -> None:
+    card = json.loads((artifact / "card.json").read_text()) | change
+    (artifact / "card.json").write_text(json.dumps(card))
+    with pytest.raises(StartError, match=r"card.json|golden.npz"):
+        artifacts.read(artifact)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"name": "toy-colours"}', "\udcff"])
+def test_a_card_that_is_no_card_is_refused(artifact: Path, text: str) -> None:
+    (artifact / "card.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(StartError, match=r"card.json"):
+        artifacts.read(artifact)
+
+
+def test_pickled_golden_arrays_are_never_loaded(artifact: Path) -> None:
+    np.savez(artifact / "golden.npz", image=np.array([{}], dtype=object), probabilities=np.zeros((1, 3)))
+    card = json.loads((artifact / "card.json").read_text())
+    card["files"]["golden.npz"]["sha256"] = toy.sha256(artifact / "golden.npz")
+    (artifact / "card.json").write_text(json.dumps(card))
+    with pytest.raises(StartError, match=r"golden.npz"):
+        artifacts.read(artifact)
+
+
+def test_the_latest_version_of_each_model_is_selected(tmp_path: Path) -> None:
+    for version in (1, 2, 10):
+        toy.write_artifact(tmp_path, "a-b", version)
+    toy.write_artifact(tmp_path, "c-d", 3)
+    (tmp_path / "a-b" / ".tmp-half-written").mkdir()
+    (tmp_path / "README.md").write_text("a table")
+    assert names(artifacts.select(tmp_path)) == ["a-b:10", "c-d:3"]
+    assert names(artifacts.select(tmp_path, "all")) == ["a-b:1", "a-b:2", "a-b:10", "c-d:3"]
+    assert names(artifacts.select(tmp_path, "a-b:2,1")) == ["a-b:1", "a-b:2", "c-d:3"]
+    assert names(artifacts.select(tmp_path, "a-b:1 c-d:3")) == ["a-b:1", "c-d:3"]
+
+
+@pytest.mark.parametrize("versions", ["a-b:7", "nobody:1", "a-b", "a-b:x", "a-b:", ":1"])
+def test_versions_that_are_not_there_end_the_start(tmp_path: Path, versions: str) -> None:
+    toy.write_artifact(tmp_path, "a-b", 1)
+    with pytest.raises(StartError, match="SHORTCUT_VERSIONS"):
+        artifacts.select(tmp_path, versions)
+
+
+def test_a_folder_without_models_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="holds no model"):
+        artifacts.select(tmp_path)
+    shutil.rmtree(tmp_path)
+    with pytest.raises(StartError, match="no such folder"):
+        artifacts.select(tmp_path)

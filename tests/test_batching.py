@@ -1,0 +1,143 @@
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from serving.batching import MAX_BATCH, Batcher
+from serving.errors import DeadlineExceeded, Overloaded
+
+
+class Model:
+    """Answers each image with its own sum; keeps the sizes of its batches; waits while `gate` is closed."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        self.gate.wait(10)
+        self.sizes.append(len(images))
+        if (images == 255).all():
+            raise RuntimeError("the runtime failed")
+        return images.reshape(len(images), -1).sum(axis=1, keepdims=True)
+
+
+def image(value: int) -> np.ndarray:
+    return np.full((2, 2, 1), value, np.uint8)
+
+
+def batcher(model: Model, **options: float) -> Batcher:
+    return Batcher(model.run, ThreadPoolExecutor(1), **options)  # type: ignore[arg-type]
+
+
+def test_a_lone_image_runs_at_once_and_alone() -> None:
+    model = Model()
+    (answer,) = asyncio.run(batcher(model).classify([image(3)]))
+    assert answer.tolist() == [12]
+    assert model.sizes == [1]
+
+
+def test_everyone_gets_their_own_answer_in_order() -> None:
+    async def scenario() -> list[list[np.ndarray]]:
+        queue = batcher(Model())
+        return await asyncio.gather(*(queue.classify([image(v), image(v + 1)]) for v in range(50)))
+
+    for value, (first, second) in enumerate(asyncio.run(scenario())):
+        assert (first.tolist(), second.tolist()) == ([4 * value], [4 * value + 4])
+
+
+def test_the_next_batch_gathers_while_one_runs() -> None:
+    async def scenario(model: Model) -> None:
+        queue = batcher(model)
+        model.gate.clear()
+        first = asyncio.create_task(queue.classify([image(1)]))
+        await asyncio.sleep(0.05)
+        others = [asyncio.create_task(queue.classify([image(2)])) for _ in range(MAX_BATCH + 5)]
+        await asyncio.sleep(0.05)
+        model.gate.set()
+        await asyncio.gather(first, *others)
+
+    model = Model()
+    asyncio.run(scenario(model))
+    assert model.sizes == [1, MAX_BATCH, 5]
+
+
+def test_a_full_queue_refuses_at_once_and_recovers() -> None:
+    async def scenario(model: Model) -> None:
+        queue = batcher(model, queue=3)
+        model.gate.clear()
+        running = asyncio.create_task(queue.classify([image(1)]))
+        await asyncio.sleep(0.05)
+        waiting = [asyncio.create_task(queue.classify([image(1)])) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="3 images are waiting; the limit is 3"):
+            await queue.classify([image(1)])
+        model.gate.set()
+        await asyncio.gather(running, *waiting)
+        assert (await queue.classify([image(5)]))[0].tolist() == [20]
+
+    asyncio.run(scenario(Model()))
+
+
+def test_an_empty_queue_takes_a_request_larger_than_its_limit() -> None:
+    assert len(asyncio.run(batcher(Model(), queue=3).classify([image(1)] * 10))) == 10
+
+
+def test_expired_work_is_dropped_before_it_costs_compute() -> None:
+    async def scenario(model: Model) -> None:
+        queue = batcher(model, deadline_seconds=0.05)
+        model.gate.clear()
+        running = asyncio.create_task(queue.classify([image(1)]))
+        await asyncio.sleep(0.02)
+        late = asyncio.create_task(queue.classify([image(2)]))
+        await asyncio.sleep(0.2)
+        model.gate.set()
+        await running
+        with pytest.raises(DeadlineExceeded, match="50 ms"):
+            await late
+
+    model = Model()
+    asyncio.run(scenario(model))
+    assert model.sizes == [1]
+
+
+def test_a_failing_batch_fails_its_requests_and_nobody_else() -> None:
+    async def scenario() -> None:
+        queue = batcher(Model())
+        with pytest.raises(RuntimeError, match="the runtime failed"):
+            await queue.classify([image(255), image(255)])
+        assert (await queue.classify([image(1)]))[0].tolist() == [4]
+
+    asyncio.run(scenario())
+
+
+def test_work_of_a_cancelled_request_is_not_computed() -> None:
+    async def scenario(model: Model) -> None:
+        queue = batcher(model)
+        model.gate.clear()
+        running = asyncio.create_task(queue.classify([image(1)]))
+        await asyncio.sleep(0.05)
+        gone = asyncio.create_task(queue.classify([image(2), image(2)]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        model.gate.set()
+        await running
+        await queue.classify([image(3)])
+
+    model = Model()
+    asyncio.run(scenario(model))
+    assert model.sizes == [1, 1]
+
+
+def test_no_images_need_no_run() -> None:
+    model = Model()
+    started = time.monotonic()
+    assert asyncio.run(batcher(model).classify([])) == []
+    assert time.monotonic() - started < 1
+    assert model.sizes == []

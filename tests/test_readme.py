@@ -1,0 +1,89 @@
+"""The README is true: its tree is the tree, its settings are the settings, its tables are the cards, its curl works."""
+
+import json
+import re
+import shlex
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from serving.errors import ClassifyError
+from serving.settings import Settings
+from tests.pictures import digit, encode
+from tests.server import ROOT, Client
+from training import cards
+
+README = (ROOT / "README.md").read_text()
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return listed.stdout.splitlines()
+
+
+def tree() -> dict[str, str]:
+    """The paths of the README's tree with their descriptions."""
+    (block,) = re.findall(r"```\n(Makefile .*?)```", README, re.S)
+    paths, folder = {}, ""
+    for line in block.splitlines():
+        indent, name, text = re.fullmatch(r"( *)(\S+) *(.*)", line).groups()  # type: ignore[union-attr]
+        path = folder + name if indent else name
+        paths[path.rstrip("/")] = text
+        if not indent:
+            folder = name
+    return paths
+
+
+def test_every_path_of_the_tree_is_there_and_described() -> None:
+    for path, text in tree().items():
+        assert (ROOT / path).exists(), path
+        assert text, path
+
+
+def test_every_module_and_top_level_folder_is_in_the_tree() -> None:
+    named = tree()
+    for path in tracked():
+        top = path.split("/")[0]
+        assert top in named or "/" not in path or top.startswith(".ci"), f"{top} is not in the README's tree"
+        module = Path(path)
+        if module.parts[0] in ("training", "serving") and module.suffix == ".py" and len(module.parts) == 2:
+            assert module.name == "__init__.py" or path in named, f"{path} is not in the README's tree"
+
+
+def test_the_settings_table_is_the_dataclass() -> None:
+    rows = dict(re.findall(r"^\| `(SHORTCUT_\w+)` \| (.*?) \| .+ \|$", README, re.M))
+    assert set(rows) == {f"SHORTCUT_{spec.name.upper()}" for spec in fields(Settings)}
+    for spec in fields(Settings):
+        assert rows[f"SHORTCUT_{spec.name.upper()}"].strip("` ") == str(spec.default)
+
+
+def test_the_result_tables_are_the_cards() -> None:
+    assert cards.main(["--models", str(ROOT / "models"), "--check"]) == 0
+
+
+def test_every_code_of_a_failure_is_documented() -> None:
+    for failure in [ClassifyError, *ClassifyError.__subclasses__()]:
+        assert f"`{failure.code}`" in README
+
+
+def test_the_curl_of_the_readme_gives_the_answer_it_shows(service: Client, tmp_path: Path) -> None:
+    ((command, shown),) = re.findall(r"\$ (curl -F .*)\n(\{.*\})\n", README)
+    (tmp_path / "seven.png").write_bytes(encode(digit("7")))
+    real = shlex.split(command.replace("localhost:3000", f"127.0.0.1:{service.port}"))
+    done = subprocess.run([*real, "-s"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    answer, documented = json.loads(done.stdout), json.loads(shown)
+    assert answer["model"] == documented["model"]
+    assert answer["predictions"][0]["label"] == documented["predictions"][0]["label"] == "7"
+    assert answer.keys() == documented.keys()
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z]+)", README):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    for module in re.findall(r"python -m ([a-z_.]+)", README):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module

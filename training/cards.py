@@ -1,0 +1,78 @@
+"""The cards in models/ -> the result tables of README.md and models/README.md: `python -m training.cards`.
+
+Knows only `card.json`; `--check` says whether the two files are up to date instead of writing them.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from training.evaluate import latest_version
+
+BEGIN, END = "<!-- cards: python -m training.cards -->", "<!-- /cards -->"
+
+
+def read_cards(models: Path) -> list[dict[str, Any]]:
+    """The card of each model's latest version, with `version` added, by data set and then by accuracy."""
+    cards = []
+    for folder in sorted(p for p in models.iterdir() if p.is_dir()):
+        path = latest_version(folder)
+        cards.append(json.loads((path / "card.json").read_text()) | {"version": int(path.name)})
+    return sorted(cards, key=lambda c: (c["dataset"]["origin"], -c["metrics"]["accuracy"]))
+
+
+def table(cards: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table, one row a model."""
+    rows = [
+        "| model | trained on | test accuracy | calibration error | parameters | model.onnx | training | images/s |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for card in cards:
+        metrics, training = card["metrics"], card["training"]
+        rows.append(
+            f"| `{card['name']}` | {card['dataset']['origin']} | {100 * metrics['accuracy']:.2f} % "
+            f"| {metrics['calibration_error']:.3f} | {card['parameters']:,} "
+            f"| {card['files']['model.onnx']['bytes'] / 1e6:.1f} MB "
+            f"| {_duration(training['seconds'])} | {training['images_per_second']:,.0f} |"
+        )
+    return "\n".join(rows)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def replaced(text: str, block: str) -> str:
+    """`text` with what stands between the two markers replaced by `block`."""
+    head, found, rest = text.partition(BEGIN)
+    _, ended, tail = rest.partition(END)
+    if not found or not ended:
+        raise ValueError(f"the markers {BEGIN} … {END} are missing")
+    return f"{head}{BEGIN}\n{block}\n{END}{tail}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.cards", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--models", type=Path, default=Path("models"), help="default: models")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a table is out of date")
+    args = parser.parse_args(argv)
+    block = table(read_cards(args.models))
+    stale = []
+    for page in (args.models / "README.md", args.models.parent / "README.md"):
+        text = page.read_text()
+        if (new := replaced(text, block)) != text:
+            stale.append(str(page))
+            if not args.check:
+                page.write_text(new)
+    if args.check and stale:
+        print(f"out of date: {', '.join(stale)}; run python -m training.cards", file=sys.stderr)
+        return 1
+    print(block)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
