@@ -1,5 +1,6 @@
 # Every target sets up what it needs. PYTHON is only used to create the environments.
-PYTHON ?= python3
+PYTHON ?= $(shell for p in python3.11 python3; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PORT ?= 3000
 DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
@@ -28,11 +29,13 @@ lock:  ## compile requirements/*.txt from pyproject.toml (needs uv)
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q -o requirements/$$extra.txt; done
 
 .venv/ready: $(SERVING)
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(SERVING)
 	cp $(SERVING) $@
 
 .venv-dev/ready: requirements/dev.txt
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }
 	$(PYTHON) -m venv --clear .venv-dev
 	.venv-dev/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	cp requirements/dev.txt $@
