@@ -27,6 +27,13 @@ class InvalidRequest(ClassifyError):
     status, code = 400, "invalid_request"
 
 
+class Unauthorized(ClassifyError):
+    """Keys are configured and none or a wrong one was sent."""
+
+    status, code = 401, "unauthorized"
+    headers = (("www-authenticate", "Bearer"),)
+
+
 class UnknownModel(ClassifyError):
     """No such model or version; the message lists what there is."""
 
@@ -49,11 +56,22 @@ class MethodNotAllowed(ClassifyError):
         self.headers = (("allow", allowed),)
 
 
+class RequestTimeout(ClassifyError):
+    """The client was too slow to send its request."""
+
+    status, code = 408, "request_timeout"
+
+
+class HeadersTooLarge(ClassifyError):
+    """The request line and headers are over their limit."""
+
+    status, code = 431, "headers_too_large"
+
+
 class BodyTooLarge(ClassifyError):
-    """Over the byte limit. The rest of the body is not read, so the connection cannot be used again."""
+    """Over the byte limit."""
 
     status, code = 413, "body_too_large"
-    headers = (("connection", "close"),)
 
 
 class ImageTooLarge(ClassifyError):

@@ -1,6 +1,6 @@
 """The ASGI front: every request to a route and back, every failure to its one shape. Knows no model.
 
-Stands as a middleware before BentoML's own application, so that each answer, the 404 and 405 too, has the documented
+Stands before BentoML's own application, so that each answer, the 404 and 405 too, has the documented
 form and costs no more than it must; only `/schema.json` is passed on to BentoML.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving import telemetry
-from serving.errors import ClassifyError, MethodNotAllowed, NotFound
+from serving import keys, telemetry
+from serving.errors import ClassifyError, MethodNotAllowed, NotFound, Unauthorized
 from serving.uploads import ClientGone
 
 log = logging.getLogger("shortcut")
@@ -25,38 +25,61 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Route:
-    """`path` may end in `/{name}`, which matches one more segment and is found in `request.path_params`."""
+    """`path` may end in `/{name}`, which matches one more segment and is found in `request.path_params`.
+
+    `open` routes need no API key: health, and the page's static files.
+    """
 
     method: str
     path: str
     endpoint: Endpoint
+    open: bool = False
 
 
 class Front:
-    """ASGI middleware that answers `routes` itself. `passed` are the paths that the inner application answers."""
+    """An ASGI application that answers `routes` itself. `passed` are the paths that the inner application answers;
+    `key_hashes`, if there are any, are asked for on every path but those of open routes, known or not."""
 
-    def __init__(self, app: Any, routes: Callable[[], list[Route]], passed: frozenset[str] = frozenset()):
+    def __init__(
+        self,
+        app: Any,
+        routes: list[Route],
+        passed: frozenset[str] = frozenset(),
+        key_hashes: tuple[str, ...] = (),
+    ):
         self._app = app
         self._passed = passed
+        self._key_hashes = key_hashes
         self._exact: dict[str, dict[str, Route]] = {}
         self._below: dict[str, dict[str, Route]] = {}
-        for route in routes():
+        for route in routes:
             table, path = self._exact, route.path
             if path.endswith("/{name}"):
                 table, path = self._below, path.removesuffix("{name}")
             table.setdefault(path, {})[route.method] = route
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or (scope["path"] in self._passed and scope["method"] in ("GET", "HEAD")):
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # a WebSocket: there are none here
+            await send({"type": "websocket.close", "code": 1000})
             return
         started = time.perf_counter()
         label = "unknown"
+        path, method = scope["path"], scope["method"]
         try:
-            methods, scope["path_params"] = self._find(scope["path"])
-            label = next(iter(methods.values())).path
-            endpoint = _choose(methods, scope["method"]).endpoint
-            response = await endpoint(Request(scope, receive))
+            methods, scope["path_params"] = self._find(path)
+            if self._key_hashes and not any(route.open for route in methods.values()):
+                self._admit(scope)
+            if path in self._passed and method in ("GET", "HEAD"):
+                await self._app(scope, receive, send)
+                return
+            route = next(iter(methods.values()), None)
+            if route is None:
+                raise NotFound("no such route; GET /docs.json lists what there is")
+            label = route.path
+            response = await _choose(methods, method).endpoint(Request(scope, receive))
         except ClassifyError as err:
             response = failure(err)
         except ClientGone:
@@ -68,14 +91,19 @@ class Front:
         telemetry.observe(label, response.status_code, time.perf_counter() - started)
         await response(scope, receive, send)
 
+    def _admit(self, scope: Any) -> None:
+        sent = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(sent) != 1 or not keys.admits(self._key_hashes, sent[0].decode("latin-1")):
+            raise Unauthorized("this service asks for a key: send Authorization: Bearer <key>")
+
     def _find(self, path: str) -> tuple[dict[str, Route], dict[str, str]]:
-        """The routes of `path` by method, and its path parameters. Raises NotFound."""
+        """The routes of `path` by method (none for an unknown path), and its path parameters."""
         if methods := self._exact.get(path):
             return methods, {}
         head, _, name = path.rpartition("/")
         if name and (methods := self._below.get(f"{head}/")):
             return methods, {"name": name}
-        raise NotFound("no such route; GET /docs.json lists what there is")
+        return {}, {}
 
 
 def _choose(methods: dict[str, Route], method: str) -> Route:
@@ -88,7 +116,7 @@ def _choose(methods: dict[str, Route], method: str) -> Route:
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    return Response(body, status, headers, "application/json")
+    return Response(body, status, {**(headers or {}), "x-content-type-options": "nosniff"}, "application/json")
 
 
 def failure(err: ClassifyError) -> Response:

@@ -34,7 +34,7 @@ def document(settings: Settings, models: list[str]) -> dict[str, Any]:
                     },
                     "responses": {
                         "200": _json("The most probable classes, best first", "Answer"),
-                        **_failures("400", "404", "413", "415", "422", "500", "503", "504"),
+                        **_failures("400", "401", "404", "408", "413", "415", "422", "500", "503", "504"),
                     },
                 }
             },
@@ -53,23 +53,23 @@ def document(settings: Settings, models: list[str]) -> dict[str, Any]:
                     },
                     "responses": {
                         "200": _json("One result per image, in order; a bad image fails alone", "BatchAnswer"),
-                        **_failures("400", "404", "413", "415", "422", "500", "503", "504"),
+                        **_failures("400", "401", "404", "408", "413", "415", "422", "500", "503", "504"),
                     },
                 }
             },
-            "/models": {"get": _get("listModels", "What is served", "Models")},
+            "/models": {"get": _get("listModels", "What is served", "Models", "401")},
             "/models/{name}": {
                 "get": {
-                    **_get("describeModel", "One model: its versions and its card", "Model", "404"),
+                    **_get("describeModel", "One model: its versions and its card", "Model", "401", "404"),
                     "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
                 }
             },
             "/livez": {"get": _probe("isAlive", "The process answers")},
             "/readyz": {"get": _probe("isReady", "Every model is warm and matched its golden outputs", "503")},
-            "/metrics": {"get": _probe("metrics", "Prometheus metrics")},
+            "/metrics": {"get": _probe("metrics", "Prometheus metrics", "401")},
         },
-        "components": {"schemas": _SCHEMAS},
-    }
+        "components": {"schemas": _SCHEMAS} | ({"securitySchemes": _KEY} if settings.api_keys else {}),
+    } | ({"security": [{"key": []}]} if settings.api_keys else {})
 
 
 def _parameters(models: list[str]) -> list[dict[str, Any]]:
@@ -107,9 +107,12 @@ def _probe(operation: str, summary: str, *statuses: str) -> dict[str, Any]:
     return {"operationId": operation, "summary": summary, "responses": {"200": text, **_failures(*statuses)}}
 
 
+_KEY = {"key": {"type": "http", "scheme": "bearer"}}
 _FAILURES = {
     "400": "invalid_image or invalid_request",
+    "401": "unauthorized",
     "404": "unknown_model",
+    "408": "request_timeout",
     "413": "body_too_large or image_too_large",
     "415": "unsupported_format",
     "422": "invalid_parameter",

@@ -18,7 +18,7 @@ import bentoml
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from serving import openapi, telemetry, uploads
+from serving import connections, openapi, telemetry, uploads
 from serving.errors import (
     ClassifyError,
     InvalidImage,
@@ -39,7 +39,20 @@ log = logging.getLogger("shortcut")
 DEFAULT_TOP_K = 3
 PAGE = Path(__file__).parent / "page"
 SWAGGER = Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"  # its swagger-ui, nothing remote
-STATIC = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
+STATIC = {
+    "page.css": PAGE,
+    "page.js": PAGE,
+    "docs.js": PAGE,
+    "swagger-ui.css": SWAGGER,
+    "swagger-ui-bundle.js": SWAGGER,
+}
+PAGE_HEADERS = {
+    # Nothing from elsewhere; Swagger sets inline styles and draws with data: images.
+    "content-security-policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
 
 
 def _settings() -> Settings:
@@ -63,8 +76,7 @@ class _Loaded:
 @bentoml.service(
     name="shortcut",
     workers=WORKERS,
-    # Everything below is answered by Front: own limits, metrics with fixed labels, no tracing without an exporter.
-    traffic={"timeout": 3600},
+    # Front answers before BentoML does, with metrics of fixed labels; no tracing without an exporter.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
@@ -178,18 +190,18 @@ async def docs_json(request: Request) -> Response:
 
 
 async def index_page(request: Request) -> Response:
-    return FileResponse(PAGE / "index.html", media_type="text/html")
+    return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
 
 
 async def docs_page(request: Request) -> Response:
-    return FileResponse(PAGE / "docs.html", media_type="text/html")
+    return FileResponse(PAGE / "docs.html", headers=PAGE_HEADERS)
 
 
 async def static_file(request: Request) -> Response:
-    name = request.path_params["name"]
-    if name not in STATIC:
+    folder = STATIC.get(request.path_params["name"])
+    if folder is None:
         raise NotFound("no such file")
-    return FileResponse(SWAGGER / name, media_type=STATIC[name])
+    return FileResponse(folder / request.path_params["name"], headers=PAGE_HEADERS)
 
 
 def routes() -> list[Route]:
@@ -198,19 +210,25 @@ def routes() -> list[Route]:
         Route("POST", "/classify/batch", classify_batch),
         Route("GET", "/models", list_models),
         Route("GET", "/models/{name}", describe_model),
-        Route("GET", "/livez", livez),
-        Route("GET", "/healthz", livez),
-        Route("GET", "/readyz", readyz),
+        Route("GET", "/livez", livez, open=True),
+        Route("GET", "/healthz", livez, open=True),
+        Route("GET", "/readyz", readyz, open=True),
         Route("GET", "/metrics", metrics),
         Route("GET", "/docs.json", docs_json),
-        Route("GET", "/docs", docs_page),
-        Route("GET", "/static/{name}", static_file),
-        Route("GET", "/", index_page),
+        Route("GET", "/docs", docs_page, open=True),
+        Route("GET", "/static/{name}", static_file, open=True),
+        Route("GET", "/", index_page, open=True),
     ]
 
 
-ImageClassifier.add_asgi_middleware(  # type: ignore[attr-defined]  # the decorator made it a Service
-    Front, routes=routes, passed=frozenset({"/schema.json"})
+connections.install(
+    connections.Limits(
+        header_bytes=SETTINGS.max_header_bytes,
+        head_seconds=SETTINGS.head_seconds,
+        body_seconds=SETTINGS.body_seconds,
+        connections=SETTINGS.max_connections,
+    ),
+    front=lambda app: Front(app, routes(), passed=frozenset({"/schema.json"}), key_hashes=SETTINGS.api_keys),
 )
 
 

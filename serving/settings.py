@@ -4,6 +4,7 @@ Knows nobody: a field's metadata holds its limits and what it means, and the doc
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -27,6 +28,10 @@ def _text(default: Any, meaning: str) -> Any:
     return field(default=default, metadata={"meaning": meaning})
 
 
+def _keys(meaning: str) -> Any:
+    return field(default=(), metadata={"meaning": meaning}, repr=False)
+
+
 @dataclass(frozen=True)
 class Settings:
     """Every setting with its default; `Settings.from_environment()` reads SHORTCUT_<FIELD>."""
@@ -41,8 +46,13 @@ class Settings:
     max_batch_body_bytes: int = _number(64 * MIB, "bytes of a `/classify/batch` body", 1, 2**31)
     max_pixels: int = _number(50_000_000, "pixels of one image, checked before it is decoded", 1, 2**31)
     max_batch_images: int = _number(64, "images of one `/classify/batch` request", 1, 4096)
+    max_header_bytes: int = _number(16 * 1024, "bytes of a request line with its headers", 1024, 2**20)
+    head_seconds: int = _number(10, "seconds a client may take to send its headers", 1, 3600)
+    body_seconds: int = _number(60, "seconds a client may take to send its body", 1, 86_400)
+    max_connections: int = _number(1000, "open connections of one worker; more are answered 503", 1, 65_000)
     queue: int = _number(512, "images that may wait for one model in one worker", 1, 100_000)
     deadline_ms: int = _number(10_000, "milliseconds after which a waiting image is dropped", 1, 3_600_000)
+    api_keys: tuple[str, ...] = _keys("hashes of the keys that may come in, `sha256:<hex>,…`; none: everybody may")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -64,4 +74,12 @@ def _parse(name: str, text: str, default: Any, limits: Mapping[str, Any]) -> Any
         low, high = limits["low"], limits["high"]
         if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
             raise StartError(f"{name}={text}: must be a whole number from {low} to {high}")
+    if isinstance(default, tuple):
+        return tuple(_key_hash(name, part.strip()) for part in text.split(","))
     return type(default)(text) if not isinstance(default, Path) else Path(text)
+
+
+def _key_hash(name: str, text: str) -> str:
+    if not re.fullmatch("sha256:[0-9a-f]{64}", text):  # the value is not repeated: it may be a key put here by mistake
+        raise StartError(f"{name}: every entry must be sha256:<64 hex digits>; python -m serving.keys makes one")
+    return text.removeprefix("sha256:")

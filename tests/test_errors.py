@@ -5,6 +5,9 @@ from serving.errors import ClassifyError
 TABLE = {
     (400, "invalid_image"),
     (400, "invalid_request"),
+    (401, "unauthorized"),
+    (408, "request_timeout"),
+    (431, "headers_too_large"),
     (404, "unknown_model"),
     (404, "not_found"),
     (405, "method_not_allowed"),

@@ -21,9 +21,12 @@ def test_every_field_is_read_from_its_variable() -> None:
         "provider": "cpu",
         "precision": "float32",
     }
+    hashes = ("0" * 64, "a" * 64)
     numbers = {spec.name: str(spec.metadata["low"]) for spec in fields(Settings) if "low" in spec.metadata}
     environment = {f"SHORTCUT_{name.upper()}": value for name, value in (values | numbers).items()}
+    environment["SHORTCUT_API_KEYS"] = ", ".join(f"sha256:{h}" for h in hashes)
     read = Settings.from_environment(environment)
+    assert read.api_keys == hashes
     assert read.models == Path("elsewhere")
     for name, value in (values | numbers).items():
         assert str(getattr(read, name)) == value
@@ -49,6 +52,17 @@ def test_a_wrong_value_is_named_with_its_limits(name: str, value: str, told: str
         Settings.from_environment({name: value})
     assert f"{name}={value}" in str(caught.value)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["secret", "sha256:abc", "sha256:" + "A" * 64, "sha256:" + "0" * 64 + ","])
+def test_a_key_in_place_of_its_hash_is_refused_and_never_repeated(value: str) -> None:
+    with pytest.raises(StartError, match=r"SHORTCUT_API_KEYS: .* python -m serving\.keys") as caught:
+        Settings.from_environment({"SHORTCUT_API_KEYS": value})
+    assert value not in str(caught.value)
+
+
+def test_hashes_do_not_show_in_the_settings_text() -> None:
+    assert "api_keys" not in repr(Settings(api_keys=("0" * 64,)))
 
 
 @given(st.sampled_from([spec.name for spec in fields(Settings)]), st.text())

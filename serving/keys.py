@@ -1,0 +1,40 @@
+"""API keys: `python -m serving.keys` makes one; the service knows only SHA-256 hashes and compares in constant time."""
+
+import hashlib
+import hmac
+import secrets
+import sys
+
+PREFIX = "sha256:"
+
+
+def make() -> tuple[str, str]:
+    """A new random key of 256 bits, and its hash as SHORTCUT_API_KEYS takes it."""
+    key = secrets.token_urlsafe(32)
+    return key, PREFIX + digest(key.encode())
+
+
+def digest(key: bytes) -> str:
+    """Plain SHA-256 is enough: a key is random and long, so there is nothing to guess from its hash."""
+    return hashlib.sha256(key).hexdigest()
+
+
+def admits(hashes: tuple[str, ...], authorization: str) -> bool:
+    """Whether an Authorization header carries a key with one of `hashes` (hex); every hash is compared."""
+    scheme, _, key = authorization.partition(" ")
+    offered = digest(key.strip().encode("latin-1", "replace")) if scheme.lower() == "bearer" else ""
+    found = False
+    for known in hashes:
+        found |= hmac.compare_digest(offered, known)
+    return found
+
+
+def main() -> int:
+    key, hashed = make()
+    print(f"key, shown once; clients send it as `Authorization: Bearer <key>`:\n  {key}")
+    print(f"for the service (several are separated by commas):\n  SHORTCUT_API_KEYS={hashed}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

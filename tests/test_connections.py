@@ -1,0 +1,173 @@
+"""Byte-level clients: slow, huge, broken and smuggling ones, against a service with short limits."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from tests import toy
+from tests.pictures import colours, encode
+from tests.server import Client, running
+
+HEAD = b"POST /classify HTTP/1.1\r\nHost: test\r\n"
+LIMITS = {"head_seconds": "1", "body_seconds": "2", "max_header_bytes": "4096", "max_connections": "20", "workers": "1"}
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    folder = tmp_path_factory.mktemp("guarded")
+    toy.write_artifact(folder / "models")
+    settings = {"models": str(folder / "models"), "default_model": "toy-colours", "max_body_bytes": "100000"}
+    with running(folder / "log", **settings, **LIMITS) as client:
+        yield client
+    assert "Traceback" not in (folder / "log").read_text()
+
+
+def connect(client: Client) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", client.port), timeout=15)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Everything until the server closes."""
+    chunks = []
+    while chunk := connection.recv(65536):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def refused(answer: bytes, status: int, code: str) -> None:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), answer
+    assert b"content-type: application/json" in head.lower()
+    assert b"connection: close" in head.lower()
+    assert json.loads(body).keys() == {"error", "code"}
+    assert json.loads(body)["code"] == code
+
+
+def still_answers(client: Client) -> None:
+    assert client.post("/classify", encode(colours())).status == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST /class",
+        HEAD,
+        HEAD + b"X-Slow: ",
+        b"\r\n",
+    ],
+)
+def test_half_a_request_head_does_not_stay_open(guarded: Client, sent: bytes) -> None:
+    started = time.monotonic()
+    with closing(connect(guarded)) as connection:
+        connection.sendall(sent)
+        answer = read_all(connection)
+    assert time.monotonic() - started < 4
+    refused(answer, 408, "request_timeout")
+
+
+def test_a_body_at_a_byte_a_moment_is_cut(guarded: Client) -> None:
+    started = time.monotonic()
+    with closing(connect(guarded)) as connection:
+        connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
+        connection.settimeout(0.1)
+        answer = b""
+        while time.monotonic() - started < 8 and not answer:
+            try:
+                connection.sendall(b"x")
+                answer = connection.recv(65536)
+            except TimeoutError:
+                continue
+    assert 1.5 < time.monotonic() - started < 5
+    refused(answer, 408, "request_timeout")
+
+
+def test_an_idle_connection_is_closed_silently(guarded: Client) -> None:
+    with closing(connect(guarded)) as connection:
+        assert read_all(connection) == b""
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: t\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: t\r\nX-Big: " + b"a" * 5000 + b"\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: t\r\n" + b"".join(b"X-%d: y\r\n" % i for i in range(1000)) + b"\r\n",
+        b"GET /livez HTTP/1.1\r\nX-Endless: " + b"a" * 200_000,
+    ],
+)
+def test_headers_over_the_limit_are_refused(guarded: Client, sent: bytes) -> None:
+    with closing(connect(guarded)) as connection:
+        connection.sendall(sent)
+        refused(read_all(connection), 431, "headers_too_large")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS on a plain port
+        b"GET  HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Content-Length: -1\r\n\r\n",
+        HEAD + b"Content-Length: 1e3\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\nhello\r\n",
+        HEAD + b"Transfer-Encoding: identity, chunked, gzip\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        HEAD + b"Bad Header: x\r\n\r\n",
+        HEAD + b"X: a\x00b\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: t\r\n\r\n",
+    ],
+)
+def test_what_is_no_valid_http_is_refused_in_the_one_shape(guarded: Client, sent: bytes) -> None:
+    with closing(connect(guarded)) as connection:
+        connection.sendall(sent)
+        refused(read_all(connection), 400, "invalid_request")
+    still_answers(guarded)
+
+
+def test_a_pipelined_request_gets_its_answer_in_turn(guarded: Client) -> None:
+    with closing(connect(guarded)) as connection:
+        connection.sendall(
+            b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\nGET /nope HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
+        )
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"HTTP/1.1 ") == 2
+    assert b"HTTP/1.1 404 " in answer
+
+
+def test_a_refused_upload_sees_its_answer_and_is_then_cut(guarded: Client) -> None:
+    started = time.monotonic()
+    with closing(connect(guarded)) as connection:
+        connection.sendall(HEAD + b"Content-Length: 1000000000\r\n\r\n")
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        with pytest.raises(OSError, match=r"reset|[Bb]roken pipe|timed out"):
+            while time.monotonic() - started < 10:
+                connection.sendall(b"x" * 1000)
+                time.sleep(0.05)
+    assert time.monotonic() - started < 6
+
+
+def test_an_upgrade_is_not_taken(guarded: Client) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    answer = guarded.request("GET", "/livez", headers=upgrade | {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="})
+    assert answer.status in (200, 400)
+
+
+def test_connections_over_the_limit_are_turned_away(guarded: Client) -> None:
+    time.sleep(0.5)  # those of the tests before are gone
+    held = [connect(guarded) for _ in range(20)]
+    try:
+        time.sleep(0.2)
+        with closing(connect(guarded)) as connection:
+            refused(read_all(connection), 503, "overloaded")
+    finally:
+        for connection in held:
+            connection.close()
+    time.sleep(0.2)
+    still_answers(guarded)
