@@ -1,7 +1,8 @@
 """Dynamic batching with no queue delay: while one batch runs, the next gathers; many waiting requests -> one run.
 
-There is no timer: a lone image runs at once, and load makes the batches grow. Bounded and deadline-aware: a full queue
-refuses, and an image whose deadline has passed is dropped before it costs compute. Knows the model as a function only.
+There is no timer: a lone image runs at once, and load makes the batches grow. A model whose batch costs less than
+waking a thread runs on the event loop itself. Bounded and deadline-aware: a full queue refuses, and an image whose
+deadline has passed is dropped before it costs compute. Knows the model as a function only.
 """
 
 import asyncio
@@ -20,13 +21,14 @@ MAX_BATCH = 32  # larger ones gain nothing on a CPU and only add wait
 class Batcher:
     """One model's queue in one worker. `run` maps (N, H, W, C) uint8 to (N, K) float32 and may block.
 
-    Belongs to the event loop it is first used on; `run` is called on `executor`, one batch at a time.
+    Belongs to the event loop it is first used on; `run` is called on `executor`, one batch at a time, or without one on
+    the event loop.
     """
 
     def __init__(
         self,
         run: Callable[[np.ndarray], np.ndarray],
-        executor: ThreadPoolExecutor,
+        executor: ThreadPoolExecutor | None,
         *,
         queue: int = 512,
         deadline_seconds: float = 10.0,
@@ -68,7 +70,10 @@ class Batcher:
                 futures = [future for _, future in batch]
                 try:
                     stacked = np.stack([image for image, _ in batch])
-                    answers = await loop.run_in_executor(self._executor, self._run, stacked)
+                    if self._executor is None:
+                        answers = self._run(stacked)
+                    else:
+                        answers = await loop.run_in_executor(self._executor, self._run, stacked)
                 except Exception as err:  # whatever the runtime raises fails this batch, never the queue
                     for future in futures:
                         if not future.done():
@@ -77,6 +82,8 @@ class Batcher:
                 for future, answer in zip(futures, answers, strict=True):
                     if not future.done():
                         future.set_result(answer)
+                if self._executor is None:
+                    await asyncio.sleep(0)  # let the loop read and answer between two batches
         finally:
             self._task = None
 

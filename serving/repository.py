@@ -18,7 +18,8 @@ from serving.settings import Settings
 
 Prediction = dict[str, Any]
 
-INLINE_PIXELS = 128 * 128
+INLINE_PIXELS = 128 * 128  # up to this, decoding costs less than waking a thread
+INLINE_SECONDS = 0.001  # of a batch of 32; up to this, a run does
 _DECODERS = ThreadPoolExecutor(runtime.available_cores(), thread_name_prefix="decode")
 
 
@@ -31,7 +32,7 @@ class ServedModel:
         self._settings = settings
         self.batcher = Batcher(
             model.run,
-            ThreadPoolExecutor(1, thread_name_prefix=f"{self.artifact.name}-{self.artifact.version}"),
+            None if model.batch_seconds < INLINE_SECONDS else ThreadPoolExecutor(1, thread_name_prefix=model.name),
             queue=settings.queue,
             deadline_seconds=settings.deadline_ms / 1000,
         )

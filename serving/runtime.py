@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import time
+import timeit
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +39,15 @@ class Model:
     reason: str
     deviation: float
     load_seconds: float
+    batch_seconds: float  # one run of the golden images (32 of them), warm
+
+    @property
+    def name(self) -> str:
+        return f"{self.artifact.name} version {self.artifact.version}"
 
     def __str__(self) -> str:
         return (
-            f"{self.artifact.name} version {self.artifact.version}: {self.provider} ({self.reason}), "
+            f"{self.name}: {self.provider} ({self.reason}), "
             f"golden outputs within {self.deviation:.1e}, loaded in {1000 * self.load_seconds:.0f} ms"
         )
 
@@ -61,7 +67,7 @@ def load(artifact: Artifact, provider: str = "auto", precision: str = "auto", th
         started = time.perf_counter()
         try:
             session = open_session(artifact.onnx, candidate, precision, threads)
-            deviation = golden_deviation(session, artifact, FLOAT32_TOLERANCE)
+            deviation, batch_seconds = golden_check(session, artifact, FLOAT32_TOLERANCE)
         except ProviderError as err:
             refused.append(f"{candidate}: {err}")
             continue
@@ -70,7 +76,7 @@ def load(artifact: Artifact, provider: str = "auto", precision: str = "auto", th
         else:
             reason = "; ".join(refused) or "the first that reproduces the golden outputs"
         seconds = time.perf_counter() - started
-        return Model(artifact, session, PROVIDERS[candidate], reason, deviation, seconds)
+        return Model(artifact, session, PROVIDERS[candidate], reason, deviation, seconds, batch_seconds)
     asked = "" if provider == "auto" else f"SHORTCUT_PROVIDER={provider}: "
     raise StartError(f"{asked}{artifact.path / 'model.onnx'} cannot be served: {'; '.join(refused)}")
 
@@ -131,8 +137,8 @@ def _add_openvino(options: ort.SessionOptions, threads: int) -> None:
     options.add_provider_for_devices(devices[:1], {"load_config": json.dumps(config)})
 
 
-def golden_deviation(session: ort.InferenceSession, artifact: Artifact, tolerance: float) -> float:
-    """The largest difference to the golden probabilities; also the session's warm-up.
+def golden_check(session: ort.InferenceSession, artifact: Artifact, tolerance: float) -> tuple[float, float]:
+    """The largest difference to the golden probabilities, and the seconds of a warm run; also the session's warm-up.
 
     Raises ProviderError over `tolerance`, or if a top-1 changes whose margin in the reference exceeds twice that.
     """
@@ -140,6 +146,7 @@ def golden_deviation(session: ort.InferenceSession, artifact: Artifact, toleranc
     try:
         (answer,) = session.run(("probabilities",), {"image": artifact.golden_images})
         single = session.run(("probabilities",), {"image": artifact.golden_images[:1]})[0]
+        seconds = min(timeit.repeat(lambda: session.run(None, {"image": artifact.golden_images}), number=1, repeat=3))
     except Exception as err:  # the runtime's own classes, as above
         raise ProviderError(" ".join(str(err).split())[:300]) from err
     deviation = max(float(np.abs(answer - reference).max()), float(np.abs(single - reference[:1]).max()))
@@ -151,7 +158,7 @@ def golden_deviation(session: ort.InferenceSession, artifact: Artifact, toleranc
             f"does not reproduce golden.npz: largest difference {deviation:.2g} (limit {tolerance:g}), "
             f"{flipped} answers changed"
         )
-    return deviation
+    return deviation, seconds
 
 
 def available_cores() -> int:

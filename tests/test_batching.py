@@ -135,6 +135,17 @@ def test_work_of_a_cancelled_request_is_not_computed() -> None:
     assert model.sizes == [1, 1]
 
 
+def test_without_an_executor_requests_of_one_turn_run_together_on_the_loop() -> None:
+    async def scenario() -> list[list[np.ndarray]]:
+        queue = Batcher(model.run, None)
+        return await asyncio.gather(*(queue.classify([image(v)]) for v in range(MAX_BATCH + 3)))
+
+    model = Model()
+    answers = asyncio.run(scenario())
+    assert [answer[0].tolist() for answer in answers] == [[4 * v] for v in range(MAX_BATCH + 3)]
+    assert model.sizes == [MAX_BATCH, 3]
+
+
 def test_no_images_need_no_run() -> None:
     model = Model()
     started = time.monotonic()
