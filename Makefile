@@ -5,7 +5,7 @@ PORT ?= 3000
 DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
-.PHONY: serve train test check lock bento
+.PHONY: serve train study test check bench bento lock
 
 serve: .venv/ready  ## the service with the committed models, on PORT
 	exec .venv/bin/bentoml serve serving.service:ImageClassifier --port $(PORT)
@@ -21,12 +21,21 @@ check: .venv-dev/ready  ## ruff and mypy
 	.venv-dev/bin/ruff format --check .
 	.venv-dev/bin/mypy
 
+study: .venv-dev/ready  ## the notebook's claims put to the test; ARGS="--list" says what there is
+	.venv-dev/bin/python -m training.compare $(ARGS)
+
+bench: .venv/ready .venv-bench/ready  ## speed beside peers and the bare runtime (needs wrk); ARGS="--quick"
+	.venv-bench/bin/python -m benchmarks.run $(ARGS)
+
 bento: .venv/ready  ## a Bento of the service and models/; DEVICE=gpu for CUDA
 	.venv/bin/bentoml build -f bentofile$(if $(filter gpu,$(DEVICE)),.gpu).yaml
 
 lock:  ## compile requirements/*.txt from pyproject.toml (needs uv)
 	for extra in serving serving-gpu training dev; do uv pip compile pyproject.toml --extra $$extra --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q -o requirements/$$extra.txt; done
+	for name in bench bench-ray; do uv pip compile requirements/$$name.in --universal \
+	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q \
+	  -o requirements/$$name.txt; done
 
 .venv/ready: $(SERVING)
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }
@@ -39,3 +48,9 @@ lock:  ## compile requirements/*.txt from pyproject.toml (needs uv)
 	$(PYTHON) -m venv --clear .venv-dev
 	.venv-dev/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	cp requirements/dev.txt $@
+
+.venv-bench/ready: requirements/bench.txt
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }
+	$(PYTHON) -m venv --clear .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	cp requirements/bench.txt $@

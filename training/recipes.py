@@ -54,8 +54,8 @@ class Recipe:
 
 
 # `achieved` was measured on 2 cores of an AMD EPYC; the cards in models/ hold seconds and libraries. CIFAR-10 rows were
-# trained on a JPEG copy of the data. dense_resnet-cifar10 swings by points from epoch to epoch and seed to seed (0.4076,
-# 0.4295 and 0.4236 for seeds 0, 1 and 2): its row holds the median seed.
+# trained on a JPEG copy of the data. dense_resnet-cifar10 swings by points from epoch to epoch and from seed to seed
+# (0.4076, 0.4295 and 0.4236 for seeds 0, 1 and 2): its row holds the median seed.
 _ROWS = (
     Recipe("dense_resnet", "mnist", batch_size=128, validation="test", achieved=0.9743),
     Recipe("conv_resnet_deep", "mnist", batch_size=256, validation=0.2),

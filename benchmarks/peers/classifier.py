@@ -1,0 +1,60 @@
+"""What every peer does with an image: bytes -> Pillow -> ONNX Runtime -> {"label", "probability"}.
+
+Shared so that the servers differ only in how they serve. Knows one artifact (`BENCH_ARTIFACT`, a folder
+models/<name>/<version>) and no server; does no more checking than a tutorial would.
+"""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+# As many processes as cores, one ONNX Runtime thread in each: more threads would take turns on the same cores.
+PROCESSES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Classifier:
+    """One session with `threads` threads over the artifact that BENCH_ARTIFACT names."""
+
+    def __init__(self, threads: int = 1) -> None:
+        artifact = Path(os.environ["BENCH_ARTIFACT"])
+        card = json.loads((artifact / "card.json").read_bytes())
+        self.labels: list[str] = card["labels"]
+        height, width, channels = card["input_shape"]
+        self._size, self._shape = (width, height), (height, width, channels)
+        self._mode = "L" if channels == 1 else "RGB"
+        self._filter = Image.Resampling[card.get("resample", "bilinear").upper()]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # HTTP shares the cores
+        self._session = onnxruntime.InferenceSession(
+            artifact / "model.onnx", options, providers=["CPUExecutionProvider"]
+        )
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """An upload as (H, W, C) uint8."""
+        return self.to_array(Image.open(io.BytesIO(data)))
+
+    def to_array(self, image: Image.Image) -> np.ndarray:
+        """A picture as (H, W, C) uint8."""
+        image = image.convert(self._mode)
+        if image.size != self._size:
+            image = image.resize(self._size, self._filter)
+        return np.asarray(image).reshape(self._shape)
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """(N, H, W, C) uint8 to (N, K) float32."""
+        return self._session.run(["probabilities"], {"image": images})[0]
+
+    def answer(self, probabilities: np.ndarray) -> dict[str, str | float]:
+        """The most probable class of (K,) probabilities."""
+        best = int(probabilities.argmax())
+        return {"label": self.labels[best], "probability": float(probabilities[best])}
+
+    def classify(self, data: bytes) -> dict[str, str | float]:
+        return self.answer(self.run(self.decode(data)[None])[0])
