@@ -14,8 +14,8 @@ from tests.server import ROOT, Client, running
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models/ folder: the committed dense_resnet-mnist, and toy-colours in versions 1 and 2."""
     folder = tmp_path_factory.mktemp("served") / "models"
-    committed = ROOT / "models" / "dense_resnet-mnist"
-    shutil.copytree(committed, folder / committed.name)
+    committed = Path("dense_resnet-mnist") / "1"  # and no version that somebody trained here since
+    shutil.copytree(ROOT / "models" / committed, folder / committed)
     toy.write_artifact(folder, version=1)
     toy.write_artifact(folder, version=2, seed=2)
     return folder

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,10 +35,13 @@ class Client:
     def __init__(self, port: int):
         self.port = port
 
+    def connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = self.connection()
         try:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()
@@ -68,6 +71,13 @@ def form(*parts: tuple[str, str | None, bytes], boundary: str = "boundary-7f3a")
     return b"".join([*chunks, f"--{boundary}--\r\n".encode()]), f"multipart/form-data; boundary={boundary}"
 
 
+def committed_artifacts() -> list[Path]:
+    """models/<name>/<version>/ under version control; not what somebody trained here since."""
+    listed = subprocess.run(["git", "ls-files", "models"], cwd=ROOT, capture_output=True, text=True, check=False)
+    cards = [ROOT / line for line in listed.stdout.splitlines() if line.endswith("card.json")]
+    return sorted(card.parent for card in cards or (ROOT / "models").glob("*/1/card.json"))
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -87,21 +97,26 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(log: Path, **settings: str) -> Iterator[Client]:
-    """The service, ready, with SHORTCUT_<SETTING> as given; its output goes to `log`."""
+def running(log: Path, *options: str, client: Callable[[int], Client] = Client, **settings: str) -> Iterator[Client]:
+    """The service, ready, with SHORTCUT_<SETTING> and BentoML's `options` as given; its output goes to `log`."""
     port = free_port()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command(port), cwd=ROOT, env=environment(**settings), stdout=output, stderr=output, start_new_session=True
+            [*command(port), *options],
+            cwd=ROOT,
+            env=environment(**settings),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
-    client = Client(port)
+    service = client(port)
     try:
         deadline = time.monotonic() + 90
-        while not _ready(client):
+        while not _ready(service):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the service did not become ready:\n{log.read_text()[-3000:]}")
             time.sleep(0.2)
-        yield client
+        yield service
     finally:
         _stop(process)
 

@@ -8,7 +8,7 @@ import pytest
 from serving import artifacts
 from serving.errors import StartError
 from tests import toy
-from tests.server import ROOT
+from tests.server import committed_artifacts
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_a_sound_artifact_is_read_whole(artifact: Path) -> None:
     assert read.golden_images.shape == (32, 8, 8, 3)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "models").glob("*/[0-9]*")), ids=lambda p: p.parent.name)
+@pytest.mark.parametrize("path", committed_artifacts(), ids=lambda p: p.parent.name)
 def test_every_committed_artifact_is_sound(path: Path) -> None:
     read = artifacts.read(path)
     assert read.card["metrics"]["accuracy"] > 0.4

@@ -7,7 +7,7 @@ import pytest
 from serving import keys
 from tests import toy
 from tests.pictures import colours, encode
-from tests.server import Client, assert_failure, running
+from tests.server import Answer, Client, assert_failure, running
 
 FIRST, SECOND = keys.make(), keys.make()
 BENTOML = ["/schema.json", "/docs.json", "/metrics", "/static_content/index.css", "/nope", "/models/x/y"]
@@ -25,7 +25,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     assert FIRST[1] not in log
 
 
-def ask(client: Client, method: str, path: str, authorization: str | None) -> object:
+def ask(client: Client, method: str, path: str, authorization: str | None) -> Answer:
     headers = {} if authorization is None else {"Authorization": authorization}
     return client.request(method, path, encode(colours()) if method == "POST" else None, headers)
 
@@ -51,10 +51,10 @@ def test_every_route_refuses_a_missing_or_wrong_key(guarded: Client, authorizati
     closed = [(m, p) for m, p in documented if p not in ("/livez", "/readyz")]
     assert ("POST", "/classify") in closed
     assert good["security"] == [{"key": []}]
-    for method, path in closed + [("GET", path) for path in BENTOML] + [("DELETE", "/classify")]:
+    for method, path in [*closed, *(("GET", path) for path in BENTOML), ("DELETE", "/classify")]:
         answer = ask(guarded, method, path, authorization)
-        assert_failure(answer, 401, "unauthorized")  # type: ignore[arg-type]
-        assert answer.headers["www-authenticate"] == "Bearer"  # type: ignore[attr-defined]
+        assert_failure(answer, 401, "unauthorized")
+        assert answer.headers["www-authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize("key", [FIRST[0], SECOND[0]])

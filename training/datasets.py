@@ -170,7 +170,8 @@ def _from_path(path: Path, name: str | None, seed: int, image_size: int | None) 
 
 def _from_npz(path: Path, name: str, seed: int) -> Dataset:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # opened here: np.load leaves a damaged file open
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [key for key in NPZ_KEYS if key not in archive]
             if missing:
                 raise DatasetError(f"{path}: missing key {', '.join(missing)} (needs {', '.join(NPZ_KEYS)})")

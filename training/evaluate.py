@@ -93,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         path = latest_version(args.model)
         card = json.loads((path / "card.json").read_text())
+        if not (path / "model.onnx").is_file():
+            raise FileNotFoundError(f"{path}: has no model.onnx")
         height, width, _ = card["input_shape"]
         seed = args.seed if args.seed is not None else (card.get("recipe") or {}).get("seed", 0)
         data = load(

@@ -6,6 +6,7 @@ says of them is passed in. `python -m training.export PATH.keras --name NAME` do
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -57,8 +58,11 @@ def export(
     `card` holds the keys of card.json that only the caller knows; `input_shape` (H, W, C) is needed when the model
     takes flat vectors; `scale` is multiplied onto the uint8 pixels. Raises ExportError.
     """
-    if not NAME.fullmatch(name):
-        raise ExportError(f"model name {name!r}: use letters, digits, '.', '_' and '-', at most 100")
+    check_name(name)
+    if tuple(model.output_shape[1:]) != (len(labels),) or len(labels) < 2:
+        raise ExportError(
+            f"the model gives {tuple(model.output_shape[1:])} outputs but there are {len(labels)} labels (at least 2)"
+        )
     function, shape = serving_function(model, input_shape, scale)
     parent = output / name
     existed = parent.exists()
@@ -69,7 +73,7 @@ def export(
         raise ExportError(f"cannot write to {parent}: {err}") from err
     try:
         images, reference = golden_inputs(shape, lambda x: np.asarray(function(tf.constant(x))["probabilities"]))
-        _check_probabilities(reference, labels)
+        _check_probabilities(reference)
         covered = len(np.unique(reference.argmax(axis=1)))
         if covered < min(CLASSES, len(labels)):
             print(f"warning: the golden answers cover {covered} classes, not {CLASSES}: this model tells few apart")
@@ -82,22 +86,36 @@ def export(
         return _publish(folder, parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if not existed and not any(parent.iterdir()):
-            parent.rmdir()
+        if not existed:
+            with contextlib.suppress(OSError):  # another export's version is in it, or that export removed it
+                parent.rmdir()
+
+
+def check_name(name: str) -> None:
+    """Raise ExportError unless `name` can name a model's folder."""
+    if not NAME.fullmatch(name):
+        raise ExportError(f"model name {name!r}: use letters, digits, '.', '_' and '-', at most 100")
 
 
 def serving_function(
     model: keras.Model, input_shape: tuple[int, ...] | None, scale: float
 ) -> tuple[Any, tuple[int, int, int]]:
     """The graph that is served: image (N, H, W, C) uint8 -> {"probabilities": (N, K) float32}, and (H, W, C)."""
-    inside = tuple(model.input_shape[1:])
+    inside = given = tuple(model.input_shape[1:])
     shape = input_shape or {2: (*inside, 1), 3: inside}.get(len(inside))
     if shape is None or None in shape:
         raise ExportError(
             f"the model takes inputs of shape {inside}: say with --input-shape H,W,C what picture that is"
         )
-    if len(shape) != 3 or shape[2] not in (1, 3) or np.prod(shape) != np.prod(inside):
-        raise ExportError(f"a picture of shape {shape} does not fit the model's input of shape {inside} (C is 1 or 3)")
+    if None in inside:  # fully convolutional: any height and width
+        fits = len(shape) == len(inside) and all(
+            free is None or free == n for free, n in zip(inside, shape, strict=True)
+        )
+        inside = shape
+    else:
+        fits = np.prod(shape) == np.prod(inside)
+    if len(shape) != 3 or shape[2] not in (1, 3) or min(shape) < 1 or not fits:
+        raise ExportError(f"a picture of shape {shape} does not fit the model's input of shape {given} (C is 1 or 3)")
 
     @tf.function(input_signature=[tf.TensorSpec((None, *shape), tf.uint8, name="image")])
     def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -157,9 +175,7 @@ def compare(folder: Path, images: np.ndarray, reference: np.ndarray) -> None:
             )
 
 
-def _check_probabilities(reference: np.ndarray, labels: Sequence[str]) -> None:
-    if reference.ndim != 2 or reference.shape[1] != len(labels):
-        raise ExportError(f"the model gives {reference.shape[1:]} outputs but there are {len(labels)} labels")
+def _check_probabilities(reference: np.ndarray) -> None:
     if reference.min() < 0 or np.abs(reference.sum(axis=1) - 1).max() > 1e-3:
         raise ExportError("the model's outputs are no probabilities (a row must sum to 1): end it with a softmax")
 
@@ -229,8 +245,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             model = keras.saving.load_model(args.path, compile=False)
-        except (OSError, ValueError, TypeError, KeyError) as err:
-            raise ExportError(f"{args.path}: not a readable .keras file ({str(err).splitlines()[0][:200]})") from err
+        except Exception as err:  # Keras and the classes a file names raise what they like
+            reason = next(iter(str(err).splitlines()), type(err).__name__)
+            raise ExportError(f"{args.path}: not a readable .keras file ({reason[:200]})") from err
+        if getattr(model, "inputs", None) is None:
+            raise ExportError(
+                f"{args.path}: the model was saved before it was built: call it on one batch and save again"
+            )
         if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.output_shape) != 2:
             raise ExportError(f"{args.path}: needs one input and one output (N, K), got {model.output_shape}")
         try:

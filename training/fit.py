@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from training.datasets import RESAMPLE, Dataset, DatasetError, load
 from training.evaluate import binary_accuracy, confusion_matrix, measure
-from training.export import ExportError, export
+from training.export import ExportError, check_name, export
 from training.networks import NETWORKS
 from training.recipes import Recipe, recipe_for
 from training.runs import Run, RunError
@@ -35,18 +35,19 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
 
     `runs/MODEL/VERSION/` keeps weights, history, plots and the run's record. Raises RunError and ExportError.
     """
+    check_name(recipe.model_name)  # now, not after the training
     run = Run.open(runs / recipe.model_name, recipe, data, resume)
     model = run.restore()
-    train, validation = _splits(recipe, data)
+    train, validation = splits(recipe, data)
     classes = len(data.labels)
     print(_plan(recipe, data, model, len(train[0]), output, run), flush=True)
     while (epoch := len(run.seconds)) < recipe.epochs:
-        _seed_dropout(model, recipe.seed, epoch)
+        seed_dropout(model, recipe.seed, epoch)
         order = np.random.default_rng((recipe.seed, epoch)).permutation(len(train[0]))
         started = time.perf_counter()
         history = model.fit(
-            _batches(*train, classes, recipe.batch_size, order),
-            validation_data=_batches(*validation, classes),
+            batches_of(*train, classes, recipe.batch_size, order),
+            validation_data=batches_of(*validation, classes),
             initial_epoch=epoch,
             epochs=epoch + 1,
             shuffle=False,
@@ -57,7 +58,7 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
         run.save(model, figures, time.perf_counter() - started)
         print(_epoch_line(figures, run.seconds, recipe.epochs), flush=True)
 
-    probabilities = model.predict(_batches(data.x_test, data.y_test, classes), verbose=0)
+    probabilities = model.predict(batches_of(data.x_test, data.y_test, classes), verbose=0)
     metrics = measure(probabilities, data.y_test, data.labels)
     seconds = sum(run.seconds)
     card = {
@@ -95,7 +96,7 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
     return artifact
 
 
-def _splits(recipe: Recipe, data: Dataset) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def splits(recipe: Recipe, data: Dataset) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """(images, labels) to train on and to validate on, as the recipe says."""
     if recipe.validation == "test":
         return (data.x_train, data.y_train), (data.x_test, data.y_test)
@@ -105,7 +106,7 @@ def _splits(recipe: Recipe, data: Dataset) -> tuple[tuple[np.ndarray, np.ndarray
     return (data.x_train[:-held_out], data.y_train[:-held_out]), (data.x_train[-held_out:], data.y_train[-held_out:])
 
 
-def _batches(
+def batches_of(
     images: np.ndarray, targets: np.ndarray, classes: int, size: int = 256, order: np.ndarray | None = None
 ) -> tf.data.Dataset:
     """Batches of float32 images in [0, 1] and one-hot labels; only the batch at hand is float, the rest stays uint8."""
@@ -118,7 +119,7 @@ def _batches(
     return tf.data.Dataset.from_tensor_slices(index).batch(size).map(take).prefetch(2)
 
 
-def _seed_dropout(model: keras.Model, seed: int, epoch: int) -> None:
+def seed_dropout(model: keras.Model, seed: int, epoch: int) -> None:
     """Set every Dropout's random state from (seed, epoch): a .keras file does not restore it."""
     for i, layer in enumerate(layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)):
         layer.seed_generator.state.assign(np.random.SeedSequence((seed, epoch, i)).generate_state(2))
@@ -242,16 +243,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+    return _whole(text, 1)
 
 
 def _not_negative(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from err
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must {'not be negative' if least == 0 else 'be at least 1'}, got {value}")
     return value
 
 

@@ -37,21 +37,21 @@ def dense_block(x: Tensor, name: str) -> Tensor:
 
 def conv_relu_bn_block(x: Tensor, name: str) -> Tensor:
     """Conv 64 3x3 relu, batch norm, Conv 64 3x3 relu; (N, h, w, 64) -> (N, h, w, 64)."""
-    x = _conv(64, f"{name}_conv1", padding="same", activation="relu")(x)
+    x = conv(64, f"{name}_conv1", padding="same", activation="relu")(x)
     x = layers.BatchNormalization(name=f"{name}_bn")(x)
-    return _conv(64, f"{name}_conv2", padding="same", activation="relu")(x)
+    return conv(64, f"{name}_conv2", padding="same", activation="relu")(x)
 
 
 def conv_bn_relu_block(x: Tensor, name: str) -> Tensor:
     """[Conv 64 3x3, batch norm, relu] twice; (N, h, w, 64) -> (N, h, w, 64)."""
     for i in (1, 2):
-        x = _conv(64, f"{name}_conv{i}", padding="same")(x)
+        x = conv(64, f"{name}conv{i}", padding="same")(x)
         x = layers.BatchNormalization(name=f"{name}_bn{i}")(x)
         x = layers.ReLU(name=f"{name}_relu{i}")(x)
     return x
 
 
-def _conv(filters: int, name: str, padding: str = "valid", activation: str | None = None) -> layers.Layer:
+def conv(filters: int, name: str, padding: str = "valid", activation: str | None = None) -> layers.Layer:
     return layers.Conv2D(filters, 3, padding=padding, activation=activation, name=name)
 
 
@@ -98,11 +98,11 @@ def dense_family(image: Tensor, network: "Network") -> Tensor:
 
 def conv_family(image: Tensor, network: "Network") -> Tensor:
     """Two valid convolutions, 3x3 max pool of stride 3, the blocks, convolution, pooling, Dense 256; -> (N, 256)."""
-    x = _conv(32, "stem_conv1", activation="relu")(image)
-    x = _conv(64, "stem_conv2", activation="relu")(x)
+    x = conv(32, "stem_conv1", activation="relu")(image)
+    x = conv(64, "stem_conv2", activation="relu")(x)
     x = layers.MaxPooling2D(3, strides=3, name="stem_pool")(x)
     x = stack(x, network.block, network.blocks, network.connect)
-    x = _conv(64, "head_conv", activation="relu")(x)
+    x = conv(64, "head_conv", activation="relu")(x)
     x = layers.GlobalAveragePooling2D(name="head_pool")(x)
     x = layers.Dense(256, activation="relu", name="head_dense")(x)
     return layers.Dropout(DROPOUT, name="head_dropout")(x)

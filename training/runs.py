@@ -100,8 +100,8 @@ class Run:
         plot_curves(self.history, title, self.folder / "curves.png")
         plot_confusion(np.array(record["confusion"]), self.data.labels, title, self.folder / "confusion.png")
         (self.folder / "state.json").unlink(missing_ok=True)
-        if self.checkpoint:
-            self.checkpoint.unlink(missing_ok=True)
+        for checkpoint in self.folder.glob("epoch-*.keras"):  # an interruption may have left more than the last
+            checkpoint.unlink()
         target = self.folder.parent / version
         if target.exists():  # published to another --output before: keep both
             target = target.with_name(self.folder.name.replace("unfinished", version))

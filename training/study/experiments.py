@@ -7,7 +7,7 @@ Rows are plain data with an estimate of their cost. Nothing here trains, measure
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
-from training.networks import NETWORKS, Network, Tensor, _conv
+from training.networks import NETWORKS, Network, Tensor, conv
 from training.recipes import RECIPES, Recipe
 
 # Milliseconds to train on one image, measured on 2 cores of an AMD EPYC for 32x32 images: stem and head, each block.
@@ -276,7 +276,7 @@ def _full_row(model: str, seed: int, scale: Scale) -> Row:
 def conv_relu_block(x: Tensor, name: str) -> Tensor:
     """The deep network's block without its batch norm; (N, h, w, 64) -> (N, h, w, 64)."""
     for i in (1, 2):
-        x = _conv(64, f"{name}_conv{i}", padding="same", activation="relu")(x)
+        x = conv(64, f"{name}conv{i}", padding="same", activation="relu")(x)
     return x
 
 

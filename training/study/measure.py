@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from training.datasets import Dataset
 from training.evaluate import binary_accuracy, latest_version, measure, run_onnx
-from training.fit import _batches, _seed_dropout, _splits, hardware
+from training.fit import batches_of, hardware, seed_dropout, splits
 from training.networks import Network, build
 from training.recipes import Recipe
 from training.study.experiments import (
@@ -93,25 +93,25 @@ def _train(row: Training, workplace: Workplace) -> dict[str, Any]:
     if row.images:
         count = row.images + row.validation
         data = replace(data, x_train=data.x_train[:count], y_train=data.y_train[:count])
-    train, validation = _splits(recipe, data)
+    train, validation = splits(recipe, data)
     classes = len(data.labels)
     model = workplace.model(row.network, recipe, data)
     history: dict[str, list[float]] = {}
     seconds: list[float] = []
     for epoch in range(recipe.epochs):
-        _seed_dropout(model, recipe.seed, epoch)
+        seed_dropout(model, recipe.seed, epoch)
         order = np.random.default_rng((recipe.seed, epoch)).permutation(len(train[0]))
         started = time.perf_counter()
         figures = model.fit(
-            _batches(*train, classes, recipe.batch_size, order),
-            validation_data=_batches(*validation, classes),
+            batches_of(*train, classes, recipe.batch_size, order),
+            validation_data=batches_of(*validation, classes),
             verbose=0,
             shuffle=False,
         ).history
         seconds.append(time.perf_counter() - started)
         for key, values in figures.items():
             history.setdefault(key, []).append(float(values[-1]))
-    probabilities = model.predict(_batches(data.x_test, data.y_test, classes), verbose=0)
+    probabilities = model.predict(batches_of(data.x_test, data.y_test, classes), verbose=0)
     return {
         "network": recipe.network,
         "blocks": row.network.blocks,
@@ -144,7 +144,7 @@ def _probe_drops(row: Training, model: keras.Model, data: Dataset) -> dict[str, 
 
 def _probe_shifts(row: Training, model: keras.Model, data: Dataset) -> dict[str, Any]:
     def predict(images: np.ndarray) -> np.ndarray:
-        return model.predict(_batches(images, np.zeros(len(images), int), len(data.labels)), verbose=0)
+        return model.predict(batches_of(images, np.zeros(len(images), int), len(data.labels)), verbose=0)
 
     return accuracy_by_shift(predict, data.x_test[: row.probe_images], data.y_test[: row.probe_images])
 
