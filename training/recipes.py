@@ -4,9 +4,9 @@ A recipe is plain data. Run a row with `python -m training.fit NETWORK --dataset
 `dataclasses.replace`, never by copying a row. Source: the teaching notebook the networks come from; optimizer: Kingma
 & Ba 2014 (Adam), algorithm 1, with the AMSGrad maximum of Reddi et al. 2018, algorithm 2, and Keras' defaults.
 
-The loss is the notebook's `binary_crossentropy` on a softmax, as Keras 3.15 computes it: Keras remembers the softmax's
-logits and takes the cross-entropy of their sigmoid (`_get_logits` in keras/src/backend/tensorflow/nn.py), ten one-against-
-rest problems. Answers are the softmax's all the same; the loss in a card is that of its probabilities.
+The loss is the notebook's `binary_crossentropy` on a softmax, as Keras 3.15 computes it: Keras remembers the
+softmax's logits and takes the cross-entropy of their sigmoid (`_get_logits` in keras/src/backend/tensorflow/nn.py),
+ten one-against-rest problems. Answers are the softmax's all the same; a card's loss is that of its probabilities.
 """
 
 from dataclasses import asdict, dataclass, replace
