@@ -5,7 +5,7 @@ PORT ?= 3000
 DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
-.PHONY: serve train study test check bench bento lock
+.PHONY: serve train study test check fuzz bench bento lock
 
 serve: .venv/ready  ## the service with the committed models, on PORT
 	exec .venv/bin/bentoml serve serving.service:ImageClassifier --port $(PORT)
@@ -24,6 +24,9 @@ check: .venv-dev/ready  ## ruff and mypy
 study: .venv-dev/ready  ## the notebook's claims put to the test; ARGS="--list" says what there is
 	.venv-dev/bin/python -m training.compare $(ARGS)
 
+fuzz: .venv-fuzz/ready .venv/ready  ## FUZZ_SECONDS=600 over all targets; what crashes lands in fuzz/found/
+	.venv-fuzz/bin/python -m fuzz --seconds $(or $(FUZZ_SECONDS),600)
+
 bench: .venv/ready .venv-bench/ready  ## speed beside peers and the bare runtime (needs wrk); ARGS="--quick"
 	.venv-bench/bin/python -m benchmarks.run $(ARGS)
 
@@ -33,7 +36,7 @@ bento: .venv/ready  ## a Bento of the service and models/; DEVICE=gpu for CUDA
 lock:  ## compile requirements/*.txt from pyproject.toml (needs uv)
 	for extra in serving serving-gpu training dev; do uv pip compile pyproject.toml --extra $$extra --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q -o requirements/$$extra.txt; done
-	for name in bench bench-ray; do uv pip compile requirements/$$name.in --universal \
+	for name in bench bench-ray fuzz; do uv pip compile requirements/$$name.in --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q \
 	  -o requirements/$$name.txt; done
 
@@ -54,3 +57,9 @@ lock:  ## compile requirements/*.txt from pyproject.toml (needs uv)
 	$(PYTHON) -m venv --clear .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	cp requirements/bench.txt $@
+
+.venv-fuzz/ready: requirements/fuzz.txt
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }
+	$(PYTHON) -m venv --clear .venv-fuzz
+	.venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
+	cp requirements/fuzz.txt $@

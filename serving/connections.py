@@ -104,10 +104,10 @@ class _GuardedProtocol(HttpToolsProtocol):
         if size > self.limits.header_bytes:
             self._refuse(self._too_large())
             raise ValueError("headers too large")  # stops the parser; the answer is sent already
+        super().on_headers_complete()  # raises where the address is none; that is still within the head
         self._in_head = False
         self._head_bytes = 0
         self._stop_timer()
-        super().on_headers_complete()
 
     def on_response_complete(self) -> None:
         self._stop_timer()  # the rest of a refused body, if any, gets LINGER_SECONDS of its own

@@ -45,11 +45,7 @@ def document(settings: Settings, models: list[str]) -> dict[str, Any]:
                     "parameters": _parameters(models),
                     "requestBody": {
                         "required": True,
-                        "content": {
-                            "multipart/form-data": {
-                                "schema": _form({"type": "array", "items": {"type": "string", "format": "binary"}})
-                            }
-                        },
+                        "content": {"multipart/form-data": {"schema": _form(_images(settings))}},
                     },
                     "responses": {
                         "200": _json("One result per image, in order; a bad image fails alone", "BatchAnswer"),
@@ -73,16 +69,22 @@ def document(settings: Settings, models: list[str]) -> dict[str, Any]:
 
 
 def _parameters(models: list[str]) -> list[dict[str, Any]]:
+    number = {"type": "integer", "maximum": 999_999_999}
     rows = (
         ("model", "which model; left out, the default", {"type": "string", "examples": models}),
-        ("version", "which version; left out, the latest that is loaded", {"type": "integer", "minimum": 0}),
-        ("top_k", "how many classes", {"type": "integer", "minimum": 1, "default": 3}),
+        ("version", "which version; left out, the latest that is loaded", number | {"minimum": 0}),
+        ("top_k", "how many classes", number | {"minimum": 1, "default": 3}),
     )
     return [{"name": name, "in": "query", "description": text, "schema": schema} for name, text, schema in rows]
 
 
 def _form(image: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "required": ["image"], "properties": {"image": image}}
+
+
+def _images(settings: Settings) -> dict[str, Any]:
+    bytes_ = {"type": "string", "format": "binary"}
+    return {"type": "array", "items": bytes_, "minItems": 1, "maxItems": settings.max_batch_images}
 
 
 def _json(description: str, schema: str) -> dict[str, Any]:

@@ -4,15 +4,17 @@ Loads what `artifacts` selects through `runtime`; answers which model a request 
 """
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from serving import artifacts, runtime
 from serving.batching import Batcher
-from serving.errors import StartError, UnknownModel
+from serving.errors import DeadlineExceeded, StartError, UnknownModel
 from serving.images import open_image, to_array
 from serving.settings import Settings
 
@@ -20,7 +22,10 @@ Prediction = dict[str, Any]
 
 INLINE_PIXELS = 128 * 128  # up to this, decoding costs less than waking a thread
 INLINE_SECONDS = 0.001  # of a batch of 32; up to this, a run does
-_DECODERS = ThreadPoolExecutor(runtime.available_cores(), thread_name_prefix="decode")
+INLINE_BYTES = 128 * 1024  # of a file; reading the header of a larger one may already take long
+# Two, so that one enormous picture does not hold up all others; more would cost memory, up to 0.8 GB each, and there
+# is a worker for every core.
+_DECODERS = ThreadPoolExecutor(2, thread_name_prefix="decode")
 
 
 class ServedModel:
@@ -41,13 +46,23 @@ class ServedModel:
         """An upload's bytes as this model's input (H, W, C) uint8; raises what images.decode_image raises.
 
         Big pictures are decoded beside the event loop (Pillow releases the GIL), small ones sooner than a thread wakes.
+        Raises DeadlineExceeded for one that had to wait too long for its turn.
         """
-        image = open_image(data, self._settings.max_pixels)
+        if len(data) <= INLINE_BYTES:
+            image = open_image(data, self._settings.max_pixels)
+            if image.width * image.height <= INLINE_PIXELS:
+                return self._to_array(image)
+        expires = time.monotonic() + self._settings.deadline_ms / 1000
+        return await asyncio.get_running_loop().run_in_executor(_DECODERS, self._decode, data, expires)
+
+    def _decode(self, data: bytes | memoryview, expires: float) -> np.ndarray:
+        if time.monotonic() > expires:
+            raise DeadlineExceeded(f"not decoded within {self._settings.deadline_ms} ms")
+        return self._to_array(open_image(data, self._settings.max_pixels))
+
+    def _to_array(self, image: Image.Image) -> np.ndarray:
         artifact = self.artifact
-        how = (artifact.input_shape, artifact.input_convention, artifact.resample)
-        if image.width * image.height <= INLINE_PIXELS:
-            return to_array(image, *how)
-        return await asyncio.get_running_loop().run_in_executor(_DECODERS, to_array, image, *how)
+        return to_array(image, artifact.input_shape, artifact.input_convention, artifact.resample)
 
     async def classify(self, images: Sequence[np.ndarray], top_k: int) -> list[list[Prediction]]:
         """Ranked predictions for each decoded image, in order. Raises Overloaded or DeadlineExceeded."""
@@ -80,7 +95,7 @@ class Repository:
         self.default = settings.default_model
         self._models: dict[str, dict[int, ServedModel]] = {}
         for path in artifacts.select(settings.models, settings.versions):
-            model = runtime.load(artifacts.read(path), settings.provider, settings.precision, threads)
+            model = runtime.load(artifacts.read(path), settings.provider, threads)
             self._models.setdefault(model.artifact.name, {})[model.artifact.version] = ServedModel(model, settings)
         if self.default not in self._models:
             raise StartError(
