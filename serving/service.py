@@ -94,10 +94,12 @@ class ImageClassifier:
                 log.info("%s", served.model)
         except StartError as err:
             raise SystemExit(f"error: {err}") from err
+        telemetry.create_folder()
         log.info("%d workers, %d threads each; starting", WORKERS, THREADS)
 
     def __init__(self) -> None:
         _log_to_stderr()
+        telemetry.join_folder()
         try:
             _Loaded.repository = Repository(SETTINGS, THREADS)
         except StartError as err:

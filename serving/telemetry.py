@@ -1,16 +1,37 @@
 """Prometheus metrics with fixed labels, correct across worker processes. Knows the metrics library and nothing else.
 
-BentoML gives every worker PROMETHEUS_MULTIPROC_DIR, where prometheus_client keeps each process's values; /metrics sums
-them. A route's label is its pattern, never the path a client sent, so a scan of random URLs adds no series.
+The workers of one service share a folder where prometheus_client keeps each process's values; /metrics sums them. (The
+folder that BentoML 1.4.39 names is one for all services of a user, and is emptied whenever one starts.) A route's label
+is its pattern, never the path a client sent, so a scan of random URLs adds no series.
 """
 
+import atexit
+import contextlib
 import functools
 import os
+import shutil
+import tempfile
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_SHARED = "SHORTCUT_METRICS_FOLDER"  # from the parent to its workers; not a setting
+
+
+def create_folder() -> None:
+    """In the parent, before it starts workers: an empty folder for them, removed when the parent ends."""
+    with contextlib.suppress(OSError):  # nowhere to write: the workers keep BentoML's folder
+        os.environ[_SHARED] = tempfile.mkdtemp(prefix="shortcut-metrics-")
+        atexit.register(shutil.rmtree, os.environ[_SHARED], ignore_errors=True)
+
+
+def join_folder() -> None:
+    """In a worker, before the first request: use the folder that its parent created."""
+    if _SHARED in os.environ:
+        os.environ[VARIABLE] = os.environ[_SHARED]
+
 
 _REQUESTS = Counter("shortcut_requests", "Requests answered", ("route", "status"))
 _SECONDS = Histogram(
@@ -34,7 +55,7 @@ def observe(route: str, status: int, seconds: float) -> None:
 
 def exposition() -> bytes:
     """The text of /metrics, summed over all workers of this service."""
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    if VARIABLE not in os.environ:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

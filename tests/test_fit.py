@@ -212,7 +212,14 @@ def test_a_stopped_training_publishes_nothing_and_can_be_resumed(tmp_path: Path,
     data = npz(tmp_path / "pets.npz")
     folders = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs"), "--data", str(data)]
     command = [sys.executable, "-m", "training.fit", "_tiny", "--epochs", "500", *folders]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
+    ) as process:
         try:
             state = first_state(tmp_path / "runs", process)
             process.send_signal(sent)

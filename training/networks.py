@@ -45,7 +45,7 @@ def conv_relu_bn_block(x: Tensor, name: str) -> Tensor:
 def conv_bn_relu_block(x: Tensor, name: str) -> Tensor:
     """[Conv 64 3x3, batch norm, relu] twice; (N, h, w, 64) -> (N, h, w, 64)."""
     for i in (1, 2):
-        x = conv(64, f"{name}conv{i}", padding="same")(x)
+        x = conv(64, f"{name}_conv{i}", padding="same")(x)
         x = layers.BatchNormalization(name=f"{name}_bn{i}")(x)
         x = layers.ReLU(name=f"{name}_relu{i}")(x)
     return x

@@ -276,7 +276,7 @@ def _full_row(model: str, seed: int, scale: Scale) -> Row:
 def conv_relu_block(x: Tensor, name: str) -> Tensor:
     """The deep network's block without its batch norm; (N, h, w, 64) -> (N, h, w, 64)."""
     for i in (1, 2):
-        x = conv(64, f"{name}conv{i}", padding="same", activation="relu")(x)
+        x = conv(64, f"{name}_conv{i}", padding="same", activation="relu")(x)
     return x
 
 
