@@ -16,10 +16,11 @@ train: .venv-dev/ready  ## MODEL=conv_resnet_deep [ARGS="--dataset mnist …"]
 test: .venv-dev/ready .venv/ready check  ## lint, types, tests
 	.venv-dev/bin/python -m pytest
 
-check: .venv-dev/ready  ## ruff and mypy
+check: .venv-dev/ready  ## ruff, mypy, pip-audit
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/ruff format --check .
 	.venv-dev/bin/mypy
+	.venv-dev/bin/python requirements/audit.py
 
 study: .venv-dev/ready  ## the notebook's claims put to the test; ARGS="--list" says what there is
 	.venv-dev/bin/python -m training.compare $(ARGS)
