@@ -10,20 +10,20 @@ import atheris
 
 with atheris.instrument_imports(include=["python_multipart", "serving"]):
     from serving.errors import InvalidRequest
-    from serving.uploads import MAX_EXTRA_PARTS, MAX_FILENAME, parse_multipart
+    from serving.uploads import MAX_FILENAME, parse_multipart
 
-MAX_IMAGES = 4
+MAX_PARTS = 4
 
 
 def one_input(data: bytes) -> None:
     tail, _, body = data.partition(b"\n")
     try:
-        parts = parse_multipart(body, "multipart/form-data" + tail.decode("latin-1"), MAX_IMAGES)
+        parts = parse_multipart(body, "multipart/form-data" + tail.decode("latin-1"), MAX_PARTS)
     except InvalidRequest as err:
         if not str(err):
             raise AssertionError("a refusal without a reason") from err
         return
-    if len(parts) > MAX_IMAGES + MAX_EXTRA_PARTS or sum(len(part.data) for part in parts) > len(body):
+    if len(parts) > MAX_PARTS or sum(len(part.data) for part in parts) > len(body):
         raise AssertionError(f"{len(parts)} parts of {[len(part.data) for part in parts]} bytes from {len(body)}")
     if any(len(part.filename or "") > MAX_FILENAME for part in parts):
         raise AssertionError("a file name over its limit")

@@ -31,6 +31,7 @@ class Limits:
     header_bytes: int
     head_seconds: float  # from the first byte until the headers are complete
     body_seconds: float  # from then until the body is complete
+    idle_seconds: float  # between two requests
     connections: int
 
 
@@ -53,6 +54,7 @@ class _GuardedProtocol(HttpToolsProtocol):
         self.logger = _QUIET
         self.access_log = False
         self.app = self.front(self.app)
+        self.timeout_keep_alive = self.limits.idle_seconds  # type: ignore[assignment]  # any number of seconds
         self.ws_protocol_class = None  # there are no WebSockets here
         self._reading = False  # inside a request that is not complete yet
         self._in_head = True

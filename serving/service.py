@@ -228,6 +228,7 @@ connections.install(
         header_bytes=SETTINGS.max_header_bytes,
         head_seconds=SETTINGS.head_seconds,
         body_seconds=SETTINGS.body_seconds,
+        idle_seconds=SETTINGS.idle_seconds,
         connections=SETTINGS.max_connections,
     ),
     front=lambda app: Front(app, routes(), passed=frozenset({"/schema.json"}), key_hashes=SETTINGS.api_keys),
@@ -254,7 +255,8 @@ def _integer(text: str | None, name: str, low: int) -> int | None:
 
 
 def _images(body: bytes, content_type: str) -> list[uploads.Part]:
-    parts = uploads.parse_multipart(body, content_type, SETTINGS.max_batch_images)
+    limit = SETTINGS.max_batch_images + SETTINGS.max_extra_fields
+    parts = uploads.parse_multipart(body, content_type, limit)
     images = [part for part in parts if part.name == "image"]
     if not images:
         there = ", ".join(ascii(part.name[:40]) for part in parts[:5]) or "no field at all"

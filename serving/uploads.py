@@ -10,7 +10,6 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from serving.errors import BodyTooLarge, InvalidRequest
 
-MAX_EXTRA_PARTS = 16  # fields beside the images that a form may carry
 MAX_FILENAME = 255
 
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed body; clients get told
@@ -53,12 +52,12 @@ def is_multipart(content_type: str) -> bool:
     return content_type.lstrip()[:20].lower().startswith("multipart/form-data")
 
 
-def parse_multipart(body: bytes, content_type: str, max_images: int) -> list[Part]:
+def parse_multipart(body: bytes, content_type: str, max_parts: int) -> list[Part]:
     """The parts of a complete multipart/form-data body (RFC 7578). Raises InvalidRequest saying what is wrong."""
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not boundary:
         raise InvalidRequest("multipart/form-data without a boundary in Content-Type")
-    collector = _Collector(max_images + MAX_EXTRA_PARTS)
+    collector = _Collector(max_parts)
     try:
         parser = MultipartParser(boundary, collector.callbacks())
         parser.write(body)

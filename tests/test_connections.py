@@ -13,7 +13,14 @@ from tests.pictures import colours, encode
 from tests.server import Client, running
 
 HEAD = b"POST /classify HTTP/1.1\r\nHost: test\r\n"
-LIMITS = {"head_seconds": "1", "body_seconds": "2", "max_header_bytes": "4096", "max_connections": "20", "workers": "1"}
+LIMITS = {
+    "head_seconds": "1",
+    "body_seconds": "2",
+    "idle_seconds": "2",
+    "max_header_bytes": "4096",
+    "max_connections": "20",
+    "workers": "1",
+}
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +99,10 @@ def test_a_body_at_a_byte_a_moment_is_cut(guarded: Client) -> None:
 
 
 def test_an_idle_connection_is_closed_silently(guarded: Client) -> None:
+    started = time.monotonic()
     with closing(connect(guarded)) as connection:
         assert read_all(connection) == b""
+    assert 1.5 < time.monotonic() - started < 4
 
 
 @pytest.mark.parametrize(
