@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.server import committed_artifacts
 from training.golden import CLASSES, COUNT, golden_inputs
 
-MODELS = Path(__file__).parents[1] / "models"
-COMMITTED = sorted(MODELS.glob("*/*/golden.npz"))
+COMMITTED = [artifact / "golden.npz" for artifact in committed_artifacts()]
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
