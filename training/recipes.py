@@ -65,7 +65,7 @@ _ROWS = (
     Recipe("conv_resnet_deep", "mnist", batch_size=256, validation=0.2, achieved=0.9902),
     Recipe("dense_resnet", "cifar10", batch_size=128, validation="test", seed=2, achieved=0.4236),
     Recipe("conv_resnet_shallow", "cifar10", batch_size=64, validation=0.2, achieved=0.7103),
-    Recipe("conv_resnet_deep", "cifar10", batch_size=256, validation=0.2),
+    Recipe("conv_resnet_deep", "cifar10", batch_size=256, validation=0.2, achieved=0.7337),
     Recipe("dense_sum", "mnist", batch_size=128, validation="test", achieved=0.9766),
 )
 
