@@ -42,20 +42,9 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
     classes = len(data.labels)
     print(_plan(recipe, data, model, len(train[0]), output, run), flush=True)
     while (epoch := len(run.seconds)) < recipe.epochs:
-        seed_dropout(model, recipe.seed, epoch)
-        order = np.random.default_rng((recipe.seed, epoch)).permutation(len(train[0]))
-        started = time.perf_counter()
-        history = model.fit(
-            batches_of(*train, classes, recipe.batch_size, order),
-            validation_data=batches_of(*validation, classes),
-            initial_epoch=epoch,
-            epochs=epoch + 1,
-            shuffle=False,
-            verbose=0,
-            callbacks=[_Progress(recipe.epochs)] if sys.stdout.isatty() else [],
-        )
-        figures = {key: float(values[-1]) for key, values in history.history.items()}
-        run.save(model, figures, time.perf_counter() - started)
+        progress = [_Progress(recipe.epochs)] if sys.stdout.isatty() else []
+        figures, taken = train_epoch(model, recipe, train, validation, epoch, progress)
+        run.save(model, figures, taken)
         print(_epoch_line(figures, run.seconds, recipe.epochs), flush=True)
 
     probabilities = model.predict(batches_of(data.x_test, data.y_test, classes), verbose=0)
@@ -94,6 +83,31 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
     }
     run.finish(model, record, artifact.name)
     return artifact
+
+
+def train_epoch(
+    model: keras.Model,
+    recipe: Recipe,
+    train: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    epoch: int,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> tuple[dict[str, float], float]:
+    """One epoch on (images, labels), its order and dropout drawn from (seed, epoch); Keras' figures and the seconds."""
+    seed_dropout(model, recipe.seed, epoch)
+    order = np.random.default_rng((recipe.seed, epoch)).permutation(len(train[0]))
+    classes = model.output_shape[1]
+    started = time.perf_counter()
+    history = model.fit(
+        batches_of(*train, classes, recipe.batch_size, order),
+        validation_data=batches_of(*validation, classes),
+        initial_epoch=epoch,
+        epochs=epoch + 1,
+        shuffle=False,
+        verbose=0,
+        callbacks=list(callbacks),
+    ).history
+    return {key: float(values[-1]) for key, values in history.items()}, time.perf_counter() - started
 
 
 def splits(recipe: Recipe, data: Dataset) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:

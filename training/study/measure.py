@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from training.datasets import Dataset
 from training.evaluate import binary_accuracy, latest_version, measure, run_onnx
-from training.fit import batches_of, hardware, seed_dropout, splits
+from training.fit import batches_of, hardware, splits, train_epoch
 from training.networks import Network, build
 from training.recipes import Recipe
 from training.study.experiments import (
@@ -99,18 +99,10 @@ def _train(row: Training, workplace: Workplace) -> dict[str, Any]:
     history: dict[str, list[float]] = {}
     seconds: list[float] = []
     for epoch in range(recipe.epochs):
-        seed_dropout(model, recipe.seed, epoch)
-        order = np.random.default_rng((recipe.seed, epoch)).permutation(len(train[0]))
-        started = time.perf_counter()
-        figures = model.fit(
-            batches_of(*train, classes, recipe.batch_size, order),
-            validation_data=batches_of(*validation, classes),
-            verbose=0,
-            shuffle=False,
-        ).history
-        seconds.append(time.perf_counter() - started)
-        for key, values in figures.items():
-            history.setdefault(key, []).append(float(values[-1]))
+        figures, taken = train_epoch(model, recipe, train, validation, epoch)
+        seconds.append(taken)
+        for key, value in figures.items():
+            history.setdefault(key, []).append(value)
     probabilities = model.predict(batches_of(data.x_test, data.y_test, classes), verbose=0)
     return {
         "network": recipe.network,
