@@ -1,101 +1,154 @@
 """Dynamic batching with no queue delay: while one batch runs, the next gathers; many waiting requests -> one run.
 
-There is no timer: a lone image runs at once, and load makes the batches grow. A model whose batch costs less than
-waking a thread runs on the event loop itself. Bounded and deadline-aware: a full queue refuses, and an image whose
-deadline has passed is dropped before it costs compute. Knows the model as a function only.
+There is no timer: a lone image runs at once, and load makes the batches grow. A batch that costs less than a client
+would notice runs on the event loop itself, a longer one on a thread. Bounded and deadline-aware: a full queue refuses,
+and an image whose deadline has passed is dropped before it costs compute. Knows the model as a function only.
 """
 
 import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from serving.errors import DeadlineExceeded, Overloaded
 
 MAX_BATCH = 32  # larger ones gain nothing on a CPU and only add wait
+# Waking a thread and sharing the interpreter with it costs up to a millisecond on a busy core; a batch shorter than a
+# few of them is sooner done than handed over, and holds up the loop no longer than decoding a photo would.
+INLINE_SECONDS = 0.010
+
+Answer = np.ndarray | Exception
+
+
+class Job:
+    """One image (H, W, C) that waits for its batch; `done` gets its probabilities (K,), or what went wrong."""
+
+    __slots__ = ("cancelled", "done", "expires", "image")
+
+    def __init__(self, image: np.ndarray, expires: float, done: Callable[[Answer], None]):
+        self.image = image
+        self.expires = expires
+        self.done = done
+        self.cancelled = False  # set it when nobody waits any more: the image is not computed, `done` is not called
 
 
 class Batcher:
     """One model's queue in one worker. `run` maps (N, H, W, C) uint8 to (N, K) float32 and may block.
 
-    Belongs to the event loop it is first used on; `run` is called on `executor`, one batch at a time, or without one on
-    the event loop.
+    Belongs to the event loop it is used on. `image_seconds` is what an image of a batch costs; a batch of more than
+    INLINE_SECONDS is called on `executor`. One batch runs at a time.
     """
 
     def __init__(
         self,
         run: Callable[[np.ndarray], np.ndarray],
-        executor: ThreadPoolExecutor | None,
+        executor: ThreadPoolExecutor,
         *,
+        image_seconds: float = float("inf"),
         queue: int = 512,
         deadline_seconds: float = 10.0,
     ):
         self._run = run
         self._executor = executor
+        self._inline = int(min(INLINE_SECONDS / max(image_seconds, 1e-9), MAX_BATCH))
         self._limit = queue
-        self._deadline_ms = deadline_seconds * 1000
-        self._waiting: deque[tuple[np.ndarray, float, asyncio.Future[np.ndarray]]] = deque()
-        self._task: asyncio.Task[None] | None = None
+        self._deadline_seconds = deadline_seconds
+        self._waiting: deque[Job] = deque()
+        self._busy = False  # a batch runs, or a turn of the loop that will start one is due
+
+    def submit(self, image: np.ndarray, done: Callable[[Answer], None]) -> Job:
+        """Queue one image; `done` is called on the event loop. Raises Overloaded."""
+        self._admit(1)
+        job = Job(image, time.monotonic() + self._deadline_seconds, done)
+        self._waiting.append(job)
+        self._start(asyncio.get_running_loop())
+        return job
 
     async def classify(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Probabilities (K,) for each image (H, W, C), in order. All are queued or none.
 
         Raises Overloaded, or DeadlineExceeded if any of them waited too long.
         """
-        if len(self._waiting) + len(images) > max(self._limit, len(images) if not self._waiting else 0):
-            raise Overloaded(f"{len(self._waiting)} images are waiting; the limit is {self._limit}")
+        self._admit(len(images))
         loop = asyncio.get_running_loop()
-        expires = time.monotonic() + self._deadline_ms / 1000
-        futures = [loop.create_future() for _ in images]
-        self._waiting.extend(zip(images, [expires] * len(futures), futures, strict=True))
-        if self._task is None:
-            self._task = loop.create_task(self._drain())
+        futures: list[asyncio.Future[np.ndarray]] = [loop.create_future() for _ in images]
+        expires = time.monotonic() + self._deadline_seconds
+        jobs = [Job(image, expires, _setter(future)) for image, future in zip(images, futures, strict=True)]
+        self._waiting.extend(jobs)
+        self._start(loop)
         try:
             return [await future for future in futures]
         finally:
-            for future in futures:  # a client that went away, or a failed neighbour: nobody waits for the rest
-                if not future.done():
-                    future.cancel()
-                elif not future.cancelled():
+            for job, future in zip(jobs, futures, strict=True):  # a client that went away, or a failed neighbour
+                job.cancelled = True
+                if future.done() and not future.cancelled():
                     future.exception()
 
-    async def _drain(self) -> None:
-        """Run batches until nobody waits. Starts one turn of the loop late, so requests read together run together."""
-        loop = asyncio.get_running_loop()
-        try:
-            while batch := self._next_batch():
-                futures = [future for _, future in batch]
-                try:
-                    stacked = np.stack([image for image, _ in batch])
-                    if self._executor is None:
-                        answers = self._run(stacked)
-                    else:
-                        answers = await loop.run_in_executor(self._executor, self._run, stacked)
-                except Exception as err:  # whatever the runtime raises fails this batch, never the queue
-                    for future in futures:
-                        if not future.done():
-                            future.set_exception(err)
-                    continue
-                for future, answer in zip(futures, answers, strict=True):
-                    if not future.done():
-                        future.set_result(answer)
-                if self._executor is None:
-                    await asyncio.sleep(0)  # let the loop read and answer between two batches
-        finally:
-            self._task = None
+    def _admit(self, count: int) -> None:
+        waiting = len(self._waiting)
+        if waiting + count > max(self._limit, 0 if waiting else count):
+            raise Overloaded(f"{waiting} images are waiting; the limit is {self._limit}")
 
-    def _next_batch(self) -> list[tuple[np.ndarray, asyncio.Future[np.ndarray]]]:
-        batch: list[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = []
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run a batch after this turn of the loop, so that requests which are read together run together."""
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._next, loop)
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        batch = self._gather()
+        if not batch:
+            self._busy = False
+            return
+        answers: Sequence[Answer]
+        try:
+            images = np.stack([job.image for job in batch])
+            if len(batch) > self._inline:
+                self._executor.submit(self._run, images).add_done_callback(
+                    lambda finished: loop.call_soon_threadsafe(self._finish, loop, batch, finished)
+                )
+                return
+            answers = list(self._run(images))
+        except Exception as err:  # whatever the runtime raises fails this batch, never the queue
+            answers = [err] * len(batch)
+        _settle(batch, answers)
+        loop.call_soon(self._next, loop)  # not at once: the loop reads and answers between two batches
+
+    def _finish(self, loop: asyncio.AbstractEventLoop, batch: list[Job], finished: "Future[np.ndarray]") -> None:
+        self._next(loop)  # first, so that the thread has work while the answers are written
+        error = finished.exception()
+        _settle(batch, [error] * len(batch) if isinstance(error, Exception) else list(finished.result()))
+
+    def _gather(self) -> list[Job]:
+        batch: list[Job] = []
         now = time.monotonic()
         while self._waiting and len(batch) < MAX_BATCH:
-            image, expires, future = self._waiting.popleft()
-            if future.done():
+            job = self._waiting.popleft()
+            if job.cancelled:
                 continue
-            if now > expires:
-                future.set_exception(DeadlineExceeded(f"not computed within {self._deadline_ms:.0f} ms"))
+            if now > job.expires:
+                job.done(DeadlineExceeded(f"not computed within {self._deadline_seconds * 1000:.0f} ms"))
                 continue
-            batch.append((image, future))
+            batch.append(job)
         return batch
+
+
+def _settle(batch: list[Job], answers: Sequence[Answer]) -> None:
+    for job, answer in zip(batch, answers, strict=True):
+        if not job.cancelled:
+            job.done(answer)
+
+
+def _setter(future: "asyncio.Future[np.ndarray]") -> Callable[[Answer], None]:
+    def done(answer: Answer) -> None:
+        if future.done():
+            return
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+    return done

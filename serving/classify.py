@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from serving import cores
+from serving.choices import Choices
 from serving.errors import ClassifyError, StartError, UnknownModel
 from serving.repository import Repository, ServedModel
-from serving.runtime import available_cores
 from serving.settings import Settings
 
 
@@ -22,7 +23,8 @@ async def classify_files(served: ServedModel, files: Sequence[Path], top_k: int)
         result: dict[str, Any] = {"filename": str(file)}
         try:
             image = await served.decode(file.read_bytes())
-            (result["predictions"],) = await served.classify([image], top_k)
+            (probabilities,) = await served.classify([image])
+            result["predictions"] = served.rank(probabilities, top_k)
         except ClassifyError as err:
             result.update(err.body())
         except OSError as err:
@@ -44,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings.from_environment()
         name = args.model or settings.default_model
         wanted = f"{name}:{args.version}" if args.version is not None else settings.versions
-        served = Repository(replace(settings, versions=wanted, default_model=name), available_cores()).find(
-            name, args.version
-        )
+        settings = replace(settings, versions=wanted, default_model=name)
+        _, threads = cores.layout(settings)  # as the service's workers, so that the choice is theirs
+        served = Repository(settings, threads, Choices(settings.cache)).find(name, args.version)
     except (StartError, UnknownModel) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1

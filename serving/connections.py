@@ -1,17 +1,18 @@
-"""What no ASGI application can enforce: header bytes, slow clients and connections per worker.
+"""What no ASGI application can do: limit header bytes, slow clients and connections, and answer without ASGI at all.
 
 A subclass of uvicorn's httptools protocol, installed where uvicorn looks its protocol up, since BentoML passes no such
-options on (seen in BentoML 1.4.39, uvicorn 0.54). A request that arrives whole in one read costs no timer. Knows
-connections only: not routes, images or models.
+options on (seen in BentoML 1.4.39, uvicorn 0.54). A request that arrives whole in one read costs no timer; a small one
+for `direct` costs no ASGI scope, task or event either. Knows connections only: not routes, images or models.
 """
 
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -35,19 +36,82 @@ class Limits:
     connections: int
 
 
-def install(limits: Limits, front: Callable[[Any], Any]) -> None:
+class Cancellable(Protocol):
+    cancelled: bool
+
+
+class Direct(Protocol):
+    """Answers a POST to `path` whose body of at most `limit` bytes is complete; False if it goes on to ASGI instead."""
+
+    path: bytes
+    limit: int
+
+    def __call__(self, exchange: "Exchange", body: bytes, /) -> bool: ...
+
+
+def install(limits: Limits, front: Callable[[Any], Any], direct: Direct) -> None:
     """Make every uvicorn server of this process use the guarded protocol with `limits`.
 
     `front` wraps the server's whole application: requests meet it before any middleware of BentoML, whose timeout
     middleware would keep a timer of each request until the timeout and a task of each aborted one (1.4.39).
     """
-    protocol = type("GuardedProtocol", (_GuardedProtocol,), {"limits": limits, "front": staticmethod(cache(front))})
+    attributes = {"limits": limits, "front": staticmethod(cache(front)), "direct": staticmethod(direct)}
+    attributes |= {"direct_path": direct.path, "direct_limit": direct.limit}
+    protocol = type("GuardedProtocol", (_GuardedProtocol,), attributes)
     uvicorn.config.HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]  # a class is taken as it is
+
+
+class _NoEvent:
+    def set(self) -> None:
+        """Nobody waits: an Exchange has no task."""
+
+
+class Exchange:
+    """A request for `direct`, and where its answer goes. Stands where uvicorn keeps an ASGI request's cycle."""
+
+    __slots__ = (
+        "chunks",
+        "disconnected",
+        "headers",
+        "job",
+        "keep_alive",
+        "protocol",
+        "response_complete",
+        "response_started",
+        "started",
+        "url",
+    )
+    message_event = _NoEvent()
+
+    def __init__(self, protocol: "_GuardedProtocol", url: bytes, headers: list[tuple[bytes, bytes]]):
+        self.protocol = protocol
+        self.url = url
+        self.headers = headers  # names in lower case
+        self.chunks: list[bytes] = []
+        self.started = time.perf_counter()
+        self.job: Cancellable | None = None  # what to cancel when the client goes away
+        self.disconnected = self.response_started = self.response_complete = False
+        self.keep_alive = True
+
+    def header(self, name: bytes) -> str:
+        return next((value.decode("latin-1") for key, value in self.headers if key == name), "")
+
+    def answer(self, body: bytes, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Send `body`, JSON, with `headers` (by default those of a 200). Does nothing if the client has gone."""
+        if not self.disconnected and not self.response_complete:
+            self.response_started = self.response_complete = True
+            self.protocol.send(self, status, headers or _JSON, body)
+
+
+_JSON = ((b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff"))
 
 
 class _GuardedProtocol(HttpToolsProtocol):
     limits: Limits
     front: Callable[[Any], Any]
+    direct: Direct
+    direct_path: bytes
+    direct_limit: int
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -61,6 +125,8 @@ class _GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._refused = False
+        self._exchange: Exchange | None = None  # the one whose body is being read
+        self._idle_since = 0.0
 
     # asyncio's callbacks
 
@@ -69,13 +135,15 @@ class _GuardedProtocol(HttpToolsProtocol):
         if len(self.connections) > self.limits.connections:
             self._refuse(Overloaded(f"{self.limits.connections} connections are open, the limit of this worker"))
         else:  # a connection on which nothing is ever sent is idle, as one between two requests
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._watch_idleness()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        if isinstance(self.cycle, Exchange) and self.cycle.job is not None:
+            self.cycle.job.cancelled = True
         super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -102,24 +170,108 @@ class _GuardedProtocol(HttpToolsProtocol):
         self._reading = self._in_head = True
 
     def on_headers_complete(self) -> None:
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        size = len(self.url)
+        for name, value in self.headers:
+            size += len(name) + len(value) + 4
         if size > self.limits.header_bytes:
             self._refuse(self._too_large())
             raise ValueError("headers too large")  # stops the parser; the answer is sent already
-        super().on_headers_complete()  # raises where the address is none; that is still within the head
+        if self._goes_direct():
+            self.cycle = self._exchange = Exchange(self, self.url, self.headers)  # type: ignore[assignment]
+        else:
+            super().on_headers_complete()  # raises where the address is none; that is still within the head
         self._in_head = False
         self._head_bytes = 0
         self._stop_timer()
 
-    def on_response_complete(self) -> None:
-        self._stop_timer()  # the rest of a refused body, if any, gets LINGER_SECONDS of its own
-        super().on_response_complete()
+    def on_body(self, body: bytes) -> None:
+        if self._exchange is None:
+            super().on_body(body)
+        else:
+            self._exchange.chunks.append(body)
 
     def on_message_complete(self) -> None:
         self._reading = False
         self._in_head = True
         self._stop_timer()
-        super().on_message_complete()
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            super().on_message_complete()
+        elif not exchange.response_started:  # nor refused meanwhile
+            body = exchange.chunks[0] if len(exchange.chunks) == 1 else b"".join(exchange.chunks)
+            if not self.direct(exchange, body):
+                self.cycle = None  # type: ignore[assignment]  # as if it had never been tried
+                super().on_headers_complete()
+                super().on_body(body)
+                super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, but for the timer."""
+        self._stop_timer()  # the rest of a refused body, if any, gets LINGER_SECONDS of its own
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._watch_idleness()
+
+    # Direct answers
+
+    def _goes_direct(self) -> bool:
+        """Whether the request is one for `direct`, on a connection where no other waits for its answer."""
+        url, path = self.url, self.direct_path
+        if not url.startswith(path) or url[len(path) : len(path) + 1] not in (b"", b"?") or b"#" in url:
+            return False
+        length = next((value for name, value in self.headers if name == b"content-length"), b"")
+        return (
+            length.isdigit()
+            and int(length) <= self.direct_limit
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.expect_100_continue
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+            and not self.root_path
+        )
+
+    def send(self, exchange: Exchange, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        parts = [STATUS_LINE[status]]
+        for name, value in (*self.server_state.default_headers, *headers):
+            if name != b"content-length":
+                parts += (name, b": ", value, b"\r\n")
+        if not exchange.keep_alive:
+            parts.append(b"connection: close\r\n")
+        parts.append(b"content-length: %d\r\n\r\n" % len(body))
+        parts.append(body)
+        self.transport.write(b"".join(parts))
+        if not exchange.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    # Idleness: one timer for the connection's life looks at the clock, in place of one set and cancelled each request
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = 0.0
+
+    def _watch_idleness(self) -> None:
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_again(self.limits.idle_seconds)
+
+    def _look_again(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._idle_since and not self.transport.is_closing():
+            left = self._idle_since + self.limits.idle_seconds - self.loop.time()
+            if left > 0:
+                self._look_again(left)
+            else:
+                self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Nothing: a client could fill the log with it."""

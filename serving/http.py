@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving import keys, telemetry
-from serving.errors import ClassifyError, MethodNotAllowed, NotFound, Unauthorized
+from serving.errors import ClassifyError, MethodNotAllowed, NotFound
 from serving.uploads import ClientGone
 
 log = logging.getLogger("shortcut")
@@ -71,7 +71,7 @@ class Front:
         try:
             methods, scope["path_params"] = self._find(path)
             if self._key_hashes and not any(route.open for route in methods.values()):
-                self._admit(scope)
+                keys.require(self._key_hashes, scope["headers"])
             if path in self._passed and method in ("GET", "HEAD"):
                 await self._app(scope, receive, send)
                 return
@@ -87,14 +87,9 @@ class Front:
             return
         except Exception:  # the outermost edge: nothing of the inside is shown
             log.exception("internal error on %s", label)
-            response = failure(ClassifyError("internal error; the service's log has the details"))
+            response = failure(internal_error())
         telemetry.observe(label, response.status_code, time.perf_counter() - started)
         await response(scope, receive, send)
-
-    def _admit(self, scope: Any) -> None:
-        sent = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(sent) != 1 or not keys.admits(self._key_hashes, sent[0].decode("latin-1")):
-            raise Unauthorized("this service asks for a key: send Authorization: Bearer <key>")
 
     def _find(self, path: str) -> tuple[dict[str, Route], dict[str, str]]:
         """The routes of `path` by method (none for an unknown path), and its path parameters."""
@@ -116,7 +111,15 @@ def _choose(methods: dict[str, Route], method: str) -> Route:
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return json_bytes(body, status, headers)
+
+
+def json_bytes(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(body, status, {**(headers or {}), "x-content-type-options": "nosniff"}, "application/json")
+
+
+def internal_error() -> ClassifyError:
+    return ClassifyError("internal error; the service's log has the details")
 
 
 def failure(err: ClassifyError) -> Response:

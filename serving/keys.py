@@ -4,6 +4,9 @@ import hashlib
 import hmac
 import secrets
 import sys
+from collections.abc import Iterable
+
+from serving.errors import Unauthorized
 
 PREFIX = "sha256:"
 
@@ -27,6 +30,13 @@ def admits(hashes: tuple[str, ...], authorization: str) -> bool:
     for known in hashes:
         found |= hmac.compare_digest(offered, known)
     return found
+
+
+def require(hashes: tuple[str, ...], headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raises Unauthorized unless `headers` (names in lower case) hold exactly one Authorization that is admitted."""
+    sent = [value for name, value in headers if name == b"authorization"]
+    if len(sent) != 1 or not admits(hashes, sent[0].decode("latin-1")):
+        raise Unauthorized("this service asks for a key: send Authorization: Bearer <key>")
 
 
 def main() -> int:

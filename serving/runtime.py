@@ -1,31 +1,24 @@
-"""Artifacts -> warm ONNX Runtime sessions on the best execution provider that reproduces their golden outputs.
+"""Artifacts -> warm models on the fastest way to compute that reproduces their golden outputs.
 
-Decides which provider to use and proves that it computes what Keras did. Knows nothing of requests or queues. The
-CUDA and OpenVINO parts follow ONNX Runtime's documentation of each provider.
+Tries what `providers` can open, proves that it computes what Keras did, measures and chooses. Knows nothing of requests
+or queues.
 """
 
-import json
-import os
-import platform
 import time
 import timeit
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnxruntime as ort
 
 from serving.artifacts import Artifact
+from serving.choices import Choice, Choices
 from serving.errors import StartError
+from serving.providers import PROVIDERS, WAYS, ProviderError, Way, machine, one_line, open_session, pad
 
-FLOAT32_TOLERANCE = 1e-4  # of a probability
-PROVIDERS = {"cuda": "CUDAExecutionProvider", "openvino": "OpenVINOExecutionProvider", "cpu": "CPUExecutionProvider"}
-
-ort.set_default_logger_severity(3)  # a provider that cannot load is reported once, by us
-
-
-class ProviderError(RuntimeError):
-    """The provider is not to be had on this machine, or does not reproduce the golden outputs."""
+MEASURED_SECONDS = 0.1  # of each way, again and again
+WARM_SIZES = (1, 2, 4, 8, 16, 32)  # a provider may prepare itself for each shape when it first meets it
 
 
 @dataclass(frozen=True)
@@ -34,139 +27,153 @@ class Model:
 
     artifact: Artifact
     session: ort.InferenceSession
-    provider: str
+    way: Way
     reason: str
-    deviation: float
+    deviation: float  # the largest difference to a golden probability
     load_seconds: float
-    batch_seconds: float  # one run of the golden images (32 of them), warm
+    image_seconds: float  # of one image in a batch of the golden ones, warm
 
     @property
     def name(self) -> str:
         return f"{self.artifact.name} version {self.artifact.version}"
 
+    @property
+    def provider(self) -> str:
+        return PROVIDERS[self.way.provider]
+
     def __str__(self) -> str:
         return (
-            f"{self.name}: {self.provider} ({self.reason}), "
-            f"golden outputs within {self.deviation:.1e}, loaded in {1000 * self.load_seconds:.0f} ms"
+            f"{self.name}: {self.provider} in {self.way.precision} ({self.reason}), {1 / self.image_seconds:,.0f} "
+            f"images/s, golden outputs within {self.deviation:.1e}, loaded in {1000 * self.load_seconds:.0f} ms"
         )
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        (probabilities,) = self.session.run(("probabilities",), {"image": images})
-        return probabilities
+        return _run(self.session, self.way, images)
 
 
-def load(artifact: Artifact, provider: str = "auto", threads: int = 1) -> Model:
-    """A warm model on `provider`; `auto` is CUDA where it really works, else the CPU.
+def load(
+    artifact: Artifact, choices: Choices, provider: str = "auto", precision: str = "auto", threads: int = 1
+) -> Model:
+    """A warm model on the fastest way of `provider` and `precision` ("auto" for any) that gives right answers.
 
-    Raises StartError if a demanded provider is not to be had or no provider reproduces the golden outputs.
+    Which one that is `choices` may know; else it is measured, where there are several, and kept there. Raises
+    StartError if a demanded provider is not to be had or nothing reproduces the golden outputs.
     """
-    candidates = ("cuda", "cpu") if provider == "auto" else (provider,)
-    refused: list[str] = []
-    for candidate in candidates:
-        started = time.perf_counter()
+    ways = candidates(provider, precision)
+    key = choice_key(artifact, ways, threads)
+    demanded = _demand(provider, precision)
+    known = choices.find(key)
+    if known is not None and known.way in ways:
         try:
-            session = open_session(artifact.onnx, candidate, threads)
-            deviation, batch_seconds = golden_check(session, artifact, FLOAT32_TOLERANCE)
+            return _load(artifact, known.way, threads, _because(known, demanded))
+        except ProviderError:
+            pass  # the machine is not what it was, though it looks the same: measure again
+    models: list[Model] = []
+    reasons: dict[str, Way] = {}  # a provider that is not here is so in every precision
+    for way in ways:
+        try:
+            models.append(_load(artifact, way, threads, demanded))
         except ProviderError as err:
-            refused.append(f"{candidate}: {err}")
-            continue
-        if provider != "auto":
-            reason = f"SHORTCUT_PROVIDER={provider}"
-        else:
-            reason = "; ".join(refused) or "the first that reproduces the golden outputs"
-        seconds = time.perf_counter() - started
-        return Model(artifact, session, PROVIDERS[candidate], reason, deviation, seconds, batch_seconds)
-    asked = "" if provider == "auto" else f"SHORTCUT_PROVIDER={provider}: "
-    raise StartError(f"{asked}{artifact.path / 'model.onnx'} cannot be served: {'; '.join(refused)}")
+            reasons.setdefault(str(err), way)
+    refused = [f"{way}: {reason}" for reason, way in reasons.items()]
+    if not models:
+        asked = f"{demanded}: " if demanded else ""
+        raise StartError(f"{asked}{artifact.path / 'model.onnx'} cannot be served: {'; '.join(refused)}")
+    rates = {model.way: _images_per_second(model) for model in models}
+    fastest = sorted(models, key=lambda model: -rates[model.way])
+    choice = Choice(fastest[0].way, {str(model.way): round(rates[model.way], 1) for model in fastest}, refused)
+    choices.keep(key, choice)
+    return replace(fastest[0], reason=_because(choice, demanded))
 
 
-def open_session(onnx: bytes, provider: str, threads: int) -> ort.InferenceSession:
-    """A session that runs wholly on `provider` ("cuda", "openvino" or "cpu"), in float32. Raises ProviderError."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # HTTP shares the cores
-    try:
-        if provider == "cuda":
-            return _cuda_session(onnx, options)
-        if provider == "openvino":
-            _add_openvino(options, threads)
-            return ort.InferenceSession(onnx, options)
-        return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    except ProviderError:
-        raise
-    except Exception as err:  # ONNX Runtime raises a class per status code, and RuntimeError for missing libraries
-        raise ProviderError(" ".join(str(err).split())[:300]) from err
+def choose(artifact: Artifact, choices: Choices, provider: str, precision: str, threads: int) -> str:
+    """In the parent: make sure that `choices` knows the way of `load`, and say which and why. Raises StartError.
+
+    A demanded provider is tried even so: it may be gone, and then the start must end here.
+    """
+    known = choices.find(choice_key(artifact, candidates(provider, precision), threads))
+    if known is None or provider != "auto":
+        return str(load(artifact, choices, provider, precision, threads))
+    return f"{artifact.name} version {artifact.version}: {known.way} ({_because(known, _demand(provider, precision))})"
 
 
-def _cuda_session(onnx: bytes, options: ort.SessionOptions) -> ort.InferenceSession:
-    """Not run where there is no GPU. Sources: ONNX Runtime's "CUDA Execution Provider" page."""
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        raise ProviderError("this onnxruntime was built without CUDA (install requirements/serving-gpu.txt)")
-    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
-        raise ProviderError("no NVIDIA GPU was found")
-    ort.preload_dlls()
-    # Without this entry a missing library falls back to the CPU while the provider still counts as available.
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    cuda = ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"})
-    session = ort.InferenceSession(onnx, options, providers=[cuda])
-    if session.get_providers()[0] != "CUDAExecutionProvider":
-        raise ProviderError("the CUDA or cuDNN libraries cannot be loaded")
-    return session
-
-
-def _add_openvino(options: ort.SessionOptions, threads: int) -> None:
-    if platform.machine() not in ("x86_64", "AMD64"):
-        raise ProviderError(f"OpenVINO is used on x86-64 only, this is {platform.machine()}")
-    try:
-        import onnxruntime_ep_openvino as plugin
-    except ImportError as err:
-        raise ProviderError("onnxruntime-ep-openvino is not installed (requirements/serving.txt has it)") from err
-    name = PROVIDERS["openvino"]
-    if not any(device.ep_name == name for device in ort.get_ep_devices()):
-        ort.register_execution_provider_library(name, plugin.get_library_path())
-    devices = [
-        device
-        for device in ort.get_ep_devices()
-        if device.ep_name == name and device.device.type == ort.OrtHardwareDeviceType.CPU
+def candidates(provider: str, precision: str) -> list[Way]:
+    """What may be tried, in order of preference."""
+    return [
+        way
+        for way in WAYS
+        if provider in ("auto", way.provider) and (precision == "auto" or way.precision == precision)
     ]
-    if not devices:
-        raise ProviderError("OpenVINO offers no CPU device here (the plugin accepts Intel CPUs only)")
-    config = {"CPU": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(threads)}}
-    options.add_provider_for_devices(devices[:1], {"load_config": json.dumps(config)})
 
 
-def golden_check(session: ort.InferenceSession, artifact: Artifact, tolerance: float) -> tuple[float, float]:
-    """The largest difference to the golden probabilities, and the seconds of a warm run; also the session's warm-up.
+def choice_key(artifact: Artifact, ways: Sequence[Way], threads: int) -> str:
+    """What a choice holds for."""
+    return f"{artifact.sha256[:32]} on {machine()}, {threads} threads, of {', '.join(map(str, ways))}"
 
-    Raises ProviderError over `tolerance`, or if a top-1 changes whose margin in the reference exceeds twice that.
+
+def _load(artifact: Artifact, way: Way, threads: int, reason: str) -> Model:
+    """A checked and warm model. Raises ProviderError."""
+    started = time.perf_counter()
+    session = open_session(artifact.onnx, way, threads)
+    deviation = golden_check(session, way, artifact)
+    golden = artifact.golden_images
+    for size in WARM_SIZES:
+        _run(session, way, golden[:size])
+    seconds = min(timeit.repeat(lambda: _run(session, way, golden), number=1, repeat=2)) / len(golden)
+    return Model(artifact, session, way, reason, deviation, time.perf_counter() - started, seconds)
+
+
+def golden_check(session: ort.InferenceSession, way: Way, artifact: Artifact) -> float:
+    """The largest difference to the golden probabilities, in one batch and for a lone image.
+
+    Raises ProviderError over the way's tolerance, or if a top-1 changes whose margin in the reference exceeds twice it.
     """
     reference = artifact.golden_probabilities
     try:
-        (answer,) = session.run(("probabilities",), {"image": artifact.golden_images})
-        single = session.run(("probabilities",), {"image": artifact.golden_images[:1]})[0]
-        seconds = min(timeit.repeat(lambda: session.run(None, {"image": artifact.golden_images}), number=1, repeat=3))
-    except Exception as err:  # the runtime's own classes, as above
-        raise ProviderError(" ".join(str(err).split())[:300]) from err
+        answer = _run(session, way, artifact.golden_images)
+        single = _run(session, way, artifact.golden_images[:1])
+    except Exception as err:  # a class of ONNX Runtime's per status code
+        raise ProviderError(one_line(err)) from err
     deviation = max(float(np.abs(answer - reference).max()), float(np.abs(single - reference[:1]).max()))
     ordered = np.sort(reference, axis=1)
-    clear = ordered[:, -1] - ordered[:, -2] > 2 * tolerance
+    clear = ordered[:, -1] - ordered[:, -2] > 2 * way.tolerance
     flipped = int((answer.argmax(axis=1) != reference.argmax(axis=1))[clear].sum())
-    if not deviation <= tolerance or flipped:
+    if not deviation <= way.tolerance or flipped:
         raise ProviderError(
-            f"does not reproduce golden.npz: largest difference {deviation:.2g} (limit {tolerance:g}), "
+            f"does not reproduce golden.npz: largest difference {deviation:.2g} (limit {way.tolerance:g}), "
             f"{flipped} answers changed"
         )
-    return deviation, seconds
+    return deviation
 
 
-def available_cores() -> int:
-    """The cores this process may use: affinity and the cgroup's CPU quota, at least 1."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()  # cgroup v2: "<quota|max> <period>"
-        if quota != "max":
-            cores = min(cores, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass
-    return cores
+def _run(session: ort.InferenceSession, way: Way, images: np.ndarray) -> np.ndarray:
+    if way.buckets:
+        return session.run(("probabilities",), {"image": pad(images, way.buckets)})[0][: len(images)]
+    return session.run(("probabilities",), {"image": images})[0]
+
+
+def _images_per_second(model: Model) -> float:
+    """The geometric mean of the rates for a lone image and for a full batch: a service meets both."""
+    golden = model.artifact.golden_images
+    rates = []
+    for images in (golden[:1], golden):
+        seconds: list[float] = []
+        while sum(seconds) < MEASURED_SECONDS / 2:
+            seconds += timeit.repeat(lambda images=images: model.run(images), number=1, repeat=1)  # type: ignore[misc]
+        rates.append(len(images) / float(np.median(seconds)))
+    return float(np.sqrt(rates[0] * rates[1]))
+
+
+def _demand(provider: str, precision: str) -> str:
+    named = {"SHORTCUT_PROVIDER": provider, "SHORTCUT_PRECISION": precision}
+    return ", ".join(f"{name}={value}" for name, value in named.items() if value != "auto")
+
+
+def _because(choice: Choice, demanded: str) -> str:
+    if demanded and len(choice.rates) == 1:
+        return "; ".join([demanded, *choice.refused])
+    rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in choice.rates.items())
+    found = (
+        f"the fastest that reproduces the golden outputs (images/s when measured, between lone and batched: {rates})"
+    )
+    return "; ".join([*filter(None, [demanded]), found, *choice.refused])

@@ -18,25 +18,24 @@ import bentoml
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from serving import connections, openapi, telemetry, uploads
+from serving import connections, cores, listening, openapi, parameters, telemetry, uploads
+from serving.choices import Choices
+from serving.direct import DirectClassify
 from serving.errors import (
     ClassifyError,
     InvalidImage,
-    InvalidParameter,
     InvalidRequest,
     NotFound,
     StartError,
     Unavailable,
     UnsupportedFormat,
 )
-from serving.http import Front, Route, json_response
-from serving.repository import Repository, ServedModel
-from serving.runtime import available_cores
+from serving.http import Front, Route, json_bytes, json_response
+from serving.repository import Repository, ServedModel, verify
 from serving.settings import Settings
 
 log = logging.getLogger("shortcut")
 
-DEFAULT_TOP_K = 3
 PAGE = Path(__file__).parent / "page"
 SWAGGER = Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"  # its swagger-ui, nothing remote
 STATIC = {
@@ -63,8 +62,8 @@ def _settings() -> Settings:
 
 
 SETTINGS = _settings()
-WORKERS = SETTINGS.workers or available_cores()  # one process a core: each runs its sessions on one thread
-THREADS = max(1, available_cores() // WORKERS)
+WORKERS, THREADS = cores.layout(SETTINGS)
+MAX_PARTS = SETTINGS.max_batch_images + SETTINGS.max_extra_fields  # of a form
 
 
 class _Loaded:
@@ -86,22 +85,26 @@ class ImageClassifier:
 
     @bentoml.on_deployment
     @staticmethod
-    def verify() -> None:
+    def before_workers() -> None:
         """Once, in the parent, before any worker: a damaged artifact or a missing provider ends the start here."""
         _log_to_stderr()
         try:
-            for served in Repository(SETTINGS, THREADS):
-                log.info("%s", served.model)
+            choices = Choices(SETTINGS.cache)
+            for line in verify(SETTINGS, THREADS, choices):
+                log.info("%s", line)
         except StartError as err:
             raise SystemExit(f"error: {err}") from err
-        telemetry.create_folder()
+        choices.share()
+        folder = telemetry.create_folder()
+        if folder is not None:
+            listening.create_place(folder)
         log.info("%d workers, %d threads each; starting", WORKERS, THREADS)
 
     def __init__(self) -> None:
         _log_to_stderr()
         telemetry.join_folder()
         try:
-            _Loaded.repository = Repository(SETTINGS, THREADS)
+            _Loaded.repository = Repository(SETTINGS, THREADS, Choices(SETTINGS.cache))
         except StartError as err:
             log.error("%s", err)
             os.kill(os.getppid(), signal.SIGTERM)  # BentoML would start this worker again for ever
@@ -118,35 +121,26 @@ def _repository() -> Repository:
 
 
 async def classify(request: Request) -> Response:
-    """POST /classify: one image, as multipart field `image` or as the body itself."""
-    served, top_k = _parameters(request)
+    """POST /classify: one image, as multipart field `image` or as the body itself. Most never come here: `direct`."""
+    served, top_k = _asked(request)
     body = await uploads.read_body(request.receive, request.headers, SETTINGS.max_body_bytes)
     content_type = request.headers.get("content-type", "")
-    if uploads.is_multipart(content_type):
-        parts = _images(body, content_type)
-        if len(parts) > 1:
-            raise InvalidRequest(f"one field `image` a request, got {len(parts)}; POST /classify/batch takes several")
-        body = parts[0].data
     try:
-        image = await served.decode(body)
+        image = await served.decode(uploads.one_image(body, content_type, MAX_PARTS))
     except InvalidImage as err:
-        if body and not _may_be_image(content_type):
-            raise UnsupportedFormat(
-                f"send the image's bytes or multipart/form-data, not {content_type[:80]!a}"
-            ) from err
-        raise
-    (predictions,) = await served.classify([image], top_k)
-    return json_response({**_named(served), "predictions": predictions})
+        raise uploads.undecodable(err, body, content_type) from err
+    (probabilities,) = await served.classify([image])
+    return json_bytes(served.body(probabilities, top_k))
 
 
 async def classify_batch(request: Request) -> Response:
     """POST /classify/batch: several multipart fields `image`; an image that cannot be decoded fails alone."""
-    served, top_k = _parameters(request)
+    served, top_k = _asked(request)
     body = await uploads.read_body(request.receive, request.headers, SETTINGS.max_batch_body_bytes)
     content_type = request.headers.get("content-type", "")
     if not uploads.is_multipart(content_type):
         raise UnsupportedFormat(f"send multipart/form-data with fields `image`, not {content_type[:80]!a}")
-    parts = _images(body, content_type)
+    parts = uploads.form_images(body, content_type, MAX_PARTS)
     limit = SETTINGS.max_batch_images
     if len(parts) > limit:
         raise InvalidRequest(f"{len(parts)} images in one request; the limit is {limit}")
@@ -160,9 +154,9 @@ async def classify_batch(request: Request) -> Response:
             decoded.append(result)
         except ClassifyError as err:
             result.update(err.body())
-    for result, predictions in zip(decoded, await served.classify(images, top_k), strict=True):
-        result["predictions"] = predictions
-    return json_response({**_named(served), "results": results})
+    for result, probabilities in zip(decoded, await served.classify(images), strict=True):
+        result["predictions"] = served.rank(probabilities, top_k)
+    return json_response({"model": served.artifact.name, "version": served.artifact.version, "results": results})
 
 
 async def list_models(request: Request) -> Response:
@@ -223,6 +217,7 @@ def routes() -> list[Route]:
     ]
 
 
+listening.install()
 connections.install(
     connections.Limits(
         header_bytes=SETTINGS.max_header_bytes,
@@ -232,45 +227,14 @@ connections.install(
         connections=SETTINGS.max_connections,
     ),
     front=lambda app: Front(app, routes(), passed=frozenset({"/schema.json"}), key_hashes=SETTINGS.api_keys),
+    direct=DirectClassify(_repository, SETTINGS.max_body_bytes, MAX_PARTS, SETTINGS.api_keys),
 )
 
 
-# What the routes share
-
-
-def _parameters(request: Request) -> tuple[ServedModel, int]:
+def _asked(request: Request) -> tuple[ServedModel, int]:
     """The model a request means and its top_k, checked before the body is read."""
-    query = request.query_params
-    served = _repository().find(query.get("model"), _integer(query.get("version"), "version", 0))
-    top_k = _integer(query.get("top_k"), "top_k", 1)
-    return served, DEFAULT_TOP_K if top_k is None else top_k
-
-
-def _integer(text: str | None, name: str, low: int) -> int | None:
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) >= low):
-        raise InvalidParameter(f"{name} must be a whole number of at least {low}, got {text[:40]!a}")
-    return int(text)
-
-
-def _images(body: bytes, content_type: str) -> list[uploads.Part]:
-    limit = SETTINGS.max_batch_images + SETTINGS.max_extra_fields
-    parts = uploads.parse_multipart(body, content_type, limit)
-    images = [part for part in parts if part.name == "image"]
-    if not images:
-        there = ", ".join(ascii(part.name[:40]) for part in parts[:5]) or "no field at all"
-        raise InvalidRequest(f"the form lacks the field `image`; it has {there}")
-    return images
-
-
-def _may_be_image(content_type: str) -> bool:
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind in ("", "application/octet-stream", "multipart/form-data") or kind.startswith("image/")
-
-
-def _named(served: ServedModel) -> dict[str, Any]:
-    return {"model": served.artifact.name, "version": served.artifact.version}
+    asked = parameters.parse(request.scope["query_string"])
+    return _repository().find(asked.model, asked.version), asked.top_k
 
 
 def _log_to_stderr() -> None:

@@ -40,9 +40,8 @@ class Settings:
     default_model: str = _text("dense_resnet-mnist", "the model that answers when a request names none")
     versions: str = _text("", "versions to load: empty for the latest of each model, `all`, or `model:1,3 other:2`")
     provider: str = _choice("auto", "ONNX Runtime execution provider", "auto", "cuda", "openvino", "cpu")
-    precision: str = _choice(
-        "auto", "`float32` forbids bf16, TF32 and fp16, which no provider uses yet", "auto", "float32"
-    )
+    precision: str = _choice("auto", "`float32` forbids bf16 and TF32", "auto", "float32")
+    cache: Path = _text(Path("~/.cache/shortcut"), "folder that keeps which provider was measured to be the fastest")
     workers: int = _number(0, "server processes; 0 derives them from the cores and the provider", 0, 256)
     max_body_bytes: int = _number(10 * MIB, "bytes of a `/classify` body", 1, 2**31)
     max_batch_body_bytes: int = _number(64 * MIB, "bytes of a `/classify/batch` body", 1, 2**31)

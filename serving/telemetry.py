@@ -6,11 +6,11 @@ is its pattern, never the path a client sent, so a scan of random URLs adds no s
 """
 
 import atexit
-import contextlib
 import functools
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -20,11 +20,14 @@ VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _SHARED = "SHORTCUT_METRICS_FOLDER"  # from the parent to its workers; not a setting
 
 
-def create_folder() -> None:
+def create_folder() -> Path | None:
     """In the parent, before it starts workers: an empty folder for them, removed when the parent ends."""
-    with contextlib.suppress(OSError):  # nowhere to write: the workers keep BentoML's folder
+    try:
         os.environ[_SHARED] = tempfile.mkdtemp(prefix="shortcut-metrics-")
-        atexit.register(shutil.rmtree, os.environ[_SHARED], ignore_errors=True)
+    except OSError:  # nowhere to write: the workers keep BentoML's folder
+        return None
+    atexit.register(shutil.rmtree, os.environ[_SHARED], ignore_errors=True)
+    return Path(os.environ[_SHARED])
 
 
 def join_folder() -> None:

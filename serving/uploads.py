@@ -8,7 +8,7 @@ from typing import Any
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from serving.errors import BodyTooLarge, InvalidRequest
+from serving.errors import BodyTooLarge, ClassifyError, InvalidImage, InvalidRequest, UnsupportedFormat
 
 MAX_FILENAME = 255
 
@@ -50,6 +50,37 @@ async def read_body(receive: Callable[[], Awaitable[Any]], headers: Mapping[str,
 
 def is_multipart(content_type: str) -> bool:
     return content_type.lstrip()[:20].lower().startswith("multipart/form-data")
+
+
+def one_image(body: bytes, content_type: str, max_parts: int) -> bytes:
+    """The file that a body of /classify carries: its one field `image`, or itself. Raises InvalidRequest."""
+    if not is_multipart(content_type):
+        return body
+    images = form_images(body, content_type, max_parts)
+    if len(images) > 1:
+        raise InvalidRequest(f"one field `image` a request, got {len(images)}; POST /classify/batch takes several")
+    return images[0].data
+
+
+def form_images(body: bytes, content_type: str, max_parts: int) -> list[Part]:
+    """The fields `image` of a form, at least one. Raises InvalidRequest."""
+    parts = parse_multipart(body, content_type, max_parts)
+    images = [part for part in parts if part.name == "image"]
+    if not images:
+        there = ", ".join(ascii(part.name[:40]) for part in parts[:5]) or "no field at all"
+        raise InvalidRequest(f"the form lacks the field `image`; it has {there}")
+    return images
+
+
+def undecodable(err: InvalidImage, body: bytes, content_type: str) -> ClassifyError:
+    """What to say of a body that is no image: `err`, unless it was never said to be one."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if not body or kind in _IMAGE_TYPES or kind.startswith("image/"):
+        return err
+    return UnsupportedFormat(f"send the image's bytes or multipart/form-data, not {content_type[:80]!a}")
+
+
+_IMAGE_TYPES = ("", "application/octet-stream", "multipart/form-data")
 
 
 def parse_multipart(body: bytes, content_type: str, max_parts: int) -> list[Part]:

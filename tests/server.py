@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 _SERVING = ROOT / ".venv" / "bin" / "python"  # the environment without TensorFlow; `make test` builds it
 PYTHON = str(_SERVING) if _SERVING.exists() else sys.executable
+
+
+CACHE = tempfile.TemporaryDirectory(prefix="shortcut-tests-")  # of measured providers; not the user's own
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ def command(port: int) -> list[str]:
 def environment(**settings: str) -> dict[str, str]:
     """This process's environment with SHORTCUT_<NAME> for each setting, and nothing else of that prefix."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SHORTCUT_")}
+    clean["SHORTCUT_CACHE"] = CACHE.name
     return clean | {f"SHORTCUT_{name.upper()}": value for name, value in settings.items()}
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from serving.batching import MAX_BATCH, Batcher
+from serving.batching import INLINE_SECONDS, MAX_BATCH, Batcher
 from serving.errors import DeadlineExceeded, Overloaded
 
 
@@ -28,6 +28,10 @@ class Model:
 
 def image(value: int) -> np.ndarray:
     return np.full((2, 2, 1), value, np.uint8)
+
+
+NO_THREADS = ThreadPoolExecutor(1)
+NO_THREADS.shutdown()
 
 
 def batcher(model: Model, **options: float) -> Batcher:
@@ -135,15 +139,51 @@ def test_work_of_a_cancelled_request_is_not_computed() -> None:
     assert model.sizes == [1, 1]
 
 
-def test_without_an_executor_requests_of_one_turn_run_together_on_the_loop() -> None:
+def test_cheap_batches_run_on_the_loop_and_requests_of_one_turn_run_together() -> None:
     async def scenario() -> list[list[np.ndarray]]:
-        queue = Batcher(model.run, None)
+        queue = Batcher(model.run, NO_THREADS, image_seconds=INLINE_SECONDS / 100)
         return await asyncio.gather(*(queue.classify([image(v)]) for v in range(MAX_BATCH + 3)))
 
     model = Model()
     answers = asyncio.run(scenario())
     assert [answer[0].tolist() for answer in answers] == [[4 * v] for v in range(MAX_BATCH + 3)]
     assert model.sizes == [MAX_BATCH, 3]
+
+
+def test_only_a_batch_that_takes_long_is_worth_a_thread() -> None:
+    threads = []
+
+    class Noting(Model):
+        def run(self, images: np.ndarray) -> np.ndarray:
+            threads.append(threading.current_thread() is threading.main_thread())
+            return super().run(images)
+
+    async def scenario() -> None:
+        queue = Batcher(Noting().run, ThreadPoolExecutor(1), image_seconds=INLINE_SECONDS / 4)
+        await queue.classify([image(1)] * 4)
+        await queue.classify([image(1)] * 5)
+
+    asyncio.run(scenario())
+    assert threads == [True, False]
+
+
+@pytest.mark.parametrize("seconds", [0.0, float("inf")])
+def test_submitted_images_are_answered_by_callback_and_errors_too(seconds: float) -> None:
+    async def scenario() -> list[object]:
+        queue = Batcher(Model().run, ThreadPoolExecutor(1), image_seconds=seconds)
+        answers: list[object] = []
+        queue.submit(image(3), answers.append)
+        queue.submit(image(4), answers.append).cancelled = True
+        while len(answers) < 1:
+            await asyncio.sleep(0.01)
+        queue.submit(image(255), answers.append)
+        while len(answers) < 2:
+            await asyncio.sleep(0.01)
+        return answers
+
+    first, second = asyncio.run(asyncio.wait_for(scenario(), 10))
+    assert first.tolist() == [12]  # type: ignore[attr-defined]
+    assert isinstance(second, RuntimeError)
 
 
 def test_no_images_need_no_run() -> None:

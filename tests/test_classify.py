@@ -5,12 +5,13 @@ import pytest
 
 from serving import classify
 from tests.pictures import digit, encode
-from tests.server import Client
+from tests.server import CACHE, Client
 
 
 @pytest.fixture(autouse=True)
 def _serve_the_test_models(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHORTCUT_MODELS", str(models))
+    monkeypatch.setenv("SHORTCUT_CACHE", CACHE.name)
 
 
 def test_files_get_the_services_answer(tmp_path: Path, service: Client, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,8 +28,13 @@ MAY_IMPORT = {
     "serving.settings": {"serving.errors"},
     "serving.images": {"serving.errors"},
     "serving.artifacts": {"serving.errors"},
-    "serving.runtime": {"serving.artifacts", "serving.errors"},
+    "serving.providers": set(),
+    "serving.choices": {"serving.providers"},
+    "serving.runtime": {"serving.artifacts", "serving.choices", "serving.providers", "serving.errors"},
     "serving.batching": {"serving.runtime", "serving.errors"},
+    "serving.parameters": {"serving.errors"},
+    "serving.listening": set(),
+    "serving.cores": {"serving.settings"},
 }
 FRONT_DOORS = (
     "serving.service",

@@ -1,11 +1,14 @@
 import asyncio
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from serving.choices import Choices
 from serving.errors import ImageTooLarge, StartError, UnknownModel
-from serving.repository import INLINE_PIXELS, Repository
+from serving.repository import INLINE_PIXELS, Repository, verify
 from serving.settings import Settings
 from tests import toy
 from tests.pictures import colours, encode
@@ -16,12 +19,14 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     models = tmp_path_factory.mktemp("models")
     for version in (1, 2):
         toy.write_artifact(models, version=version, seed=version)
-    return Settings(models=models, default_model="toy-colours", versions="all", provider="cpu", max_pixels=1_000_000)
+    return Settings(
+        models=models, default_model="toy-colours", versions="all", provider="cpu", max_pixels=1_000_000, cache=models
+    )
 
 
 @pytest.fixture(scope="module")
 def repository(settings: Settings) -> Repository:
-    return Repository(settings, threads=1)
+    return Repository(settings, 1, Choices(settings.cache))
 
 
 def test_the_latest_version_of_the_default_is_meant_when_nothing_is_said(repository: Repository) -> None:
@@ -38,8 +43,21 @@ def test_an_unknown_model_is_told_what_there_is(repository: Repository) -> None:
 
 
 def test_a_default_that_is_not_there_ends_the_start(settings: Settings) -> None:
+    wrong = replace(settings, default_model="nobody")
     with pytest.raises(StartError, match="SHORTCUT_DEFAULT_MODEL=nobody"):
-        Repository(replace(settings, default_model="nobody"), threads=1)
+        Repository(wrong, 1, Choices(settings.cache))
+    with pytest.raises(StartError, match="SHORTCUT_DEFAULT_MODEL=nobody"):
+        list(verify(wrong, 1, Choices(settings.cache)))
+
+
+def test_the_parent_decides_for_every_model_and_the_workers_follow(settings: Settings, tmp_path: Path) -> None:
+    auto = replace(settings, provider="auto", cache=tmp_path)
+    choices = Choices(tmp_path)
+    lines = list(verify(auto, 1, choices))
+    assert [line.split(":")[0] for line in lines] == ["toy-colours version 1", "toy-colours version 2"]
+    assert list(verify(auto, 1, Choices(tmp_path))) != []
+    reasons = [served.model.reason for served in Repository(auto, 1, Choices(tmp_path))]
+    assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
 
 
 def test_predictions_are_ranked_with_ties_by_index(repository: Repository) -> None:
@@ -49,14 +67,27 @@ def test_predictions_are_ranked_with_ties_by_index(repository: Repository) -> No
     assert len(repository.find().rank(np.array([0.25, 0.5, 0.25]), 99)) == 3
 
 
+@pytest.mark.parametrize("top_k", [1, 2, 99])
+def test_the_body_is_what_json_would_write(repository: Repository, top_k: int) -> None:
+    served = repository.find()
+    probabilities = np.array([1e-7, 0.9999999, 0.0123456], np.float32)
+    whole = {"model": "toy-colours", "version": 2, "predictions": served.rank(probabilities, top_k)}
+    assert served.body(probabilities, top_k) == json.dumps(whole, separators=(",", ":")).encode()
+
+
+def test_an_answer_that_is_no_number_is_not_given(repository: Repository) -> None:
+    with pytest.raises(ArithmeticError):
+        repository.find().body(np.full(3, np.nan, np.float32), 1)
+
+
 @pytest.mark.parametrize("side", [8, 2 * int(INLINE_PIXELS**0.5)])
 def test_small_and_big_pictures_are_decoded_alike(repository: Repository, side: int) -> None:
     served = repository.find()
     image = asyncio.run(served.decode(encode(colours((side, side)))))
     assert image.shape == (8, 8, 3)
-    (answer,) = asyncio.run(served.classify([image], 3))
+    (answer,) = asyncio.run(served.classify([image]))
     expected = toy.expected(image[None], toy.weights((8, 8, 3), 3, seed=2))[0]
-    assert {p["index"]: p["probability"] for p in answer} == pytest.approx(dict(enumerate(expected)), abs=1e-5)
+    assert answer.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_the_pixel_limit_is_the_settings(repository: Repository) -> None:

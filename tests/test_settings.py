@@ -20,6 +20,7 @@ def test_every_field_is_read_from_its_variable() -> None:
         "versions": "all",
         "provider": "cpu",
         "precision": "float32",
+        "cache": "somewhere",
     }
     hashes = ("0" * 64, "a" * 64)
     numbers = {spec.name: str(spec.metadata["low"]) for spec in fields(Settings) if "low" in spec.metadata}

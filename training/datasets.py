@@ -16,6 +16,7 @@ from PIL import Image
 
 Array = np.ndarray
 
+DRAFT = 4  # a JPEG is decoded at a fraction of its size that is still this many times the wanted one; as the service does
 RESAMPLE = Image.Resampling.BILINEAR  # antialiasing when it shrinks; named in the card, used again by the service
 DEFAULT_SIZE = 32  # pixels, for a folder whose images differ in size
 TEST_FRACTION = 0.2  # of a folder without a test split, and of digits
@@ -253,6 +254,7 @@ def _decode(file: Path, mode: str, size: tuple[int, int]) -> Array:
     try:
         # From memory: an uncompressed grey TIFF of orientation 5 to 8 opened by its path comes out garbled (Pillow 13).
         with Image.open(io.BytesIO(file.read_bytes())) as image:
+            image.draft(None, (DRAFT * max(size), DRAFT * max(size)))  # does nothing but to a JPEG
             image.load()
             turn = _UPRIGHT.get(_orientation(image))
             upright = image if turn is None else image.transpose(turn)

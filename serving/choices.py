@@ -1,0 +1,71 @@
+"""What was measured on this machine, remembered: artifact and machine -> the fastest way that gave right answers.
+
+One JSON file, `providers.json` in the folder SHORTCUT_CACHE; a missing, damaged or unwritable one only costs the
+measurement, once a start: the parent hands what it measured to its workers. Knows neither sessions nor models.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.providers import Way
+
+FILE = "providers.json"
+_SHARED = "SHORTCUT_MEASURED"  # from the parent to its workers; not a setting
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The fastest way, the images a second of every one that gave right answers, fastest first, and why others did
+    not."""
+
+    way: Way
+    rates: dict[str, float]
+    refused: list[str]
+
+
+class Choices:
+    """The file, read once, and what the parent measured; `keep` writes the file anew."""
+
+    def __init__(self, folder: Path):
+        self._path = folder.expanduser() / FILE
+        self._entries: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):
+            self._entries |= _entries(self._path.read_bytes())
+        with contextlib.suppress(ValueError):
+            self._entries |= _entries(os.environ.get(_SHARED, "{}"))
+
+    def find(self, key: str) -> Choice | None:
+        try:
+            entry = self._entries[key]
+            rates = {str(name): float(rate) for name, rate in entry["rates"].items()}
+            return Choice(Way(**entry["way"]), rates, [str(reason) for reason in entry["refused"]])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+    def keep(self, key: str, choice: Choice) -> None:
+        """Does without where it cannot write. Two services that write at once both leave a whole file."""
+        self._entries[key] = asdict(choice)
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=".providers-")
+            try:
+                with os.fdopen(handle, "w") as file:
+                    json.dump(self._entries, file, indent=1)
+                Path(name).replace(self._path)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+
+    def share(self) -> None:
+        """In the parent: let the workers know all this, wherever it could be written."""
+        os.environ[_SHARED] = json.dumps(self._entries)
+
+
+def _entries(text: str | bytes) -> dict[str, Any]:
+    found = json.loads(text)
+    return found if isinstance(found, dict) else {}

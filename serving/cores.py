@@ -1,0 +1,33 @@
+"""How many processes and threads: the one place where that is decided. Knows the machine and the settings only."""
+
+import os
+from pathlib import Path
+
+from serving.settings import Settings
+
+MAX_GPU_WORKERS = 4  # each has a CUDA context of its own, about half a GB; their HTTP is what they are for
+
+
+def available() -> int:
+    """The cores this process may use: affinity and the cgroup's CPU quota, at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()  # cgroup v2: "<quota|max> <period>"
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return cores
+
+
+def layout(settings: Settings) -> tuple[int, int]:
+    """Worker processes, and the threads of each one's sessions.
+
+    On a CPU a process a core, each with one thread: nothing waits for another core, and HTTP, which Python does on one
+    core a process, has them all. On a GPU a few processes. Fewer by hand (SHORTCUT_WORKERS): their sessions share
+    the cores that are left.
+    """
+    cores = available()
+    on_gpu = settings.provider in ("auto", "cuda") and any(Path("/dev").glob("nvidia[0-9]*"))
+    workers = settings.workers or (min(cores, MAX_GPU_WORKERS) if on_gpu else cores)
+    return workers, max(1, cores // workers)

@@ -1,0 +1,191 @@
+"""How a worker takes connections: each new one goes to the worker that has the fewest.
+
+All workers of a service listen on one socket, and whichever wakes first would take all of a burst: of eight connections
+often eight, while the other cores idle. So each worker leaves a note of how many it holds, and one that holds more than
+another lets it go first, for a moment. A subclass of uvicorn's server, put where BentoML's worker looks it up (BentoML
+1.4.39, uvicorn 0.54). Knows sockets and counts only.
+"""
+
+import asyncio
+import contextlib
+import logging
+import mmap
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+log = logging.getLogger("shortcut")
+
+# Long enough for another worker to wake, and too short to be noticed; a worker that is busy longer than that is not
+# waited for.
+PATIENCE_SECONDS = 0.001
+RETRY_SECONDS = 0.1  # when the process has no file descriptors left
+SLOTS = 256
+_SLOT = struct.Struct("=ii")  # a process id and its connections
+_PLACE = "SHORTCUT_BALANCE_FILE"  # from the parent to its workers; not a setting
+
+
+def create_place(folder: Path) -> None:
+    """In the parent: where the workers leave their counts. Without one they take connections as they come."""
+    with contextlib.suppress(OSError):
+        place = folder / "connections"
+        place.write_bytes(bytes(SLOTS * _SLOT.size))
+        os.environ[_PLACE] = str(place)
+
+
+def install() -> None:
+    """Make BentoML's worker use the server below. Not on Windows, where workers share no socket."""
+    if os.name == "posix":
+        uvicorn.Server = Server  # type: ignore[misc]
+
+
+class Counts:
+    """How many connections each worker holds: a page of memory that all of them map."""
+
+    def __init__(self) -> None:
+        self._memory: mmap.mmap | None = None
+        self._slot = 0
+        with contextlib.suppress(OSError, KeyError):
+            with Path(os.environ[_PLACE]).open("r+b") as file:
+                self._memory = mmap.mmap(file.fileno(), SLOTS * _SLOT.size)
+            self._slot = self._free_slot(self._memory)
+
+    def _free_slot(self, memory: mmap.mmap) -> int:
+        """The first that nobody has, or that a dead worker had. Two that start at once may take the same one: then
+        their counts are those of the later writer, and the balance is poorer."""
+        for slot in range(SLOTS):
+            process, _ = _SLOT.unpack_from(memory, slot * _SLOT.size)
+            if process == 0 or not _alive(process):
+                _SLOT.pack_into(memory, slot * _SLOT.size, os.getpid(), 0)
+                return slot
+        raise OSError("no free slot")
+
+    def note(self, connections: int) -> None:
+        if self._memory is not None:
+            _SLOT.pack_into(self._memory, self._slot * _SLOT.size, os.getpid(), connections)
+
+    def others(self) -> int | None:
+        """The fewest connections of another worker, None if there is none."""
+        counts = []
+        if self._memory is not None:
+            for slot, (process, connections) in enumerate(_SLOT.iter_unpack(self._memory)):
+                if process == 0:
+                    break
+                if slot != self._slot:
+                    counts.append(connections)
+        return min(counts, default=None)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+class Listener:
+    """Accepts on one socket, a connection a turn of the loop."""
+
+    def __init__(self, server: "Server", sock: socket.socket):
+        self._server = server
+        self._socket = sock
+        self._loop = asyncio.get_running_loop()
+        self._waited = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        sock.setblocking(False)
+        sock.listen(server.config.backlog)
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.add_reader(self._socket.fileno(), self._ready)
+
+    def _pause(self, seconds: float) -> None:
+        """Look again later; if the socket is closed by then, never."""
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.call_later(seconds, self._listen)
+
+    def _ready(self) -> None:
+        if not self._waited and self._server.has_more_than_others():
+            self._waited = True
+            self._pause(PATIENCE_SECONDS)
+            return
+        self._waited = False
+        try:
+            connection, _ = self._socket.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another worker has it
+        except OSError as err:
+            log.error("cannot accept a connection: %s", err)
+            self._pause(RETRY_SECONDS)
+            return
+        task = self._loop.create_task(self._serve(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            await self._loop.connect_accepted_socket(self._server.protocol, connection, ssl=self._server.config.ssl)
+        except OSError:  # the client went away, or its TLS handshake failed
+            connection.close()
+
+    @property
+    def opening(self) -> int:
+        """Connections that are accepted and not yet with their protocol: TLS handshakes, mostly."""
+        return len(self._tasks)
+
+    def close(self) -> None:
+        """Before the socket is closed."""
+        self._loop.remove_reader(self._socket.fileno())
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with listeners of our own."""
+
+    _listeners: Sequence[Listener] = ()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if sockets is None:
+            await super().startup()
+            return
+        await super().startup(sockets=[])
+        self._counts = Counts()
+        self._listeners = [Listener(self, sock) for sock in sockets]
+
+    def protocol(self) -> asyncio.Protocol:
+        state = self.server_state
+        protocol: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = protocol(config=self.config, server_state=state, app_state=self.lifespan.state)
+        return made
+
+    def has_more_than_others(self) -> bool:
+        mine = self._note()
+        fewest = self._counts.others()
+        return fewest is not None and mine > fewest
+
+    def _note(self) -> int:
+        mine = len(self.server_state.connections) + sum(listener.opening for listener in self._listeners)
+        self._counts.note(mine)
+        return mine
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn's, ten times a second."""
+        if self._listeners:
+            self._note()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in self._listeners:
+            listener.close()
+        await super().shutdown(sockets)

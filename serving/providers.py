@@ -1,0 +1,142 @@
+"""ONNX Runtime sessions on each execution provider: how to open one, and why there is none here.
+
+Knows what each provider needs and in which precision it may compute; not which one is best, nor whether it is right.
+The CUDA and OpenVINO parts follow ONNX Runtime's documentation of each provider.
+"""
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "openvino": "OpenVINOExecutionProvider", "cpu": "CPUExecutionProvider"}
+BUCKETS = (1, 2, 4, 8, 16, 32)  # batch sizes for a provider that prepares itself anew for each shape it meets
+
+ort.set_default_logger_severity(3)  # a provider that cannot load is reported once, by us
+
+
+class ProviderError(RuntimeError):
+    """The provider is not to be had on this machine, or does not reproduce the golden outputs."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to compute: an execution provider, and the precision of its matrix products."""
+
+    provider: str  # "cuda", "openvino" or "cpu"
+    precision: str = "float32"  # or "tf32", "bf16"
+
+    def __str__(self) -> str:
+        return self.provider if self.precision == "float32" else f"{self.provider} {self.precision}"
+
+    @property
+    def tolerance(self) -> float:
+        """How far a probability may be from Keras' float32."""
+        return 1e-4 if self.precision == "float32" else 0.05
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Batch sizes to pad to; none where every size is as good."""
+        return BUCKETS if self.provider == "cuda" else ()
+
+
+# In order of preference where nothing tells them apart.
+WAYS = (Way("cuda", "tf32"), Way("cuda"), Way("openvino", "bf16"), Way("openvino"), Way("cpu"))
+
+
+def open_session(onnx: bytes, way: Way, threads: int) -> ort.InferenceSession:
+    """A session that computes `way`, with `threads` threads. Raises ProviderError."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # HTTP shares the cores
+    try:
+        if way.provider == "cuda":
+            return _cuda_session(onnx, options, way.precision)
+        if way.provider == "openvino":
+            _add_openvino(options, way.precision, threads)
+            return ort.InferenceSession(onnx, options)
+        return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    except ProviderError:
+        raise
+    except Exception as err:  # ONNX Runtime raises a class per status code, and RuntimeError for missing libraries
+        raise ProviderError(one_line(err)) from err
+
+
+def one_line(err: Exception) -> str:
+    return " ".join(str(err).split())[:300]
+
+
+def _cuda_session(onnx: bytes, options: ort.SessionOptions, precision: str) -> ort.InferenceSession:
+    """Not run where there is no GPU. Source: ONNX Runtime's "CUDA Execution Provider" page."""
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise ProviderError("this onnxruntime was built without CUDA (install requirements/serving-gpu.txt)")
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
+        raise ProviderError("no NVIDIA GPU was found")
+    ort.preload_dlls()
+    # Without this entry a missing library falls back to the CPU while the provider still counts as available.
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    settings = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "1" if precision == "tf32" else "0"}
+    session = ort.InferenceSession(onnx, options, providers=[("CUDAExecutionProvider", settings)])
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        raise ProviderError("the CUDA or cuDNN libraries cannot be loaded")
+    return session
+
+
+def _add_openvino(options: ort.SessionOptions, precision: str, threads: int) -> None:
+    if platform.machine() not in ("x86_64", "AMD64"):
+        raise ProviderError(f"OpenVINO is used on x86-64 only, this is {platform.machine()}")
+    try:
+        import onnxruntime_ep_openvino as plugin
+    except ImportError as err:
+        raise ProviderError("onnxruntime-ep-openvino is not installed (requirements/serving.txt has it)") from err
+    name = PROVIDERS["openvino"]
+    if not any(device.ep_name == name for device in ort.get_ep_devices()):
+        ort.register_execution_provider_library(name, plugin.get_library_path())
+    devices = [
+        device
+        for device in ort.get_ep_devices()
+        if device.ep_name == name and device.device.type == ort.OrtHardwareDeviceType.CPU
+    ]
+    if not devices:
+        raise ProviderError("OpenVINO offers no CPU device here (the plugin accepts Intel CPUs only)")
+    if precision == "bf16" and "BF16" not in devices[0].ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split():
+        raise ProviderError("this CPU has no bf16 instructions")
+    config = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_NUM_THREADS": str(threads),
+        "ENABLE_CPU_PINNING": "NO",  # pinned, the threads of every worker would sit on the same first cores
+    }
+    options.add_provider_for_devices(devices[:1], {"load_config": json.dumps({"CPU": config})})
+
+
+def pad(images: np.ndarray, buckets: tuple[int, ...]) -> np.ndarray:
+    """`images` (N, H, W, C), filled up with zeros to the next of `buckets`."""
+    size = next((bucket for bucket in buckets if bucket >= len(images)), len(images))
+    if size == len(images):
+        return images
+    return np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), images.dtype)])
+
+
+def machine() -> str:
+    """What decides how fast each way is here: the runtime, the processor (a virtual one is named by what it can do,
+    not by its model) and the GPUs."""
+    parts = [ort.__version__, platform.machine()]
+    try:
+        from importlib.metadata import version
+
+        parts.append(version("onnxruntime-ep-openvino"))
+    except ImportError:  # PackageNotFoundError is one
+        pass
+    for file in (Path("/proc/cpuinfo"), *sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))):
+        try:
+            lines = file.read_text().splitlines()
+        except OSError:
+            continue
+        kept = ("vendor_id", "model name", "cpu family", "model", "stepping", "flags", "Features", "Model", "CPU part")
+        parts += dict.fromkeys(line for line in lines if line.partition(":")[0].strip() in kept)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
