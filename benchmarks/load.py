@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class Figures:
     """Of one measurement: answers a second, latencies in ms, and how many answers were not 200 or never came.
 
     `late_ms` (open loop) is the 99th percentile of how late the generator itself sent: above a millisecond or so it,
-    not the server, was short of CPU.
+    not the server, was short of CPU. `resent` counts the requests that met a kept-alive connection being closed.
     """
 
     rate: float
@@ -36,6 +36,7 @@ class Figures:
     not_200: int
     lost: int
     late_ms: float = 0.0
+    resent: int = 0
 
 
 class Load:
@@ -65,7 +66,9 @@ class Load:
         arguments = ["--rate", f"{rate:.3f}", "--seconds", str(seconds), "--connections", str(OPEN_CONNECTIONS)]
         command = [sys.executable, "-m", "benchmarks.open_loop", self._url, *arguments]
         got = _run([*command, "--bodies", str(self._list), "--type", self._type], {}, seconds)
-        return Figures(got["rate"], got["p50_ms"], got["p99_ms"], got["not_200"], got["lost"], got["late_ms"])
+        if got["lost"]:
+            print(f"{self._url}: {got['lost']} requests lost, the last: {got['problem']}", file=sys.stderr)
+        return Figures(**{field.name: got[field.name] for field in fields(Figures)})
 
     def close(self) -> None:
         self._folder.cleanup()

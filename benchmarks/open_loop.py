@@ -1,83 +1,117 @@
 """An open-loop HTTP load generator: requests leave on a Poisson schedule drawn beforehand, answered or not.
 
 Each latency counts from the moment the request was *due*, so a server that stalls cannot hide the requests that would
-have met the stall (coordinated omission). Knows one address and bodies to post; see README.md for why not another tool.
+have met the stall (coordinated omission). One thread, non-blocking sockets and select(), because it shares the cores
+with the server under test. Knows one address and bodies to post; see README.md for why not another tool.
 """
 
 import argparse
-import asyncio
+import ctypes
+import gc
 import json
 import random
-import selectors
+import select
+import socket
 import sys
 import time
+from array import array
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httptools
+from benchmarks.connection import Connection
 
 GRACE_SECONDS = 10.0  # that answers may take after the last request
+TIMER_SLACK = 29  # Linux's PR_SET_TIMERSLACK
 
 
 class Schedule:
-    """What is due, what waits for a free connection, and what came of it. Times in seconds of the loop's clock."""
+    """What is due, what is under way, and what came of it. Times in seconds of time.perf_counter()."""
 
-    def __init__(self, requests: Sequence[bytes]) -> None:
+    def __init__(self, connections: Sequence[Connection], requests: Sequence[bytes], due: Sequence[float]) -> None:
+        # The one unused for longest goes next: all stay alive, and the server's workers get even shares.
+        self._free = deque(connections)
         self._requests = requests
-        self._sent = 0
-        self.free: list[Connection] = []
-        self.waiting: deque[float] = deque()
-        self.latencies: list[float] = []
-        self.lateness: list[float] = []
-        self.not_200 = 0
+        self._due = array("d", due)
+        self._busy: dict[int, Connection] = {}
+        self._writing: dict[int, Connection] = {}
+        self.latencies = array("d")
+        self.lateness = array("d")
+        self.not_200 = self.lost = self.resent = 0
+        self.problem = f"no answer within {GRACE_SECONDS:.0f} s of the last request"
 
-    def due(self, moment: float, now: float) -> None:
-        self.lateness.append(now - moment)
-        self.waiting.append(moment)
-        self.send()
+    def run(self) -> None:
+        due, free, clock = self._due, self._free, time.perf_counter
+        total, noticed, posted = len(due), 0, 0
+        deadline = due[-1] + GRACE_SECONDS
+        while len(self.latencies) + self.lost < total:
+            now = clock()
+            while noticed < total and due[noticed] <= now:
+                self.lateness.append(now - due[noticed])
+                noticed += 1
+            while free and posted < noticed:
+                self._post(free.popleft(), self._requests[posted % len(self._requests)], due[posted])
+                posted += 1
+            wait = (due[noticed] if noticed < total else deadline) - clock()
+            if wait < 0 and noticed == total:
+                break
+            # epoll and poll round timeouts to whole milliseconds, as long as an answer takes; select does not.
+            readable, writable, _ = select.select(self._busy, self._writing, (), max(0.0, wait))
+            for fd in readable:
+                self._read(self._busy[fd])
+            for fd in writable:
+                if fd in self._writing:
+                    self._write(self._writing[fd])
+        self.lost = total - len(self.latencies)
 
-    def send(self) -> None:
-        while self.waiting and self.free:
-            self.free.pop().post(self._requests[self._sent % len(self._requests)], self.waiting.popleft())
-            self._sent += 1
+    def _post(self, connection: Connection, request: bytes, due: float) -> None:
+        connection.post(request, due)
+        self._busy[connection.fd] = connection
+        if connection.used:
+            self._write(connection)
+        else:
+            self._writing[connection.fd] = connection  # may not be connected yet
 
-    def answered(self, connection: "Connection", status: int, since: float, now: float) -> None:
-        self.latencies.append(now - since)
-        self.not_200 += status != 200
-        self.free.append(connection)
-        self.send()
+    def _write(self, connection: Connection) -> None:
+        try:
+            if connection.write():
+                self._writing.pop(connection.fd, None)
+            else:
+                self._writing[connection.fd] = connection
+        except OSError as err:
+            self._broken(connection, err)
 
+    def _read(self, connection: Connection) -> None:
+        try:
+            status = connection.read()
+        except (OSError, EOFError, ValueError) as err:
+            return self._broken(connection, err)
+        if status:
+            self.latencies.append(time.perf_counter() - connection.due)
+            self.not_200 += status != 200
+            del self._busy[connection.fd]
+            if self._writing.pop(connection.fd, None):  # answered before the whole body was out
+                connection.connect()
+            self._free.append(connection)
 
-class Connection(asyncio.Protocol):
-    """One kept-alive connection with at most one request under way."""
+    def _broken(self, connection: Connection, problem: Exception) -> None:
+        """Connect again. What met a kept-alive connection being closed is sent once more, anything else is lost."""
+        del self._busy[connection.fd]
+        self._writing.pop(connection.fd, None)
+        again = connection.used and not isinstance(problem, ValueError)
+        connection.connect()
+        if again:
+            self.resent += 1
+            self._post(connection, connection.request, connection.due)
+        else:
+            self.lost += 1
+            self.problem = str(problem)
+            self._free.append(connection)
 
-    transport: asyncio.Transport
-
-    def __init__(self, schedule: Schedule, clock: asyncio.AbstractEventLoop) -> None:
-        self._schedule, self._clock = schedule, clock
-        self._parser = httptools.HttpResponseParser(self)
-        self._since = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
-        self._schedule.free.append(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self in self._schedule.free:
-            self._schedule.free.remove(self)
-
-    def post(self, request: bytes, since: float) -> None:
-        self._since = since
-        self.transport.write(request)
-
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def on_message_complete(self) -> None:
-        status = self._parser.get_status_code()
-        self._schedule.answered(self, status, self._since, self._clock.time())
+    def close(self) -> None:
+        for connection in (*self._free, *self._busy.values()):
+            connection.close()
 
 
 def moments(rate: float, seconds: float, seed: int = 0) -> list[float]:
@@ -86,53 +120,49 @@ def moments(rate: float, seconds: float, seed: int = 0) -> list[float]:
     return sorted(generator.uniform(0, seconds) for _ in range(max(1, round(rate * seconds))))
 
 
-async def run(
+def run(
     url: str, bodies: Sequence[bytes], content_type: str, rate: float, seconds: float, connections: int
-) -> dict[str, float]:
-    """The figures of one measurement, latencies in ms."""
-    loop = asyncio.get_running_loop()
+) -> dict[str, float | str]:
+    """The figures of one measurement, latencies in ms; `cpu` in cores, `cpu_us` a request. Raises OSError."""
     address = urlsplit(url)
     target = address.path + (f"?{address.query}" if address.query else "")
     head = f"POST {target} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: {content_type}\r\nContent-Length: "
-    schedule = Schedule([f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies])
-    for _ in range(connections):
-        await loop.create_connection(
-            lambda: Connection(schedule, loop), address.hostname or "127.0.0.1", address.port or 80
-        )
-    cpu, start = time.process_time(), loop.time() + 0.05
+    requests = [f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies]
+    with socket.create_connection((address.hostname or "127.0.0.1", address.port or 80)) as first:
+        family, peer = first.family, first.getpeername()
     planned = moments(rate, seconds)
-    for moment in planned:
-        delay = start + moment - loop.time()
-        if delay > 0:
-            await asyncio.sleep(delay)
-        elif delay < -0.005:
-            await asyncio.sleep(0)  # behind: let answers in before sending on
-        schedule.due(start + moment, loop.time())
-    deadline = loop.time() + GRACE_SECONDS
-    while len(schedule.latencies) < len(planned) and loop.time() < deadline:
-        await asyncio.sleep(0.005)
-    cpu = time.process_time() - cpu
-    lost = len(planned) - len(schedule.latencies)
+    opened = [Connection(family, peer) for _ in range(connections)]
+    start = time.perf_counter() + 0.05
+    schedule = Schedule(opened, requests, [start + moment for moment in planned])
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(TIMER_SLACK, 1)  # ns; by default a wait may end 50 µs late
+    gc.collect()
+    gc.disable()
+    cpu = time.process_time()
+    try:
+        schedule.run()
+    finally:
+        cpu = time.process_time() - cpu
+        gc.enable()
+        schedule.close()
     # A lost request took at least as long as it was waited for.
-    latencies = sorted(schedule.latencies) + [GRACE_SECONDS] * lost
+    latencies = sorted(schedule.latencies) + [GRACE_SECONDS] * schedule.lost
     return {
         "rate": len(schedule.latencies) / seconds,
         "p50_ms": 1000 * _percentile(latencies, 50),
         "p99_ms": 1000 * _percentile(latencies, 99),
         "not_200": schedule.not_200,
-        "lost": lost,
+        "lost": schedule.lost,
         "late_ms": 1000 * _percentile(sorted(schedule.lateness), 99),
         "cpu": cpu / seconds,
+        "cpu_us": 1e6 * cpu / len(planned),
+        "resent": schedule.resent,
+        "problem": schedule.problem if schedule.lost else "",
     }
 
 
 def _percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
-
-
-def precise_loop() -> asyncio.AbstractEventLoop:
-    """An event loop on select(): epoll and uvloop round timers to whole milliseconds, as long as an answer takes."""
-    return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,12 +175,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--connections", type=int, default=64)
     args = parser.parse_args(argv)
     bodies = [Path(line).read_bytes() for line in args.bodies.read_text().splitlines()]
-    with asyncio.Runner(loop_factory=precise_loop) as runner:
-        try:
-            got = runner.run(run(args.url, bodies, args.type, args.rate, args.seconds, args.connections))
-        except OSError as err:
-            print(f"error: {args.url}: {err}", file=sys.stderr)
-            return 1
+    try:
+        got = run(args.url, bodies, args.type, args.rate, args.seconds, args.connections)
+    except OSError as err:
+        print(f"error: {args.url}: {err}", file=sys.stderr)
+        return 1
     print(json.dumps(got))
     return 0
 

@@ -13,11 +13,15 @@ from statistics import median
 from typing import Any
 
 from benchmarks.rounds import BARE_BATCHES, BATCH, BATCH_CONNECTIONS, LARGE_CONNECTIONS, SATURATION
-from benchmarks.servers import EMPTY, OURS
+from benchmarks.servers import EMPTY, OURS, OURS_CPU, short_name
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of results -->"
 
+OPEN = {  # cell -> what it is called
+    "open own rate": f"open loop, each at {SATURATION:.0%} of its own best",
+    "open same rate": f"open loop, all at {SATURATION:.0%} of the slowest one's best",
+}
 FIGURES = ("rate", "p50_ms", "p99_ms", "late_ms")
 Result = dict[str, Any]
 Cells = dict[str, dict[str, dict[str, float]]]  # cell -> server -> figure -> median
@@ -36,6 +40,34 @@ def _median(group: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {**figures, "errors": sum(s.get("not_200", 0) + s.get("lost", 0) for s in group)}
 
 
+def ratios(model: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of each of our rows: what it reaches of the best bare session on its provider at the largest batch, with one
+    image a request (`of_bare`) and with many (`of_bare_batch`); p99 ÷ p50 of its open loops (`tail`)."""
+    cells = medians(model["samples"])
+    bare = {row: figures["rate"] for row, figures in cells[f"bare {max(BARE_BATCHES)}"].items()}
+    found: dict[str, dict[str, Any]] = {}
+    for name in (OURS, OURS_CPU):
+        if name not in model["servers"]:
+            continue
+        provider = short_name(model["servers"][name]["provider"])
+        same = {row: rate for row, rate in bare.items() if row.split()[0] == provider}
+        found[name] = {"tail": {cell: _tail(cells[cell][name]) for cell in OPEN}}
+        if same:
+            row = max(same, key=lambda row: same[row])
+            closed = max(cell[name]["rate"] for title, cell in cells.items() if title.startswith("closed"))
+            found[name] |= {
+                "bare": row,
+                "of_bare": round(closed / same[row], 4),
+                "of_bare_batch": round(cells["batch"][name]["rate"] / same[row], 4),
+            }
+    return found
+
+
+def _tail(figures: dict[str, float]) -> float | None:
+    """p99 ÷ p50; None if nothing was answered."""
+    return round(figures["p99_ms"] / figures["p50_ms"], 2) if figures["p50_ms"] else None
+
+
 def errors(result: Result) -> int:
     """Answers that were not 200 or never came, in the whole run."""
     return sum(s.get("not_200", 0) + s.get("lost", 0) for m in result["models"].values() for s in m["samples"])
@@ -44,6 +76,7 @@ def errors(result: Result) -> int:
 def markdown(result: Result) -> str:
     """The whole report."""
     conditions, plan = result["conditions"], result["plan"]
+    ours = [name for name in (OURS, OURS_CPU) if name in plan["contenders"]]
     lines = []
     if result["preliminary"]:
         lines += [f"**Preliminary: {'; '.join(result['preliminary'])}.**", ""]
@@ -51,7 +84,7 @@ def markdown(result: Result) -> str:
         f"{result['date']}, {conditions['cpu']}, {conditions['cores']} cores, {conditions['system']}, "
         f"Python {conditions['python']}; {', '.join(f'{k} {v}' for k, v in conditions['versions'].items())}. "
         f"Medians of {plan['rounds']} interleaved round{'s' if plan['rounds'] > 1 else ''} of {plan['seconds']} s; "
-        f"in brackets {OURS} ÷ peer (for latencies peer ÷ {OURS}: above 1 is in our favour everywhere).",
+        f"in brackets {' / '.join(ours)} ÷ peer (for latencies the inverse: above 1 is in our favour everywhere).",
     ]
     for name, model in result["models"].items():
         lines += ["", f"### {name}", "", *_model(model, plan)]
@@ -66,7 +99,12 @@ def _model(model: dict[str, Any], plan: dict[str, Any]) -> list[str]:
         title = f"{connections} connection{'s' if connections > 1 else ''}"
         lines += _rates(title + ", images/s", cells[f"closed {connections}"], servers)
         lines += _latencies(title, cells[f"closed {connections}"], servers)
-    lines += _latencies(f"open loop at {SATURATION:.0%} of each one's best", cells.get("open", {}), servers)
+    for cell, title in OPEN.items():
+        rates = [_figure(cells[cell][s]["rate"]) for s in servers]
+        tails = [_tail(cells[cell][s]) for s in servers]
+        lines.append(_row([title + ", requests/s", *rates]))
+        lines += _latencies(title, cells[cell], servers)
+        lines.append(_row([title + ", p99 ÷ p50", *("–" if tail is None else f"{tail:.1f}" for tail in tails)]))
     if "large" in cells:
         title = f"3000×2000 JPEG, {LARGE_CONNECTIONS} connections"
         lines += _rates(title + ", images/s", cells["large"], servers) + _latencies(title, cells["large"], servers)
@@ -80,21 +118,30 @@ def _model(model: dict[str, Any], plan: dict[str, Any]) -> list[str]:
     lines.append(_row(["ready after, s", *(f"{described[s]['ready_seconds']:.1f}" for s in servers)]))
     lines.append(_row(["largest process, MiB", *(f"{described[s]['largest_process_mib']:.0f}" for s in servers)]))
     lines.append(_row(["idle, % of a core", *(f"{100 * described[s]['idle_cpu']:.0f}" for s in servers)]))
-    lines += ["", _beside_bare(cells, plan), _other(cells, described, servers)]
+    return [*lines, "", *_beside_bare(model, cells), "", _other(cells, described, servers)]
+
+
+def _beside_bare(model: dict[str, Any], cells: Cells) -> list[str]:
+    rows = [
+        f"{row} " + " / ".join(f"{cells[f'bare {batch}'][row]['rate']:,.0f}" for batch in BARE_BATCHES)
+        for row in cells[f"bare {BARE_BATCHES[0]}"]
+    ]
+    batches = " / ".join(map(str, BARE_BATCHES))
+    lines = [
+        f"Bare ONNX Runtime, one process a core with one thread each, images/s at batch {batches}: {', '.join(rows)}."
+    ]
+    lines += [f"No {row}: {why}." for row, why in model["bare_left_out"].items()]
+    lines.append("")
+    for name, ratio in ratios(model).items():
+        served = model["servers"][name]
+        said = f"- {name} ran on {served['provider']} in {served['precision']} ({served['provider_reason']})"
+        if "bare" in ratio:
+            said += (
+                f". Of bare {ratio['bare']} at batch {max(BARE_BATCHES)}, the best session on it, it reaches "
+                f"{ratio['of_bare']:.2f} with one image a request and {ratio['of_bare_batch']:.2f} with {BATCH}"
+            )
+        lines.append(said + ".")
     return lines
-
-
-def _beside_bare(cells: Cells, plan: dict[str, Any]) -> str:
-    bare = {batch: cells[f"bare {batch}"]["bare"]["rate"] for batch in BARE_BATCHES}
-    figures = ", ".join(f"batch {batch}: {rate:,.0f} images/s" for batch, rate in bare.items())
-    best = max(
-        (cells[c][OURS]["rate"] for c in cells if c == "batch" or c.startswith("closed") if OURS in cells[c]), default=0
-    )
-    closed = max((cells[f"closed {c}"].get(OURS, {}).get("rate", 0) for c in plan["connections"]), default=0)
-    return (
-        f"Bare ONNX Runtime on the CPU, one process a core, one thread each: {figures}. Of its batch 32, {OURS} "
-        f"reaches {closed / bare[32]:.2f} with one image a request and {best / bare[32]:.2f} at its best."
-    )
 
 
 def _other(cells: Cells, described: dict[str, Any], servers: list[str]) -> str:
@@ -105,9 +152,9 @@ def _other(cells: Cells, described: dict[str, Any], servers: list[str]) -> str:
             f"An empty BentoML service is ready after {described[EMPTY]['ready_seconds']:.1f} s, {OURS} with all its "
             f"models {abs(more):.1f} s {'later' if more >= 0 else 'sooner'}."
         )
-    late = {s: cells["open"][s]["late_ms"] for s in servers if s in cells.get("open", {})}
+    late, which = max((cells[cell][s]["late_ms"], s) for cell in OPEN for s in servers)
     said.append(
-        f"The open-loop generator sent 99 % of its requests within {max(late.values(), default=0):.1f} ms of due."
+        f"The open-loop generator noticed 99 % of its requests within {late:.1f} ms of due ({which}, the worst)."
     )
     failed = {s: sum(int(c[s]["errors"]) for c in cells.values() if s in c) for s in servers}
     wrong = ", ".join(f"{s} {n}" for s, n in failed.items() if n)
@@ -116,20 +163,19 @@ def _other(cells: Cells, described: dict[str, Any], servers: list[str]) -> str:
 
 
 def _rates(title: str, cell: dict[str, dict[str, float]], servers: list[str]) -> list[str]:
-    ours = cell.get(OURS, {}).get("rate")
+    """Images a second, and beside a peer how many times its rate ours are."""
     texts = []
     for server in servers:
         rate = cell.get(server, {}).get("rate")
         text = "–" if rate is None else _figure(rate)
-        if rate and ours and server != OURS:
-            text += f" ({_times(ours / rate)})"
+        if rate and server not in (OURS, OURS_CPU):
+            text += _bracket([ours["rate"] / rate for ours in _ours(cell)])
         texts.append(text)
     return [_row([title, *texts])]
 
 
 def _latencies(title: str, cell: dict[str, dict[str, float]], servers: list[str]) -> list[str]:
     """p50 / p99, and beside a peer how many times ours its p99 is."""
-    ours = cell.get(OURS, {}).get("p99_ms")
     texts = []
     for server in servers:
         figures = cell.get(server)
@@ -137,10 +183,19 @@ def _latencies(title: str, cell: dict[str, dict[str, float]], servers: list[str]
             texts.append("–")
             continue
         text = f"{_figure(figures['p50_ms'])} / {_figure(figures['p99_ms'])}"
-        if ours and server != OURS:
-            text += f" ({_times(figures['p99_ms'] / ours)})"
+        if server not in (OURS, OURS_CPU):
+            text += _bracket([figures["p99_ms"] / ours["p99_ms"] for ours in _ours(cell)])
         texts.append(text)
     return [_row([title + ", p50 / p99 ms", *texts])]
+
+
+def _ours(cell: dict[str, dict[str, float]]) -> list[dict[str, float]]:
+    """The figures of our rows that were answered at all."""
+    return [cell[name] for name in (OURS, OURS_CPU) if cell.get(name, {}).get("p99_ms")]
+
+
+def _bracket(ratios: Sequence[float]) -> str:
+    return f" ({' / '.join(_times(ratio) for ratio in ratios)})" if ratios else ""
 
 
 def _figure(value: float) -> str:

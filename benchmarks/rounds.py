@@ -3,20 +3,21 @@
 Knows the order of things and what a cell is. Servers, load generators and tables have modules of their own.
 """
 
+import json
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks import bare
 from benchmarks.load import Figures, Load
 from benchmarks.pictures import Subject
-from benchmarks.servers import CONTENDERS, EMPTY, Server, multipart
+from benchmarks.servers import CONTENDERS, EMPTY, SERVING_BIN, Server, ServerError, multipart
 
 BATCH = 64  # images of one upload
 BATCH_CONNECTIONS = 8
 LARGE_CONNECTIONS = 8
-SATURATION = 0.6  # share of a server's own best closed-loop rate at which the open loop runs
+SATURATION = 0.6  # share of the best closed-loop rate, a server's own or the slowest one's, at which open loops run
 BARE_BATCHES = (1, 32)
 
 
@@ -46,7 +47,10 @@ class Loads:
 
 
 def measure(subject: Subject, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
-    """All samples of one model: {"servers": {name: …}, "samples": [{"server", "cell", "round", figures…}, …]}."""
+    """All samples of one model: {"servers": {name: …}, "samples": [{"server", "cell", "round", figures…}, …], …}.
+
+    Of the cells `bare N` the "server" is the kind of session; "bare_left_out" says which kinds are not to be had.
+    """
     samples: list[dict[str, Any]] = []
     with ExitStack() as stack:
         started = {name: _start(stack, name, subject, say) for name in plan.contenders}
@@ -63,21 +67,23 @@ def measure(subject: Subject, plan: Plan, say: Callable[[str], None]) -> dict[st
                     if figures is not None:
                         samples.append({"server": name, "cell": cell, "round": number, **asdict(figures)})
                 say(f"round {number + 1} of {plan.rounds}, {cell}: {_summary(samples, cell, number)}")
-            for batch in BARE_BATCHES:
-                rate = bare.images_per_second(subject.artifact / "model.onnx", batch, plan.seconds)
-                samples.append({"server": "bare", "cell": f"bare {batch}", "round": number, "rate": rate})
+            bare = _bare(subject, plan.seconds)
+            for row, rates in bare["rates"].items():
+                for batch, rate in rates.items():
+                    samples.append({"server": row, "cell": f"bare {batch}", "round": number, "rate": rate})
+            say(f"round {number + 1} of {plan.rounds}, bare: {bare['rates']}")
         for name, server in started.items():
             described[name]["largest_process_mib"] = round(server.largest_process(), 1)
             with _awake(server):
                 server.verify(subject.small[:8])  # still right after all that
-    return {"servers": described, "samples": samples}
+    return {"servers": described, "samples": samples, "bare_left_out": bare["left_out"]}
 
 
 Run = Callable[[str, Loads, int], Figures | None]
 
 
 def _cells(plan: Plan, best: dict[str, float]) -> Iterator[tuple[str, Run]]:
-    """The cells in order; the closed loops fill `best`, the open loop needs it."""
+    """The cells in order; the closed loops fill `best`, the open loops need it."""
 
     def closed(connections: int) -> Run:
         def run(name: str, loads: Loads, warm: int) -> Figures:
@@ -89,10 +95,13 @@ def _cells(plan: Plan, best: dict[str, float]) -> Iterator[tuple[str, Run]]:
 
         return run
 
-    def open_(name: str, loads: Loads, warm: int) -> Figures:
-        if warm:
-            loads.small.closed(1, warm)
-        return loads.small.open(SATURATION * best[name], plan.seconds)
+    def open_(best_rate: Callable[[str], float]) -> Run:
+        def run(name: str, loads: Loads, warm: int) -> Figures:
+            if warm:
+                loads.small.closed(1, warm)
+            return loads.small.open(SATURATION * best_rate(name), plan.seconds)
+
+        return run
 
     def large(name: str, loads: Loads, warm: int) -> Figures | None:
         if loads.large is None:
@@ -111,7 +120,8 @@ def _cells(plan: Plan, best: dict[str, float]) -> Iterator[tuple[str, Run]]:
 
     for connections in plan.connections:
         yield f"closed {connections}", closed(connections)
-    yield "open", open_
+    yield "open own rate", open_(lambda name: best[name])
+    yield "open same rate", open_(lambda name: min(best.values()))
     yield "large", large
     yield "batch", batch
 
@@ -122,7 +132,7 @@ def _start(stack: ExitStack, name: str, subject: Subject, say: Callable[[str], N
     server.verify(subject.small)
     if subject.large is not None:
         server.verify([subject.large])
-    if server.contender.batch:
+    if server.contender.ours:
         server.verify_batch(subject.small[:BATCH])
     say(f"{name}: ready after {server.ready_seconds:.1f} s, {len(subject.small)} answers of {subject.name} are right")
     server.pause()
@@ -144,7 +154,7 @@ def _loads(stack: ExitStack, server: Server, subject: Subject) -> Loads:
         small=load(server.path, [server.body(picture.data) for picture in subject.small]),
         large=load(server.path, [server.body(subject.large.data)]) if subject.large else None,
         batch=load(server.batch_path, [multipart([p.data for p in subject.small[:BATCH]])])
-        if server.contender.batch
+        if server.contender.ours
         else None,
     )
 
@@ -153,9 +163,20 @@ def _warm_and_describe(server: Server, loads: Loads, say: Callable[[str], None])
     with _awake(server):
         loads.small.closed(8, 1)
         server.measure_idle()
+        provider = server.provider()
     if server.idle_cpu > 0.05:
         say(f"{server.name}: takes {100 * server.idle_cpu:.0f} % of a core while idle")
-    return {"ready_seconds": round(server.ready_seconds, 2), "idle_cpu": round(server.idle_cpu, 3)}
+    return {"ready_seconds": round(server.ready_seconds, 2), "idle_cpu": round(server.idle_cpu, 3), **provider}
+
+
+def _bare(subject: Subject, seconds: int) -> dict[str, Any]:
+    """What `benchmarks.bare` prints in our service's environment."""
+    batches = [str(batch) for batch in BARE_BATCHES]
+    command = [str(SERVING_BIN / "python"), "-m", "benchmarks.bare", str(subject.artifact), "--seconds", str(seconds)]
+    done = subprocess.run([*command, "--batch", *batches], capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise ServerError(f"benchmarks.bare ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @contextmanager

@@ -121,7 +121,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     for one in subjects:
         say(f"{one.name}: starting {', '.join(plan.contenders)}")
-        result["models"][one.name] = rounds.measure(one, plan, say)
+        model = rounds.measure(one, plan, say)
+        result["models"][one.name] = {**model, "ratios": report.ratios(model)}
     return result
 
 

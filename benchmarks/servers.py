@@ -28,6 +28,7 @@ START_SECONDS = 120
 STOP_SECONDS = 15
 BOUNDARY = "benchmark-boundary-7d1f"
 BENCH_BIN = Path(sys.executable).parent
+SERVING_BIN = Path(".venv/bin").resolve()
 
 
 class ServerError(RuntimeError):
@@ -43,7 +44,7 @@ class Contender:
     path: Callable[[Subject], str] = lambda subject: "/classify"
     multipart: bool = False
     label: Callable[[Any], str] = lambda answer: answer["label"]
-    batch: bool = False  # whether POST <path>/batch takes several images
+    ours: bool = False  # takes several images at <path>/batch and describes a model at /models/<name>
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -58,10 +59,10 @@ def _module(name: str, *arguments: str) -> Callable[[int], Sequence[str | Path]]
 def _ours(name: str, **environment: str) -> Contender:
     return Contender(
         name,
-        _bentoml(Path(".venv/bin").resolve(), "serving.service:ImageClassifier"),  # as `make serve` does
+        _bentoml(SERVING_BIN, "serving.service:ImageClassifier"),  # as `make serve` does
         path=lambda subject: f"/classify?model={quote(subject.name)}&top_k=1",
         label=lambda answer: answer["predictions"][0]["label"],
-        batch=True,
+        ours=True,
         environment=environment,
     )
 
@@ -84,9 +85,9 @@ CONTENDERS = {
         Contender("bentoml-empty", _bentoml(BENCH_BIN, "benchmarks.peers.empty_app:Empty")),
     )
 }
-OURS = "shortcut"
+OURS, OURS_CPU = "shortcut", "shortcut-cpu"
 EMPTY = "bentoml-empty"
-DEFAULT_PEERS = ("fastapi", "litserve", "bentoml", "mosec")
+DEFAULT_PEERS = (OURS_CPU, "fastapi", "litserve", "bentoml", "mosec")
 
 
 class Server:
@@ -167,6 +168,13 @@ class Server:
         if [r["predictions"][0]["label"] for r in results] != [p.label for p in pictures]:
             raise ServerError(f"{self.name}: batch: status {status}, {answer[:200].decode(errors='replace')}")
 
+    def provider(self) -> dict[str, str]:
+        """The execution provider that our service took for the model, in which precision and why; of a peer nothing."""
+        if not self.contender.ours:
+            return {}
+        latest = self.get(f"/models/{quote(self.subject.name)}")["versions"][-1]
+        return {key: latest[key] for key in ("provider", "precision", "provider_reason")}
+
     def get(self, path: str) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         connection.request("GET", path)
@@ -186,9 +194,13 @@ class Server:
     def measure_idle(self, seconds: float = 1.0) -> None:
         """Sets `idle_cpu`, the cores' worth of CPU that the server takes while nobody asks anything."""
         time.sleep(0.5)  # until the last of the load before is answered
-        before = self._cpu_seconds()
+        before = self.cpu_seconds()
         time.sleep(seconds)
-        self.idle_cpu = max(0.0, (self._cpu_seconds() - before) / seconds)
+        self.idle_cpu = max(0.0, (self.cpu_seconds() - before) / seconds)
+
+    def cpu_seconds(self) -> float:
+        """That all its processes have used so far."""
+        return sum(sum(p.cpu_times()[:2]) for p in self._tree())
 
     def largest_process(self) -> float:
         """MiB of resident memory of the server's largest process."""
@@ -242,9 +254,6 @@ class Server:
         except psutil.NoSuchProcess:
             return []
 
-    def _cpu_seconds(self) -> float:
-        return sum(sum(p.cpu_times()[:2]) for p in self._tree())
-
     def _signal(self, number: int, processes: Any) -> None:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -264,6 +273,11 @@ def multipart(images: Sequence[bytes]) -> tuple[bytes, str]:
         kind = "image/jpeg" if data.startswith(b"\xff\xd8") else "image/png"
         parts.append(head.format(BOUNDARY, f"{number}.{kind[6:]}", kind).encode() + data + b"\r\n")
     return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode(), f"multipart/form-data; boundary={BOUNDARY}"
+
+
+def short_name(provider: str) -> str:
+    """`OpenVINOExecutionProvider` as SHORTCUT_PROVIDER and `benchmarks.bare` have it."""
+    return provider.removesuffix("ExecutionProvider").lower()
 
 
 def _free_port() -> int:
