@@ -43,7 +43,8 @@ class Choices:
         try:
             entry = self._entries[key]
             rates = {str(name): float(rate) for name, rate in entry["rates"].items()}
-            return Choice(Way(**entry["way"]), rates, [str(reason) for reason in entry["refused"]])
+            way = Way(**(entry["way"] | {"buckets": tuple(entry["way"]["buckets"])}))
+            return Choice(way, rates, [str(reason) for reason in entry["refused"]])
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
 

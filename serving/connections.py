@@ -166,8 +166,11 @@ class _GuardedProtocol(HttpToolsProtocol):
     # httptools' callbacks
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        """The ASGI scope, uvicorn's part, follows when it is known to be needed."""
         self._reading = self._in_head = True
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
         size = len(self.url)
@@ -179,10 +182,17 @@ class _GuardedProtocol(HttpToolsProtocol):
         if self._goes_direct():
             self.cycle = self._exchange = Exchange(self, self.url, self.headers)  # type: ignore[assignment]
         else:
-            super().on_headers_complete()  # raises where the address is none; that is still within the head
+            self._start_asgi()  # raises where the address is none; that is still within the head
         self._in_head = False
         self._head_bytes = 0
         self._stop_timer()
+
+    def _start_asgi(self) -> None:
+        url, headers, expected = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expected
+        self.headers += headers  # the list that is in the scope
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         if self._exchange is None:
@@ -201,7 +211,7 @@ class _GuardedProtocol(HttpToolsProtocol):
             body = exchange.chunks[0] if len(exchange.chunks) == 1 else b"".join(exchange.chunks)
             if not self.direct(exchange, body):
                 self.cycle = None  # type: ignore[assignment]  # as if it had never been tried
-                super().on_headers_complete()
+                self._start_asgi()
                 super().on_body(body)
                 super().on_message_complete()
 

@@ -10,7 +10,16 @@ import warnings
 import zlib
 
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    _imaging,
+)
 
 from serving.errors import ClassifyError, ImageTooLarge, InvalidImage, InvalidRequest, UnsupportedFormat
 
@@ -137,8 +146,8 @@ class _Reads(io.BytesIO):
 def plain_png(data: bytes, shape: tuple[int, int, int], convention: str) -> np.ndarray | None:
     """The pixels of a PNG that has the model's `shape` already and holds nothing but them; None for any other file.
 
-    The commonest request in a third of the time: Pillow's decoder without its chunk reader. What is damaged, inverted
-    or has one chunk more is left to the ordinary way, which knows what to say of it.
+    The commonest request in a third of the time: Pillow's decoder without the layers above it. What is damaged,
+    inverted or has one chunk more is left to the ordinary way, which knows what to say of it.
     """
     height, width, channels = shape
     start, mode = _plain_png_start(height, width, channels)
@@ -147,14 +156,35 @@ def plain_png(data: bytes, shape: tuple[int, int, int], convention: str) -> np.n
     end = 41 + int.from_bytes(data[33:37], "big")
     if end + 4 + len(_PNG_END) != len(data) or zlib.crc32(data[37:end]) != int.from_bytes(data[end : end + 4], "big"):
         return None
-    try:
-        raw = Image.frombytes(mode, (width, height), data[41:end], "zip", mode, False).tobytes()
-    except Exception:  # as everywhere in Pillow
+    raw = _inflated(data[41:end], mode, width, height, height * width * channels)
+    if raw is None:
         return None
     array = np.frombuffer(raw, np.uint8).reshape(shape)
-    if convention == "light_on_dark_centred" and (channels != 1 or _border_level(array[..., 0]) > 127):
-        return None
+    if convention == "light_on_dark_centred":
+        last = len(raw) - width
+        ring = raw[:width] + raw[last:] + raw[width:last:width] + raw[2 * width - 1 : last : width]
+        on_black = 2 * ring.count(0) > len(ring)  # as MNIST is; sooner seen than a median
+        if channels != 1 or not (on_black or _border_level(array[..., 0]) <= 127):
+            return None
     return array
+
+
+def _inflated(compressed: bytes, mode: str, width: int, height: int, size: int) -> bytes | None:
+    """What Image.frombytes(mode, (width, height), compressed, "zip", mode, False).tobytes() does with Pillow's C types,
+    in half the time (Pillow 13.0); the tests hold one against the other."""
+    try:
+        pixels = _imaging.new(mode, (width, height))
+        decoder = _imaging.zip_decoder(mode, mode, False)
+        decoder.setimage(pixels, (0, 0, width, height))
+        left, error = decoder.decode(compressed)
+        if left >= 0 or error:  # rows are missing
+            return None
+        encoder = _imaging.raw_encoder(mode, mode, 0, 1)
+        encoder.setimage(pixels, (0, 0, width, height))
+        raw: bytes = encoder.encode(size)[2]
+    except Exception:  # as everywhere in Pillow
+        return None
+    return raw if len(raw) == size else None
 
 
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"

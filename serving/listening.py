@@ -24,6 +24,8 @@ log = logging.getLogger("shortcut")
 # Long enough for another worker to wake, and too short to be noticed; a worker that is busy longer than that is not
 # waited for.
 PATIENCE_SECONDS = 0.001
+MAX_AT_ONCE = 64  # connections, then the requests of others have their turn
+MAX_UNASKED = 4
 RETRY_SECONDS = 0.1  # when the process has no file descriptors left
 SLOTS = 256
 _SLOT = struct.Struct("=ii")  # a process id and its connections
@@ -47,7 +49,8 @@ def install() -> None:
 class Counts:
     """How many connections each worker holds: a page of memory that all of them map."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: int | None = None) -> None:
+        self._process = os.getpid() if process is None else process
         self._memory: mmap.mmap | None = None
         self._slot = 0
         with contextlib.suppress(OSError, KeyError):
@@ -61,13 +64,13 @@ class Counts:
         for slot in range(SLOTS):
             process, _ = _SLOT.unpack_from(memory, slot * _SLOT.size)
             if process == 0 or not _alive(process):
-                _SLOT.pack_into(memory, slot * _SLOT.size, os.getpid(), 0)
+                _SLOT.pack_into(memory, slot * _SLOT.size, self._process, 0)
                 return slot
         raise OSError("no free slot")
 
     def note(self, connections: int) -> None:
         if self._memory is not None:
-            _SLOT.pack_into(self._memory, self._slot * _SLOT.size, os.getpid(), connections)
+            _SLOT.pack_into(self._memory, self._slot * _SLOT.size, self._process, connections)
 
     def others(self) -> int | None:
         """The fewest connections of another worker, None if there is none."""
@@ -92,7 +95,7 @@ def _alive(process: int) -> bool:
 
 
 class Listener:
-    """Accepts on one socket, a connection a turn of the loop."""
+    """Accepts on one socket."""
 
     def __init__(self, server: "Server", sock: socket.socket):
         self._server = server
@@ -114,22 +117,25 @@ class Listener:
         self._loop.call_later(seconds, self._listen)
 
     def _ready(self) -> None:
-        if not self._waited and self._server.has_more_than_others():
-            self._waited = True
-            self._pause(PATIENCE_SECONDS)
-            return
+        """Take what waits, as long as it is this worker's turn; after having waited for another, a few in any case."""
+        for taken in range(MAX_AT_ONCE):
+            if self._server.has_more_than_others() and not (self._waited and taken < MAX_UNASKED):
+                self._waited = not self._waited
+                if self._waited:
+                    self._pause(PATIENCE_SECONDS)
+                return
+            try:
+                connection, _ = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                break  # another worker has it
+            except OSError as err:
+                log.error("cannot accept a connection: %s", err)
+                self._pause(RETRY_SECONDS)
+                break
+            task = self._loop.create_task(self._serve(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         self._waited = False
-        try:
-            connection, _ = self._socket.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another worker has it
-        except OSError as err:
-            log.error("cannot accept a connection: %s", err)
-            self._pause(RETRY_SECONDS)
-            return
-        task = self._loop.create_task(self._serve(connection))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, connection: socket.socket) -> None:
         connection.setblocking(False)

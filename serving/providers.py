@@ -1,12 +1,13 @@
-"""ONNX Runtime sessions on each execution provider: how to open one, and why there is none here.
+"""A model's graph -> a function that runs it on an execution provider of ONNX Runtime, or why that cannot be here.
 
-Knows what each provider needs and in which precision it may compute; not which one is best, nor whether it is right.
-The CUDA and OpenVINO parts follow ONNX Runtime's documentation of each provider.
+Knows what each provider needs, in which precision and batch sizes it may compute; not which one is best, nor whether it
+is right. The CUDA and OpenVINO parts follow ONNX Runtime's documentation of each provider.
 """
 
 import hashlib
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,6 @@ import numpy as np
 import onnxruntime as ort
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "openvino": "OpenVINOExecutionProvider", "cpu": "CPUExecutionProvider"}
-BUCKETS = (1, 2, 4, 8, 16, 32)  # batch sizes for a provider that prepares itself anew for each shape it meets
-
 ort.set_default_logger_severity(3)  # a provider that cannot load is reported once, by us
 
 
@@ -25,10 +24,12 @@ class ProviderError(RuntimeError):
 
 @dataclass(frozen=True)
 class Way:
-    """One way to compute: an execution provider, and the precision of its matrix products."""
+    """One way to compute: an execution provider, the precision of its matrix products, and the batch sizes it is
+    prepared for (others are filled up to the next one); none where every size is as good."""
 
     provider: str  # "cuda", "openvino" or "cpu"
     precision: str = "float32"  # or "tf32", "bf16"
+    buckets: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return self.provider if self.precision == "float32" else f"{self.provider} {self.precision}"
@@ -38,33 +39,65 @@ class Way:
         """How far a probability may be from Keras' float32."""
         return 1e-4 if self.precision == "float32" else 0.05
 
-    @property
-    def buckets(self) -> tuple[int, ...]:
-        """Batch sizes to pad to; none where every size is as good."""
-        return BUCKETS if self.provider == "cuda" else ()
 
+_BUCKETS = (1, 2, 4, 8, 16, 32)  # CUDA looks for its convolution algorithms anew at each shape
 
 # In order of preference where nothing tells them apart.
-WAYS = (Way("cuda", "tf32"), Way("cuda"), Way("openvino", "bf16"), Way("openvino"), Way("cpu"))
+WAYS = (
+    Way("cuda", "tf32", _BUCKETS),
+    Way("cuda", "float32", _BUCKETS),
+    Way("openvino", "bf16"),
+    Way("openvino"),
+    Way("cpu"),
+)
+
+Run = Callable[[np.ndarray], np.ndarray]
 
 
-def open_session(onnx: bytes, way: Way, threads: int) -> ort.InferenceSession:
-    """A session that computes `way`, with `threads` threads. Raises ProviderError."""
+def open_run(onnx: bytes, way: Way, threads: int) -> Run:
+    """A function that maps (N, H, W, C) uint8 to (N, K) float32 `way`, with `threads` threads; it may be called from
+    several threads. Raises ProviderError."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # HTTP shares the cores
     try:
         if way.provider == "cuda":
-            return _cuda_session(onnx, options, way.precision)
-        if way.provider == "openvino":
+            session = _cuda_session(onnx, options, way.precision)
+        elif way.provider == "openvino":
             _add_openvino(options, way.precision, threads)
-            return ort.InferenceSession(onnx, options)
-        return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(onnx, options)
+        else:
+            session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     except ProviderError:
         raise
     except Exception as err:  # ONNX Runtime raises a class per status code, and RuntimeError for missing libraries
         raise ProviderError(one_line(err)) from err
+
+    def run(images: np.ndarray) -> np.ndarray:
+        return session.run(_OUTPUTS, {"image": images})[0]
+
+    return run if not way.buckets else in_buckets(run, way.buckets)
+
+
+_OUTPUTS = ("probabilities",)
+
+
+def in_buckets(run: Run, buckets: tuple[int, ...]) -> Run:
+    """`run` for any batch size where it shall see only `buckets`, ascending: smaller batches are filled up with zeros,
+    larger ones cut."""
+    most = buckets[-1]
+
+    def run_filled(images: np.ndarray) -> np.ndarray:
+        count = len(images)
+        if count > most:
+            return np.concatenate([run_filled(images[i : i + most]) for i in range(0, count, most)])
+        bucket = next(bucket for bucket in buckets if bucket >= count)
+        filled = np.zeros((bucket, *images.shape[1:]), images.dtype)
+        filled[:count] = images
+        return run(filled)[:count]
+
+    return run_filled
 
 
 def one_line(err: Exception) -> str:
@@ -112,14 +145,6 @@ def _add_openvino(options: ort.SessionOptions, precision: str, threads: int) -> 
         "ENABLE_CPU_PINNING": "NO",  # pinned, the threads of every worker would sit on the same first cores
     }
     options.add_provider_for_devices(devices[:1], {"load_config": json.dumps({"CPU": config})})
-
-
-def pad(images: np.ndarray, buckets: tuple[int, ...]) -> np.ndarray:
-    """`images` (N, H, W, C), filled up with zeros to the next of `buckets`."""
-    size = next((bucket for bucket in buckets if bucket >= len(images)), len(images))
-    if size == len(images):
-        return images
-    return np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), images.dtype)])
 
 
 def machine() -> str:

@@ -183,11 +183,15 @@ class Repository:
 
 
 def _best(probabilities: np.ndarray, top_k: int) -> list[tuple[int, float]]:
-    indices = (-probabilities).argsort(kind="stable")[:top_k]
-    best = [(i, round(p, 6)) for i, p in zip(indices.tolist(), probabilities[indices].tolist(), strict=True)]
-    if best[0][1] != best[0][1]:  # NaN, which is no JSON
+    """(index, probability rounded to 6 digits), the most probable first; ties by index."""
+    values = probabilities.tolist()
+    if values[0] != values[0]:  # NaN, which is no JSON; a softmax has it everywhere or nowhere
         raise ArithmeticError("the model's probabilities are not numbers")
-    return best
+    if top_k == 1:
+        best = [values.index(max(values))]
+    else:
+        best = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:top_k]
+    return [(i, round(values[i], 6)) for i in best]
 
 
 def _json(content: Any) -> str:

@@ -1,9 +1,10 @@
 """A request's body -> the uploaded files in it, within limits. Knows HTTP bodies, not pictures or models."""
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -11,6 +12,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from serving.errors import BodyTooLarge, ClassifyError, InvalidImage, InvalidRequest, UnsupportedFormat
 
 MAX_FILENAME = 255
+
+Result = TypeVar("Result")
 
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed body; clients get told
 
@@ -46,6 +49,19 @@ async def read_body(receive: Callable[[], Awaitable[Any]], headers: Mapping[str,
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def unless_gone(receive: Callable[[], Awaitable[Any]], work: Coroutine[Any, Any, Result]) -> Result:
+    """What `work` returns, after the body was read; raises ClientGone, and cancels it, as soon as nobody waits."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(receive())
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientGone
+    finally:
+        working.cancel()
+        gone.cancel()
 
 
 def is_multipart(content_type: str) -> bool:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from serving.errors import ClassifyError, ImageTooLarge, InvalidImage, InvalidRequest, UnsupportedFormat
-from serving.images import decode_image, picture_format
+from serving.images import decode_image, picture_format, plain_png
 from tests.pictures import colours, digit, encode
 
 DIGIT = (28, 28, 1)
@@ -32,6 +32,39 @@ def test_a_plain_picture_of_the_models_size_and_mode_passes_byte_for_byte(form: 
 def test_a_light_on_dark_digit_of_the_models_size_passes_byte_for_byte(at: tuple[float, float]) -> None:
     image = digit("4", at=at, height=0.5)
     assert np.array_equal(decode_digit(image)[..., 0], np.asarray(image))
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["plain", "light_on_dark_centred"]), st.sampled_from([1, 3]))
+def test_the_short_way_for_a_plain_png_gives_what_the_ordinary_way_gives(
+    seed: int, convention: str, channels: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = (int(n) for n in rng.integers(1, 12, 2))
+    levels = rng.choice([0, 0, 0, 120, 127, 128, 255], (height, width, channels)).astype(np.uint8)
+    data = encode(Image.fromarray(levels.squeeze(-1) if channels == 1 else levels))
+    short = plain_png(data, levels.shape, convention)
+    if convention == "plain":
+        assert short is not None
+    if short is not None:
+        assert np.array_equal(short, decode_image(data, levels.shape, convention))
+
+
+@given(st.integers(0, 300), st.binary(min_size=1, max_size=2), st.booleans())
+def test_the_short_way_leaves_what_is_damaged_to_the_ordinary_one(at: int, noise: bytes, cut: bool) -> None:
+    data = encode(digit("4"))
+    at %= len(data)
+    damaged = data[:at] + (b"" if cut else noise) + data[at + len(noise) :]
+    short = plain_png(damaged, DIGIT, "plain")
+    assert short is None or np.array_equal(short, decode_image(damaged, DIGIT))
+    assert (short is None) == (damaged != data)
+
+
+@pytest.mark.parametrize("side", [1, 31, 256, 3000])
+def test_a_large_jpeg_is_decoded_small_and_comes_out_the_same(side: int) -> None:
+    image = colours((64, 48)).resize((side, max(1, side * 3 // 4)), Image.Resampling.BICUBIC)
+    data = encode(image, "JPEG")
+    whole = np.asarray(Image.open(io.BytesIO(data)).resize((8, 8), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(decode_image(data, COLOUR).astype(int) - whole).max() <= 2
 
 
 # The plain convention
