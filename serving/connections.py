@@ -49,6 +49,11 @@ class Direct(Protocol):
     def __call__(self, exchange: "Exchange", body: bytes, /) -> bool: ...
 
 
+def draining() -> bool:
+    """Whether this worker is about to stop."""
+    return getattr(uvicorn.config.HTTP_PROTOCOLS["auto"], "draining", False)
+
+
 def install(limits: Limits, front: Callable[[Any], Any], direct: Direct) -> None:
     """Make every uvicorn server of this process use the guarded protocol with `limits`.
 
@@ -112,6 +117,7 @@ class _GuardedProtocol(HttpToolsProtocol):
     direct: Direct
     direct_path: bytes
     direct_limit: int
+    draining = False  # every answer is the last of its connection
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -193,6 +199,7 @@ class _GuardedProtocol(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expected
         self.headers += headers  # the list that is in the scope
         super().on_headers_complete()
+        self.cycle.keep_alive = self.cycle.keep_alive and not self.draining
 
     def on_body(self, body: bytes) -> None:
         if self._exchange is None:
@@ -248,6 +255,7 @@ class _GuardedProtocol(HttpToolsProtocol):
         )
 
     def send(self, exchange: Exchange, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        exchange.keep_alive = exchange.keep_alive and not self.draining
         parts = [STATUS_LINE[status]]
         for name, value in (*self.server_state.default_headers, *headers):
             if name != b"content-length":

@@ -1,9 +1,14 @@
-"""How a worker takes connections: each new one goes to the worker that has the fewest.
+"""How a worker takes connections, and how it stops taking them.
 
 All workers of a service listen on one socket, and whichever wakes first would take all of a burst: of eight connections
 often eight, while the other cores idle. So each worker leaves a note of how many it holds, and one that holds more than
-another lets it go first, for a moment. A subclass of uvicorn's server, put where BentoML's worker looks it up (BentoML
-1.4.39, uvicorn 0.54). Knows sockets and counts only.
+another lets it go first, for a moment.
+
+On SIGTERM a worker is no longer ready, and says so, but goes on answering for a while, each answer the last of its
+connection: a balancer that looks for readiness moves on to other servers before anything is closed.
+
+A subclass of uvicorn's server, put where BentoML's worker looks it up (BentoML 1.4.39, uvicorn 0.54). Knows sockets,
+counts and signals only.
 """
 
 import asyncio
@@ -11,10 +16,13 @@ import contextlib
 import logging
 import mmap
 import os
+import signal
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -40,10 +48,10 @@ def create_place(folder: Path) -> None:
         os.environ[_PLACE] = str(place)
 
 
-def install() -> None:
+def install(drain_seconds: float) -> None:
     """Make BentoML's worker use the server below. Not on Windows, where workers share no socket."""
     if os.name == "posix":
-        uvicorn.Server = Server  # type: ignore[misc]
+        uvicorn.Server = type("DrainingServer", (Server,), {"drain_seconds": drain_seconds})  # type: ignore[assignment, misc]
 
 
 class Counts:
@@ -159,7 +167,9 @@ class Listener:
 class Server(uvicorn.Server):
     """uvicorn's server with listeners of our own."""
 
+    drain_seconds: float
     _listeners: Sequence[Listener] = ()
+    _stop_at: float | None = None  # on the monotonic clock, once SIGTERM has come
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if sockets is None:
@@ -189,7 +199,19 @@ class Server(uvicorn.Server):
         """uvicorn's, ten times a second."""
         if self._listeners:
             self._note()
+        if self._stop_at is not None and time.monotonic() >= self._stop_at:
+            self.should_exit = True
         return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM drains; SIGINT, or whatever comes second, ends it now, as uvicorn does."""
+        if sig != signal.SIGTERM or self._stop_at is not None or not self.drain_seconds:
+            super().handle_exit(sig, frame)
+            return
+        self._captured_signals.append(sig)
+        self._stop_at = time.monotonic() + self.drain_seconds
+        protocol: Any = self.config.http_protocol_class
+        protocol.draining = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for listener in self._listeners:

@@ -181,6 +181,8 @@ async def livez(request: Request) -> Response:
 
 async def readyz(request: Request) -> Response:
     _repository()
+    if connections.draining():
+        raise Unavailable("the service is stopping")
     return Response("\n", media_type="text/plain")
 
 
@@ -225,7 +227,7 @@ def routes() -> list[Route]:
     ]
 
 
-listening.install()
+listening.install(SETTINGS.drain_seconds)
 connections.install(
     connections.Limits(
         header_bytes=SETTINGS.max_header_bytes,

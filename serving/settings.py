@@ -55,6 +55,7 @@ class Settings:
     max_connections: int = _number(1000, "open connections of one worker; more are answered 503", 1, 65_000)
     queue: int = _number(512, "images that may wait for one model in one worker", 1, 100_000)
     deadline_ms: int = _number(10_000, "milliseconds after which a waiting image is dropped", 1, 3_600_000)
+    drain_seconds: int = _number(5, "seconds that requests are still answered after SIGTERM", 0, 20)
     api_keys: tuple[str, ...] = _keys("hashes of the keys that may come in, `sha256:<hex>,…`; none: everybody may")
 
     @classmethod

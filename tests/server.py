@@ -97,7 +97,7 @@ def command(port: int) -> list[str]:
 def environment(**settings: str) -> dict[str, str]:
     """This process's environment with SHORTCUT_<NAME> for each setting, and nothing else of that prefix."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SHORTCUT_")}
-    clean["SHORTCUT_CACHE"] = CACHE.name
+    clean |= {"SHORTCUT_CACHE": CACHE.name, "SHORTCUT_DRAIN_SECONDS": "0"}
     return clean | {f"SHORTCUT_{name.upper()}": value for name, value in settings.items()}
 
 
