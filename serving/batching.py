@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 
@@ -20,19 +21,36 @@ MAX_BATCH = 32  # larger ones gain nothing on a CPU and only add wait
 # few of them is sooner done than handed over, and holds up the loop no longer than decoding a photo would.
 INLINE_SECONDS = 0.010
 
-Answer = np.ndarray | Exception
-
 
 class Job:
-    """One image (H, W, C) that waits for its batch; `done` gets its probabilities (K,), or what went wrong."""
+    """One image (H, W, C) that waits for its batch; `done` is called with the job once `answer` is there: its
+    probabilities (K,), or what went wrong. Moments are by time.perf_counter()."""
 
-    __slots__ = ("cancelled", "done", "expires", "image")
+    __slots__ = ("answer", "cancelled", "computed", "done", "image", "queued", "taken")
+    answer: np.ndarray | Exception
+    taken: float  # when its batch began
+    computed: float  # and ended
 
-    def __init__(self, image: np.ndarray, expires: float, done: Callable[[Answer], None]):
+    def __init__(self, image: np.ndarray, done: Callable[["Job"], None]):
         self.image = image
-        self.expires = expires
         self.done = done
+        self.queued = time.perf_counter()
         self.cancelled = False  # set it when nobody waits any more: the image is not computed, `done` is not called
+
+    def probabilities(self) -> np.ndarray:
+        """Its answer; raises what went wrong."""
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Meter(Protocol):
+    """What is told of a batcher's work."""
+
+    def waited(self, seconds: float, /) -> None: ...
+    def computed(self, images: int, seconds: float, /) -> None: ...
+    def rejected(self, images: int, /) -> None: ...
+    def expired(self, /) -> None: ...
 
 
 class Batcher:
@@ -46,6 +64,7 @@ class Batcher:
         self,
         run: Callable[[np.ndarray], np.ndarray],
         executor: ThreadPoolExecutor,
+        meter: Meter,
         *,
         image_seconds: float = float("inf"),
         queue: int = 512,
@@ -53,43 +72,50 @@ class Batcher:
     ):
         self._run = run
         self._executor = executor
+        self._meter = meter
         self._inline = int(min(INLINE_SECONDS / max(image_seconds, 1e-9), MAX_BATCH))
         self._limit = queue
         self._deadline_seconds = deadline_seconds
         self._waiting: deque[Job] = deque()
         self._busy = False  # a batch runs, or a turn of the loop that will start one is due
 
-    def submit(self, image: np.ndarray, done: Callable[[Answer], None]) -> Job:
+    def __len__(self) -> int:
+        """How many images wait."""
+        return len(self._waiting)
+
+    def submit(self, image: np.ndarray, done: Callable[[Job], None]) -> Job:
         """Queue one image; `done` is called on the event loop. Raises Overloaded."""
         self._admit(1)
-        job = Job(image, time.monotonic() + self._deadline_seconds, done)
+        job = Job(image, done)
         self._waiting.append(job)
         self._start(asyncio.get_running_loop())
         return job
 
-    async def classify(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Probabilities (K,) for each image (H, W, C), in order. All are queued or none.
+    async def classify(self, images: Sequence[np.ndarray]) -> list[Job]:
+        """The jobs of all images (H, W, C), in order, once each has its probabilities. All are queued or none.
 
         Raises Overloaded, or DeadlineExceeded if any of them waited too long.
         """
         self._admit(len(images))
         loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[np.ndarray]] = [loop.create_future() for _ in images]
-        expires = time.monotonic() + self._deadline_seconds
-        jobs = [Job(image, expires, _setter(future)) for image, future in zip(images, futures, strict=True)]
+        futures: list[asyncio.Future[None]] = [loop.create_future() for _ in images]
+        jobs = [Job(image, _setter(future)) for image, future in zip(images, futures, strict=True)]
         self._waiting.extend(jobs)
         self._start(loop)
         try:
-            return [await future for future in futures]
+            for future in futures:
+                await future
         finally:
             for job, future in zip(jobs, futures, strict=True):  # a client that went away, or a failed neighbour
                 job.cancelled = True
                 if future.done() and not future.cancelled():
                     future.exception()
+        return jobs
 
     def _admit(self, count: int) -> None:
         waiting = len(self._waiting)
         if waiting + count > max(self._limit, 0 if waiting else count):
+            self._meter.rejected(count)
             raise Overloaded(f"{waiting} images are waiting; the limit is {self._limit}")
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -103,7 +129,7 @@ class Batcher:
         if not batch:
             self._busy = False
             return
-        answers: Sequence[Answer]
+        answers: Sequence[np.ndarray | Exception]
         try:
             images = np.stack([job.image for job in batch])
             if len(batch) > self._inline:
@@ -114,41 +140,48 @@ class Batcher:
             answers = list(self._run(images))
         except Exception as err:  # whatever the runtime raises fails this batch, never the queue
             answers = [err] * len(batch)
-        _settle(batch, answers)
+        self._settle(batch, answers)
         loop.call_soon(self._next, loop)  # not at once: the loop reads and answers between two batches
 
     def _finish(self, loop: asyncio.AbstractEventLoop, batch: list[Job], finished: "Future[np.ndarray]") -> None:
         self._next(loop)  # first, so that the thread has work while the answers are written
         error = finished.exception()
-        _settle(batch, [error] * len(batch) if isinstance(error, Exception) else list(finished.result()))
+        self._settle(batch, [error] * len(batch) if isinstance(error, Exception) else list(finished.result()))
 
     def _gather(self) -> list[Job]:
         batch: list[Job] = []
-        now = time.monotonic()
+        now = time.perf_counter()
         while self._waiting and len(batch) < MAX_BATCH:
             job = self._waiting.popleft()
             if job.cancelled:
                 continue
-            if now > job.expires:
-                job.done(DeadlineExceeded(f"not computed within {self._deadline_seconds * 1000:.0f} ms"))
+            if now - job.queued > self._deadline_seconds:
+                self._meter.expired()
+                job.answer = DeadlineExceeded(f"not computed within {self._deadline_seconds * 1000:.0f} ms")
+                job.done(job)
                 continue
+            job.taken = now
+            self._meter.waited(now - job.queued)
             batch.append(job)
         return batch
 
+    def _settle(self, batch: list[Job], answers: Sequence[np.ndarray | Exception]) -> None:
+        now = time.perf_counter()
+        self._meter.computed(len(batch), now - batch[0].taken)
+        for job, answer in zip(batch, answers, strict=True):
+            if not job.cancelled:
+                job.answer = answer
+                job.computed = now
+                job.done(job)
 
-def _settle(batch: list[Job], answers: Sequence[Answer]) -> None:
-    for job, answer in zip(batch, answers, strict=True):
-        if not job.cancelled:
-            job.done(answer)
 
-
-def _setter(future: "asyncio.Future[np.ndarray]") -> Callable[[Answer], None]:
-    def done(answer: Answer) -> None:
+def _setter(future: "asyncio.Future[None]") -> Callable[[Job], None]:
+    def done(job: Job) -> None:
         if future.done():
             return
-        if isinstance(answer, Exception):
-            future.set_exception(answer)
+        if isinstance(job.answer, Exception):
+            future.set_exception(job.answer)
         else:
-            future.set_result(answer)
+            future.set_result(None)
 
     return done

@@ -23,8 +23,8 @@ async def classify_files(served: ServedModel, files: Sequence[Path], top_k: int)
         result: dict[str, Any] = {"filename": str(file)}
         try:
             image = await served.decode(file.read_bytes())
-            (probabilities,) = await served.classify([image])
-            result["predictions"] = served.rank(probabilities, top_k)
+            (job,) = await served.classify([image])
+            result["predictions"] = served.rank(job.probabilities(), top_k)
         except ClassifyError as err:
             result.update(err.body())
         except OSError as err:

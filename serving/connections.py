@@ -6,10 +6,13 @@ for `direct` costs no ASGI scope, task or event either. Knows connections only: 
 """
 
 import asyncio
+import itertools
 import json
 import logging
+import re
+import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -34,6 +37,19 @@ class Limits:
     body_seconds: float  # from then until the body is complete
     idle_seconds: float  # between two requests
     connections: int
+
+
+_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_PROCESS = secrets.token_hex(4)
+_numbers = itertools.count(1)
+
+
+def request_id(fields: Mapping[bytes, bytes]) -> str:
+    """The client's X-Request-Id, if it is harmless, else a new one."""
+    given = fields.get(b"x-request-id")
+    if given is not None and _ID.fullmatch(given):
+        return given.decode()
+    return f"{_PROCESS}-{next(_numbers):x}"
 
 
 class Cancellable(Protocol):
@@ -77,10 +93,12 @@ class Exchange:
     __slots__ = (
         "chunks",
         "disconnected",
+        "fields",
         "headers",
         "job",
         "keep_alive",
         "protocol",
+        "request_id",
         "response_complete",
         "response_started",
         "started",
@@ -88,18 +106,24 @@ class Exchange:
     )
     message_event = _NoEvent()
 
-    def __init__(self, protocol: "_GuardedProtocol", url: bytes, headers: list[tuple[bytes, bytes]]):
+    def __init__(
+        self,
+        protocol: "_GuardedProtocol",
+        url: bytes,
+        headers: list[tuple[bytes, bytes]],
+        fields: dict[bytes, bytes],
+        request_id: str,
+    ):
         self.protocol = protocol
         self.url = url
         self.headers = headers  # names in lower case
+        self.fields = fields  # the same; of several of one name the first
+        self.request_id = request_id
         self.chunks: list[bytes] = []
         self.started = time.perf_counter()
         self.job: Cancellable | None = None  # what to cancel when the client goes away
         self.disconnected = self.response_started = self.response_complete = False
         self.keep_alive = True
-
-    def header(self, name: bytes) -> str:
-        return next((value.decode("latin-1") for key, value in self.headers if key == name), "")
 
     def answer(self, body: bytes, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Send `body`, JSON, with `headers` (by default those of a 200). Does nothing if the client has gone."""
@@ -185,8 +209,10 @@ class _GuardedProtocol(HttpToolsProtocol):
         if size > self.limits.header_bytes:
             self._refuse(self._too_large())
             raise ValueError("headers too large")  # stops the parser; the answer is sent already
-        if self._goes_direct():
-            self.cycle = self._exchange = Exchange(self, self.url, self.headers)  # type: ignore[assignment]
+        fields = self._direct_fields()
+        if fields is not None:
+            exchange = Exchange(self, self.url, self.headers, fields, request_id(fields))
+            self.cycle = self._exchange = exchange  # type: ignore[assignment]
         else:
             self._start_asgi()  # raises where the address is none; that is still within the head
         self._in_head = False
@@ -236,13 +262,15 @@ class _GuardedProtocol(HttpToolsProtocol):
 
     # Direct answers
 
-    def _goes_direct(self) -> bool:
-        """Whether the request is one for `direct`, on a connection where no other waits for its answer."""
+    def _direct_fields(self) -> dict[bytes, bytes] | None:
+        """The headers of a request for `direct`, on a connection where no other waits for its answer; None for any
+        other request."""
         url, path = self.url, self.direct_path
         if not url.startswith(path) or url[len(path) : len(path) + 1] not in (b"", b"?") or b"#" in url:
-            return False
-        length = next((value for name, value in self.headers if name == b"content-length"), b"")
-        return (
+            return None
+        fields = dict(reversed(self.headers))
+        length = fields.get(b"content-length", b"")
+        direct = (
             length.isdigit()
             and int(length) <= self.direct_limit
             and (self.cycle is None or self.cycle.response_complete)
@@ -253,6 +281,7 @@ class _GuardedProtocol(HttpToolsProtocol):
             and not self.parser.should_upgrade()
             and not self.root_path
         )
+        return fields if direct else None
 
     def send(self, exchange: Exchange, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         exchange.keep_alive = exchange.keep_alive and not self.draining
@@ -260,6 +289,7 @@ class _GuardedProtocol(HttpToolsProtocol):
         for name, value in (*self.server_state.default_headers, *headers):
             if name != b"content-length":
                 parts += (name, b": ", value, b"\r\n")
+        parts.append(b"x-request-id: %b\r\n" % exchange.request_id.encode())
         if not exchange.keep_alive:
             parts.append(b"connection: close\r\n")
         parts.append(b"content-length: %d\r\n\r\n" % len(body))

@@ -5,18 +5,15 @@ decode is left to the route in `service`. Both say the same, since both take eac
 """
 
 import functools
-import logging
 import time
 from collections.abc import Callable
 
 from serving import keys, parameters, telemetry, uploads
-from serving.batching import Answer
+from serving.batching import Job
 from serving.connections import Exchange
 from serving.errors import ClassifyError, InvalidImage
 from serving.http import failure, internal_error
-from serving.repository import INLINE_BYTES, Repository, ServedModel
-
-log = logging.getLogger("shortcut")
+from serving.repository import INLINE_BYTES, Repository, ServedModel, stages
 
 
 class DirectClassify:
@@ -38,38 +35,35 @@ class DirectClassify:
                 keys.require(self._key_hashes, exchange.headers)
             asked = parameters.parse(exchange.url[len(self.path) + 1 :])
             served = self._repository().find(asked.model, asked.version)
-            content_type = exchange.header(b"content-type")
+            content_type = exchange.fields.get(b"content-type", b"").decode("latin-1")
+            started = time.perf_counter()
             try:
                 image = served.decode_now(uploads.one_image(body, content_type, self._max_parts))
             except InvalidImage as err:
                 raise uploads.undecodable(err, body, content_type) from err
             if image is None:
                 return False
-            exchange.job = served.submit(image, functools.partial(_answer, exchange, served, asked.top_k))
+            exchange.job = served.submit(image, functools.partial(_answer, exchange, served, asked.top_k, started))
         except ClassifyError as err:
             _refuse(exchange, err)
         except Exception:  # the outermost edge, as in http.Front
-            log.exception("internal error on /classify")
-            _refuse(exchange, internal_error())
+            _refuse(exchange, internal_error("/classify", exchange.request_id))
         return True
 
 
-def _answer(exchange: Exchange, served: ServedModel, top_k: int, answer: Answer) -> None:
+def _answer(exchange: Exchange, served: ServedModel, top_k: int, started: float, job: Job) -> None:
     try:
-        if isinstance(answer, Exception):
-            raise answer
-        body = served.body(answer, top_k)
+        body = served.body(job.probabilities(), top_k)
     except ClassifyError as err:
         _refuse(exchange, err)
     except Exception:
-        log.exception("internal error on /classify")
-        _refuse(exchange, internal_error())
+        _refuse(exchange, internal_error("/classify", exchange.request_id))
     else:
-        telemetry.observe("/classify", 200, time.perf_counter() - exchange.started)
         exchange.answer(body)
+        telemetry.finished("/classify", 200, exchange.started, exchange.request_id, stages(started, job))
 
 
 def _refuse(exchange: Exchange, err: ClassifyError) -> None:
-    telemetry.observe("/classify", err.status, time.perf_counter() - exchange.started)
     response = failure(err)
     exchange.answer(bytes(response.body), err.status, response.raw_headers)
+    telemetry.finished("/classify", err.status, exchange.started, exchange.request_id)

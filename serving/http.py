@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving import keys, telemetry
+from serving.connections import request_id
 from serving.errors import ClassifyError, MethodNotAllowed, NotFound
 from serving.uploads import ClientGone
 
@@ -68,6 +69,9 @@ class Front:
         started = time.perf_counter()
         label = "unknown"
         path, method = scope["path"], scope["method"]
+        name = request_id(dict(scope["headers"]))
+        request = Request(scope, receive)
+        request.state.stages = []
         try:
             methods, scope["path_params"] = self._find(path)
             if self._key_hashes and not any(route.open for route in methods.values()):
@@ -79,17 +83,17 @@ class Front:
             if route is None:
                 raise NotFound("no such route; GET /docs.json lists what there is")
             label = route.path
-            response = await _choose(methods, method).endpoint(Request(scope, receive))
+            response = await _choose(methods, method).endpoint(request)
         except ClassifyError as err:
             response = failure(err)
         except ClientGone:
-            telemetry.observe(label, 499, time.perf_counter() - started)
+            telemetry.finished(label, 499, started, name)
             return
         except Exception:  # the outermost edge: nothing of the inside is shown
-            log.exception("internal error on %s", label)
-            response = failure(internal_error())
-        telemetry.observe(label, response.status_code, time.perf_counter() - started)
+            response = failure(internal_error(label, name))
+        response.headers["x-request-id"] = name
         await response(scope, receive, send)
+        telemetry.finished(label, response.status_code, started, name, request.state.stages)
 
     def _find(self, path: str) -> tuple[dict[str, Route], dict[str, str]]:
         """The routes of `path` by method (none for an unknown path), and its path parameters."""
@@ -118,7 +122,9 @@ def json_bytes(body: bytes, status: int = 200, headers: Mapping[str, str] | None
     return Response(body, status, {**(headers or {}), "x-content-type-options": "nosniff"}, "application/json")
 
 
-def internal_error() -> ClassifyError:
+def internal_error(route: str, name: str) -> ClassifyError:
+    """For the exception at hand, which is logged; nothing of it is shown."""
+    log.exception("internal error on %s", route, extra={"figures": {"request_id": name}})
     return ClassifyError("internal error; the service's log has the details")
 
 

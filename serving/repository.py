@@ -15,11 +15,12 @@ import numpy as np
 from PIL import Image
 
 from serving import artifacts, runtime
-from serving.batching import Answer, Batcher, Job
+from serving.batching import Batcher, Job
 from serving.choices import Choices
 from serving.errors import DeadlineExceeded, StartError, UnknownModel
 from serving.images import open_image, plain_png, to_array
 from serving.settings import Settings
+from serving.telemetry import Meter, Stage
 
 Prediction = dict[str, Any]
 
@@ -41,13 +42,16 @@ class ServedModel:
         self._labels = [
             _json({"label": label, "index": i})[:-1] + ',"probability":' for i, label in enumerate(self.artifact.labels)
         ]
+        self._meter = Meter(self.artifact.name, self.artifact.version)
         self.batcher = Batcher(
             model.run,
             ThreadPoolExecutor(1, thread_name_prefix=model.name),
+            self._meter,
             image_seconds=model.image_seconds,
             queue=settings.queue,
             deadline_seconds=settings.deadline_ms / 1000,
         )
+        self._meter.loaded(model.provider, model.way.precision, self.batcher.__len__)
 
     def decode_now(self, data: bytes) -> np.ndarray | None:
         """A small upload's bytes as this model's input (H, W, C) uint8; None for one that takes longer than waking a
@@ -55,11 +59,15 @@ class ServedModel:
         artifact = self.artifact
         if len(data) > INLINE_BYTES:
             return None
+        started = time.perf_counter()
         array = plain_png(data, artifact.input_shape, artifact.input_convention)
-        if array is not None:
-            return array
-        image = open_image(data, self._settings.max_pixels)
-        return self._to_array(image) if image.width * image.height <= INLINE_PIXELS else None
+        if array is None:
+            image = open_image(data, self._settings.max_pixels)
+            if image.width * image.height > INLINE_PIXELS:
+                return None
+            array = self._to_array(image)
+        self._meter.decoded(time.perf_counter() - started)
+        return array
 
     async def decode(self, data: bytes) -> np.ndarray:
         """The same for any upload; a large one is decoded beside the event loop (Pillow releases the GIL).
@@ -67,13 +75,14 @@ class ServedModel:
         Raises DeadlineExceeded too, for one that had to wait too long for its turn.
         """
         array = self.decode_now(data)
-        if array is not None:
-            return array
-        expires = time.monotonic() + self._settings.deadline_ms / 1000
-        return await asyncio.get_running_loop().run_in_executor(_DECODERS, self._decode, data, expires)
+        if array is None:
+            started = time.perf_counter()
+            array = await asyncio.get_running_loop().run_in_executor(_DECODERS, self._decode, data, started)
+            self._meter.decoded(time.perf_counter() - started)
+        return array
 
-    def _decode(self, data: bytes, expires: float) -> np.ndarray:
-        if time.monotonic() > expires:
+    def _decode(self, data: bytes, queued: float) -> np.ndarray:
+        if time.perf_counter() - queued > self._settings.deadline_ms / 1000:
             raise DeadlineExceeded(f"not decoded within {self._settings.deadline_ms} ms")
         return self._to_array(open_image(data, self._settings.max_pixels))
 
@@ -81,12 +90,12 @@ class ServedModel:
         artifact = self.artifact
         return to_array(image, artifact.input_shape, artifact.input_convention, artifact.resample)
 
-    def submit(self, image: np.ndarray, done: Callable[[Answer], None]) -> Job:
-        """Queue one decoded image; `done` gets its probabilities (K,) or what went wrong. Raises Overloaded."""
+    def submit(self, image: np.ndarray, done: Callable[[Job], None]) -> Job:
+        """Queue one decoded image; `done` gets its job once the answer is there. Raises Overloaded."""
         return self.batcher.submit(image, done)
 
-    async def classify(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Probabilities (K,) for each decoded image, in order. Raises Overloaded or DeadlineExceeded."""
+    async def classify(self, images: Sequence[np.ndarray]) -> list[Job]:
+        """The answered job of each decoded image, in order. Raises Overloaded or DeadlineExceeded."""
         return await self.batcher.classify(images)
 
     def rank(self, probabilities: np.ndarray, top_k: int) -> list[Prediction]:
@@ -180,6 +189,15 @@ class Repository:
             "versions": [versions[v].describe() for v in sorted(versions)],
             "card": latest.artifact.card,
         }
+
+
+def stages(decoding: float, job: Job) -> list[Stage]:
+    """Where the time of an answered image went; `decoding` began at that moment."""
+    return [
+        Stage("decode", decoding, job.queued),
+        Stage("queue", job.queued, job.taken),
+        Stage("compute", job.taken, job.computed),
+    ]
 
 
 def _best(probabilities: np.ndarray, top_k: int) -> list[tuple[int, float]]:

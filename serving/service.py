@@ -12,6 +12,7 @@ import gc
 import logging
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import bentoml
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from serving import connections, cores, listening, openapi, parameters, telemetry, uploads
+from serving import connections, cores, listening, logs, openapi, parameters, telemetry, tracing, uploads
 from serving.choices import Choices
 from serving.direct import DirectClassify
 from serving.errors import (
@@ -32,7 +33,7 @@ from serving.errors import (
     UnsupportedFormat,
 )
 from serving.http import Front, Route, json_bytes, json_response
-from serving.repository import Repository, ServedModel, verify
+from serving.repository import Repository, ServedModel, stages, verify
 from serving.settings import Settings
 
 log = logging.getLogger("shortcut")
@@ -88,8 +89,9 @@ class ImageClassifier:
     @staticmethod
     def before_workers() -> None:
         """Once, in the parent, before any worker: a damaged artifact or a missing provider ends the start here."""
-        _log_to_stderr()
+        logs.start(SETTINGS)
         try:
+            tracing.start()
             choices = Choices(SETTINGS.cache)
             for line in verify(SETTINGS, THREADS, choices):
                 log.info("%s", line)
@@ -102,9 +104,10 @@ class ImageClassifier:
         log.info("%d workers, %d threads each; starting", WORKERS, THREADS)
 
     def __init__(self) -> None:
-        _log_to_stderr()
+        logs.start(SETTINGS)
         telemetry.join_folder()
         try:
+            tracing.start()
             _Loaded.repository = Repository(SETTINGS, THREADS, Choices(SETTINGS.cache))
         except StartError as err:
             log.error("%s", err)
@@ -128,12 +131,14 @@ async def classify(request: Request) -> Response:
     served, top_k = _asked(request)
     body = await uploads.read_body(request.receive, request.headers, SETTINGS.max_body_bytes)
     content_type = request.headers.get("content-type", "")
+    started = time.perf_counter()
     try:
         image = await served.decode(uploads.one_image(body, content_type, MAX_PARTS))
     except InvalidImage as err:
         raise uploads.undecodable(err, body, content_type) from err
-    (probabilities,) = await served.classify([image])
-    return json_bytes(served.body(probabilities, top_k))
+    (job,) = await served.classify([image])
+    request.state.stages += stages(started, job)
+    return json_bytes(served.body(job.probabilities(), top_k))
 
 
 async def classify_batch(request: Request) -> Response:
@@ -162,8 +167,8 @@ async def _results(served: ServedModel, parts: list[uploads.Part], top_k: int) -
             decoded.append(result)
         except ClassifyError as err:
             result.update(err.body())
-    for result, probabilities in zip(decoded, await served.classify(images), strict=True):
-        result["predictions"] = served.rank(probabilities, top_k)
+    for result, job in zip(decoded, await served.classify(images), strict=True):
+        result["predictions"] = served.rank(job.probabilities(), top_k)
     return results
 
 
@@ -245,12 +250,3 @@ def _asked(request: Request) -> tuple[ServedModel, int]:
     """The model a request means and its top_k, checked before the body is read."""
     asked = parameters.parse(request.scope["query_string"])
     return _repository().find(asked.model, asked.version), asked.top_k
-
-
-def _log_to_stderr() -> None:
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False

@@ -56,6 +56,8 @@ class Settings:
     queue: int = _number(512, "images that may wait for one model in one worker", 1, 100_000)
     deadline_ms: int = _number(10_000, "milliseconds after which a waiting image is dropped", 1, 3_600_000)
     drain_seconds: int = _number(5, "seconds that requests are still answered after SIGTERM", 0, 20)
+    log_format: str = _choice("text", "how the log is written to stderr", "text", "json")
+    access_log: str = _choice("off", "a line for every request", "off", "on")
     api_keys: tuple[str, ...] = _keys("hashes of the keys that may come in, `sha256:<hex>,…`; none: everybody may")
 
     @classmethod

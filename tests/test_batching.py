@@ -6,8 +6,30 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from serving.batching import INLINE_SECONDS, MAX_BATCH, Batcher
+from serving.batching import INLINE_SECONDS, MAX_BATCH, Batcher, Job
 from serving.errors import DeadlineExceeded, Overloaded
+
+
+class Meter:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.waits: list[float] = []
+        self.refused = self.dropped = 0
+
+    def waited(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def computed(self, images: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.batches.append(images)
+
+    def rejected(self, images: int) -> None:
+        self.refused += images
+
+    def expired(self) -> None:
+        self.dropped += 1
 
 
 class Model:
@@ -34,24 +56,28 @@ NO_THREADS = ThreadPoolExecutor(1)
 NO_THREADS.shutdown()
 
 
-def batcher(model: Model, **options: float) -> Batcher:
-    return Batcher(model.run, ThreadPoolExecutor(1), **options)  # type: ignore[arg-type]
+def batcher(model: Model, meter: Meter | None = None, **options: float) -> Batcher:
+    return Batcher(model.run, ThreadPoolExecutor(1), meter or Meter(), **options)  # type: ignore[arg-type]
+
+
+async def answers(queue: Batcher, images: list[np.ndarray]) -> list[list[float]]:
+    return [job.probabilities().tolist() for job in await queue.classify(images)]
 
 
 def test_a_lone_image_runs_at_once_and_alone() -> None:
     model = Model()
-    (answer,) = asyncio.run(batcher(model).classify([image(3)]))
-    assert answer.tolist() == [12]
+    meter = Meter()
+    assert asyncio.run(answers(batcher(model, meter), [image(3)])) == [[12]]
+    assert (meter.batches, len(meter.waits)) == ([1], 1)
     assert model.sizes == [1]
 
 
 def test_everyone_gets_their_own_answer_in_order() -> None:
-    async def scenario() -> list[list[np.ndarray]]:
+    async def scenario() -> list[list[list[float]]]:
         queue = batcher(Model())
-        return await asyncio.gather(*(queue.classify([image(v), image(v + 1)]) for v in range(50)))
+        return await asyncio.gather(*(answers(queue, [image(v), image(v + 1)]) for v in range(50)))
 
-    for value, (first, second) in enumerate(asyncio.run(scenario())):
-        assert (first.tolist(), second.tolist()) == ([4 * value], [4 * value + 4])
+    assert asyncio.run(scenario()) == [[[4 * v], [4 * v + 4]] for v in range(50)]
 
 
 def test_the_next_batch_gathers_while_one_runs() -> None:
@@ -72,7 +98,8 @@ def test_the_next_batch_gathers_while_one_runs() -> None:
 
 def test_a_full_queue_refuses_at_once_and_recovers() -> None:
     async def scenario(model: Model) -> None:
-        queue = batcher(model, queue=3)
+        meter = Meter()
+        queue = batcher(model, meter, queue=3)
         model.gate.clear()
         running = asyncio.create_task(queue.classify([image(1)]))
         await asyncio.sleep(0.05)
@@ -80,9 +107,10 @@ def test_a_full_queue_refuses_at_once_and_recovers() -> None:
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="3 images are waiting; the limit is 3"):
             await queue.classify([image(1)])
+        assert (meter.refused, len(queue)) == (1, 3)
         model.gate.set()
         await asyncio.gather(running, *waiting)
-        assert (await queue.classify([image(5)]))[0].tolist() == [20]
+        assert await answers(queue, [image(5)]) == [[20]]
 
     asyncio.run(scenario(Model()))
 
@@ -93,7 +121,8 @@ def test_an_empty_queue_takes_a_request_larger_than_its_limit() -> None:
 
 def test_expired_work_is_dropped_before_it_costs_compute() -> None:
     async def scenario(model: Model) -> None:
-        queue = batcher(model, deadline_seconds=0.05)
+        meter = Meter()
+        queue = batcher(model, meter, deadline_seconds=0.05)
         model.gate.clear()
         running = asyncio.create_task(queue.classify([image(1)]))
         await asyncio.sleep(0.02)
@@ -103,6 +132,7 @@ def test_expired_work_is_dropped_before_it_costs_compute() -> None:
         await running
         with pytest.raises(DeadlineExceeded, match="50 ms"):
             await late
+        assert meter.dropped == 1
 
     model = Model()
     asyncio.run(scenario(model))
@@ -114,7 +144,7 @@ def test_a_failing_batch_fails_its_requests_and_nobody_else() -> None:
         queue = batcher(Model())
         with pytest.raises(RuntimeError, match="the runtime failed"):
             await queue.classify([image(255), image(255)])
-        assert (await queue.classify([image(1)]))[0].tolist() == [4]
+        assert await answers(queue, [image(1)]) == [[4]]
 
     asyncio.run(scenario())
 
@@ -140,13 +170,12 @@ def test_work_of_a_cancelled_request_is_not_computed() -> None:
 
 
 def test_cheap_batches_run_on_the_loop_and_requests_of_one_turn_run_together() -> None:
-    async def scenario() -> list[list[np.ndarray]]:
-        queue = Batcher(model.run, NO_THREADS, image_seconds=INLINE_SECONDS / 100)
-        return await asyncio.gather(*(queue.classify([image(v)]) for v in range(MAX_BATCH + 3)))
+    async def scenario() -> list[list[list[float]]]:
+        queue = Batcher(model.run, NO_THREADS, Meter(), image_seconds=INLINE_SECONDS / 100)
+        return await asyncio.gather(*(answers(queue, [image(v)]) for v in range(MAX_BATCH + 3)))
 
     model = Model()
-    answers = asyncio.run(scenario())
-    assert [answer[0].tolist() for answer in answers] == [[4 * v] for v in range(MAX_BATCH + 3)]
+    assert asyncio.run(scenario()) == [[[4 * v]] for v in range(MAX_BATCH + 3)]
     assert model.sizes == [MAX_BATCH, 3]
 
 
@@ -159,7 +188,7 @@ def test_only_a_batch_that_takes_long_is_worth_a_thread() -> None:
             return super().run(images)
 
     async def scenario() -> None:
-        queue = Batcher(Noting().run, ThreadPoolExecutor(1), image_seconds=INLINE_SECONDS / 4)
+        queue = Batcher(Noting().run, ThreadPoolExecutor(1), Meter(), image_seconds=INLINE_SECONDS / 4)
         await queue.classify([image(1)] * 4)
         await queue.classify([image(1)] * 5)
 
@@ -169,21 +198,23 @@ def test_only_a_batch_that_takes_long_is_worth_a_thread() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, float("inf")])
 def test_submitted_images_are_answered_by_callback_and_errors_too(seconds: float) -> None:
-    async def scenario() -> list[object]:
-        queue = Batcher(Model().run, ThreadPoolExecutor(1), image_seconds=seconds)
-        answers: list[object] = []
-        queue.submit(image(3), answers.append)
-        queue.submit(image(4), answers.append).cancelled = True
-        while len(answers) < 1:
+    async def scenario() -> list[Job]:
+        queue = Batcher(Model().run, ThreadPoolExecutor(1), Meter(), image_seconds=seconds)
+        done: list[Job] = []
+        queue.submit(image(3), done.append)
+        queue.submit(image(4), done.append).cancelled = True
+        while len(done) < 1:
             await asyncio.sleep(0.01)
-        queue.submit(image(255), answers.append)
-        while len(answers) < 2:
+        queue.submit(image(255), done.append)
+        while len(done) < 2:
             await asyncio.sleep(0.01)
-        return answers
+        return done
 
     first, second = asyncio.run(asyncio.wait_for(scenario(), 10))
-    assert first.tolist() == [12]  # type: ignore[attr-defined]
-    assert isinstance(second, RuntimeError)
+    assert first.probabilities().tolist() == [12]
+    assert first.queued <= first.taken <= first.computed
+    with pytest.raises(RuntimeError, match="the runtime failed"):
+        second.probabilities()
 
 
 def test_no_images_need_no_run() -> None:

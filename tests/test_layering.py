@@ -31,9 +31,12 @@ MAY_IMPORT = {
     "serving.providers": set(),
     "serving.choices": {"serving.providers"},
     "serving.runtime": {"serving.artifacts", "serving.choices", "serving.providers", "serving.errors"},
-    "serving.batching": {"serving.runtime", "serving.errors"},
+    "serving.batching": {"serving.errors"},
     "serving.parameters": {"serving.errors"},
     "serving.listening": set(),
+    "serving.tracing": {"serving.errors"},
+    "serving.telemetry": {"serving.tracing"},
+    "serving.logs": {"serving.settings"},
     "serving.cores": {"serving.settings"},
 }
 FRONT_DOORS = (

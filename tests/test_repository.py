@@ -85,9 +85,9 @@ def test_small_and_big_pictures_are_decoded_alike(repository: Repository, side: 
     served = repository.find()
     image = asyncio.run(served.decode(encode(colours((side, side)))))
     assert image.shape == (8, 8, 3)
-    (answer,) = asyncio.run(served.classify([image]))
+    (job,) = asyncio.run(served.classify([image]))
     expected = toy.expected(image[None], toy.weights((8, 8, 3), 3, seed=2))[0]
-    assert answer.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert job.probabilities().tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_the_pixel_limit_is_the_settings(repository: Repository) -> None:

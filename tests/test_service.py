@@ -1,5 +1,6 @@
 import json
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -194,9 +195,11 @@ def test_health_and_metrics(service: Client) -> None:
     for path in ("/livez", "/readyz", "/healthz"):
         assert service.get(path).status == 200
         assert service.request("HEAD", path).body == b""
+    time.sleep(0.1)  # until every worker has told of the tests before
     before = requests_counted(service)
     for _ in range(5):
         service.post("/classify", SEVEN)
+    time.sleep(0.1)
     assert requests_counted(service) == before + 5  # summed over the workers
 
 

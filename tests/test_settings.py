@@ -21,6 +21,8 @@ def test_every_field_is_read_from_its_variable() -> None:
         "provider": "cpu",
         "precision": "float32",
         "cache": "somewhere",
+        "log_format": "json",
+        "access_log": "on",
     }
     hashes = ("0" * 64, "a" * 64)
     numbers = {spec.name: str(spec.metadata["low"]) for spec in fields(Settings) if "low" in spec.metadata}
