@@ -14,6 +14,7 @@ import numpy as np
 
 from serving.errors import StartError
 
+FILES = ("model.onnx", "golden.npz", "card.json")
 CONVENTIONS = ("plain", "light_on_dark_centred")
 
 
@@ -44,9 +45,8 @@ def select(models: Path, versions: str = "") -> list[Path]:
         raise StartError(f"{models}: no such folder of models (SHORTCUT_MODELS)")
     found: dict[str, dict[int, Path]] = {}
     for model in sorted(p for p in models.iterdir() if p.is_dir()):
-        numbers = {int(p.name): p for p in model.iterdir() if p.name.isascii() and p.name.isdecimal() and p.is_dir()}
-        if numbers:
-            found[model.name] = dict(sorted(numbers.items()))
+        if paths := versions_of(model):
+            found[model.name] = {int(path.name): path for path in reversed(paths)}
     if not found:
         raise StartError(f"{models}: holds no model (expected <model>/<version>/model.onnx)")
     if versions == "all":
@@ -58,6 +58,12 @@ def select(models: Path, versions: str = "") -> list[Path]:
                 there = ", ".join(f"{m}:{','.join(map(str, found[m]))}" for m in found)
                 raise StartError(f"SHORTCUT_VERSIONS asks for {name}:{number}; {models} holds {there}")
     return [paths[n] for name, paths in found.items() for n in wanted.get(name, [max(paths)])]
+
+
+def versions_of(model: Path) -> list[Path]:
+    """The version folders of models/<model>, the newest first."""
+    found = [path for path in model.iterdir() if path.name.isascii() and path.name.isdecimal() and path.is_dir()]
+    return sorted(found, key=lambda path: -int(path.name))
 
 
 def _wanted(versions: str) -> dict[str, list[int]]:

@@ -73,11 +73,15 @@ class Batcher:
         self._run = run
         self._executor = executor
         self._meter = meter
-        self._inline = int(min(INLINE_SECONDS / max(image_seconds, 1e-9), MAX_BATCH))
+        self.costs(image_seconds)
         self._limit = queue
         self._deadline_seconds = deadline_seconds
         self._waiting: deque[Job] = deque()
         self._busy = False  # a batch runs, or a turn of the loop that will start one is due
+
+    def costs(self, image_seconds: float) -> None:
+        """What an image costs from now on."""
+        self._inline = int(min(INLINE_SECONDS / max(image_seconds, 1e-9), MAX_BATCH))
 
     def __len__(self) -> int:
         """How many images wait."""

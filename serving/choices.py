@@ -29,17 +29,18 @@ class Choice:
 
 
 class Choices:
-    """The file, read once, and what the parent measured; `keep` writes the file anew."""
+    """The file and what the parent measured; `keep` writes the file anew."""
 
     def __init__(self, folder: Path):
         self._path = folder.expanduser() / FILE
         self._entries: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
-            self._entries |= _entries(self._path.read_bytes())
         with contextlib.suppress(ValueError):
             self._entries |= _entries(os.environ.get(_SHARED, "{}"))
 
     def find(self, key: str) -> Choice | None:
+        if key not in self._entries:  # another worker may have measured it meanwhile
+            with contextlib.suppress(OSError, ValueError):
+                self._entries |= _entries(self._path.read_bytes())
         try:
             entry = self._entries[key]
             rates = {str(name): float(rate) for name, rate in entry["rates"].items()}

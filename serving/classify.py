@@ -12,7 +12,8 @@ from typing import Any
 from serving import cores
 from serving.choices import Choices
 from serving.errors import ClassifyError, StartError, UnknownModel
-from serving.repository import Repository, ServedModel
+from serving.repository import Repository
+from serving.served import ServedModel
 from serving.settings import Settings
 
 

@@ -13,7 +13,8 @@ from serving.batching import Job
 from serving.connections import Exchange
 from serving.errors import ClassifyError, InvalidImage
 from serving.http import failure, internal_error
-from serving.repository import INLINE_BYTES, Repository, ServedModel, stages
+from serving.repository import Repository
+from serving.served import INLINE_BYTES, ServedModel, stages
 
 
 class DirectClassify:

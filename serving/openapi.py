@@ -147,7 +147,11 @@ _SCHEMAS = {
             },
         },
     ),
-    "Models": _object(default=_STRING, models={"type": "array", "items": _object(name=_STRING, versions=_VERSIONS)}),
+    "Models": _object(
+        default=_STRING,
+        models={"type": "array", "items": _object(name=_STRING, versions=_VERSIONS)},
+        refused={"type": "array", "items": _object(name=_STRING, version=_INTEGER, error=_STRING)},
+    ),
     "Model": _object(name=_STRING, default={"type": "boolean"}, versions=_VERSIONS, card={"type": "object"}),
     "Failure": _object(error=_STRING, code=_STRING),
 }

@@ -1,127 +1,22 @@
-"""All served models of one process: names and versions -> a warm model, its decoder and its queue.
+"""All served models of one process: which model a request means, and what has changed in the folder since.
 
-Loads what `artifacts` selects through `runtime`; answers which model a request means. Knows nothing of HTTP.
+Loads what `artifacts` selects through `runtime`. A repository never changes: a new version makes a new one, which
+shares what stayed. Knows nothing of HTTP.
 """
 
-import asyncio
-import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from serving import artifacts, runtime
-from serving.batching import Batcher, Job
 from serving.choices import Choices
-from serving.errors import DeadlineExceeded, StartError, UnknownModel
-from serving.images import open_image, plain_png, to_array
+from serving.errors import StartError, UnknownModel
+from serving.providers import Way
+from serving.served import ServedModel
 from serving.settings import Settings
-from serving.telemetry import Meter, Stage
 
-Prediction = dict[str, Any]
-
-INLINE_PIXELS = 128 * 128  # up to this, decoding costs less than waking a thread
-INLINE_BYTES = 128 * 1024  # of a file; reading the header of a larger one may already take long
-# Two, so that one enormous picture does not hold up all others; more would cost memory, up to 0.8 GB each, and there
-# is a worker for every core.
-_DECODERS = ThreadPoolExecutor(2, thread_name_prefix="decode")
-
-
-class ServedModel:
-    """One version, ready: bytes -> image -> probabilities -> ranked predictions."""
-
-    def __init__(self, model: runtime.Model, settings: Settings):
-        self.model = model
-        self.artifact = model.artifact
-        self._settings = settings
-        self._start = _json({"model": self.artifact.name, "version": self.artifact.version})[:-1] + ',"predictions":['
-        self._labels = [
-            _json({"label": label, "index": i})[:-1] + ',"probability":' for i, label in enumerate(self.artifact.labels)
-        ]
-        self._meter = Meter(self.artifact.name, self.artifact.version)
-        self.batcher = Batcher(
-            model.run,
-            ThreadPoolExecutor(1, thread_name_prefix=model.name),
-            self._meter,
-            image_seconds=model.image_seconds,
-            queue=settings.queue,
-            deadline_seconds=settings.deadline_ms / 1000,
-        )
-        self._meter.loaded(model.provider, model.way.precision, self.batcher.__len__)
-
-    def decode_now(self, data: bytes) -> np.ndarray | None:
-        """A small upload's bytes as this model's input (H, W, C) uint8; None for one that takes longer than waking a
-        thread. Raises what images.decode_image raises."""
-        artifact = self.artifact
-        if len(data) > INLINE_BYTES:
-            return None
-        started = time.perf_counter()
-        array = plain_png(data, artifact.input_shape, artifact.input_convention)
-        if array is None:
-            image = open_image(data, self._settings.max_pixels)
-            if image.width * image.height > INLINE_PIXELS:
-                return None
-            array = self._to_array(image)
-        self._meter.decoded(time.perf_counter() - started)
-        return array
-
-    async def decode(self, data: bytes) -> np.ndarray:
-        """The same for any upload; a large one is decoded beside the event loop (Pillow releases the GIL).
-
-        Raises DeadlineExceeded too, for one that had to wait too long for its turn.
-        """
-        array = self.decode_now(data)
-        if array is None:
-            started = time.perf_counter()
-            array = await asyncio.get_running_loop().run_in_executor(_DECODERS, self._decode, data, started)
-            self._meter.decoded(time.perf_counter() - started)
-        return array
-
-    def _decode(self, data: bytes, queued: float) -> np.ndarray:
-        if time.perf_counter() - queued > self._settings.deadline_ms / 1000:
-            raise DeadlineExceeded(f"not decoded within {self._settings.deadline_ms} ms")
-        return self._to_array(open_image(data, self._settings.max_pixels))
-
-    def _to_array(self, image: Image.Image) -> np.ndarray:
-        artifact = self.artifact
-        return to_array(image, artifact.input_shape, artifact.input_convention, artifact.resample)
-
-    def submit(self, image: np.ndarray, done: Callable[[Job], None]) -> Job:
-        """Queue one decoded image; `done` gets its job once the answer is there. Raises Overloaded."""
-        return self.batcher.submit(image, done)
-
-    async def classify(self, images: Sequence[np.ndarray]) -> list[Job]:
-        """The answered job of each decoded image, in order. Raises Overloaded or DeadlineExceeded."""
-        return await self.batcher.classify(images)
-
-    def rank(self, probabilities: np.ndarray, top_k: int) -> list[Prediction]:
-        """The `top_k` most probable classes of (K,) probabilities, best first; ties by index."""
-        labels = self.artifact.labels
-        return [{"label": labels[i], "index": i, "probability": p} for i, p in _best(probabilities, top_k)]
-
-    def body(self, probabilities: np.ndarray, top_k: int) -> bytes:
-        """The JSON of POST /classify: as json.dumps of `rank` would write it, in half the time."""
-        ranked = ",".join([f"{self._labels[i]}{p!r}}}" for i, p in _best(probabilities, top_k)])
-        return f"{self._start}{ranked}]}}".encode()
-
-    def describe(self) -> dict[str, Any]:
-        artifact = self.artifact
-        return {
-            "version": artifact.version,
-            "labels": list(artifact.labels),
-            "input_shape": list(artifact.input_shape),
-            "input_convention": artifact.input_convention,
-            "provider": self.model.provider,
-            "precision": self.model.way.precision,
-            "provider_reason": self.model.reason,
-            "images_per_second": round(1 / self.model.image_seconds, 1),
-            "largest_deviation": self.model.deviation,
-            "metrics": artifact.card.get("metrics"),
-        }
+Stamp = tuple[tuple[str, int, int], ...]
 
 
 def verify(settings: Settings, threads: int, choices: Choices) -> Iterator[str]:
@@ -145,17 +40,93 @@ def _selected(settings: Settings) -> list[Path]:
 
 
 class Repository:
-    """Every loaded model. Raises StartError if one is damaged or cannot run, or if the default is not among them."""
+    """Every loaded model. Raises StartError if the default cannot be served.
+
+    The parent has found all of it sound before (`verify`); a version that is not, or no longer, came later, and then
+    the newest sound one before it is served in its place.
+    """
 
     def __init__(self, settings: Settings, threads: int, choices: Choices):
         self.default = settings.default_model
+        self.refused: dict[Path, str] = {}  # versions that cannot be served, and why
+        self._settings, self._threads, self._choices = settings, threads, choices
+        self._stamps: dict[Path, Stamp] = {}
         self._models: dict[str, dict[int, ServedModel]] = {}
-        for path in _selected(settings):
-            model = runtime.load(artifacts.read(path), choices, settings.provider, settings.precision, threads)
-            self._models.setdefault(model.artifact.name, {})[model.artifact.version] = ServedModel(model, settings)
+        self._take(_selected(settings), self)
+
+    def renewed(self) -> "Repository | None":
+        """What is to be served after another look at the folder; None if nothing in it has changed.
+
+        New versions are verified and warmed here, which may take seconds. A model of which one cannot be served stays
+        as it is, and the version is named in `refused`. Raises StartError if the folder or the default model is gone.
+        """
+        paths = _selected(self._settings)
+        if {path: _stamp(path) for path in paths} == self._stamps:
+            return None
+        new = copy.copy(self)
+        new._take(paths, self)
+        return new
+
+    def _take(self, paths: list[Path], before: "Repository") -> None:
+        """Serve `paths`, and of `before` what is the same."""
+        stamps = {path: _stamp(path) for path in paths}
+        models: dict[str, dict[int, ServedModel]] = {}
+        refused: dict[Path, str] = {}
+        for name in dict.fromkeys(path.parent.name for path in paths):
+            old = before._models.get(name, {})
+            versions: dict[int, ServedModel] = {}
+            sound = True
+            for path in (path for path in paths if path.parent.name == name):
+                same = stamps[path] == before._stamps.get(path)
+                try:
+                    if same and path in before.refused:
+                        raise StartError(before.refused[path])
+                    number = int(path.name)
+                    versions[number] = old[number] if same and number in old else self._load(path)
+                except StartError as err:
+                    refused[path] = str(err)
+                    sound = False
+            if not sound:
+                versions = old or versions or self._earlier(name, refused)
+            if versions:
+                models[name] = versions
+        if self.default not in models:
+            raise StartError("; ".join(reason for path, reason in refused.items() if path.parent.name == self.default))
+        self._stamps, self._models, self.refused = stamps, models, refused
+
+    def _load(self, path: Path) -> ServedModel:
+        artifact = artifacts.read(path)
+
+        def load(without: Way | None = None) -> runtime.Model:
+            settings = self._settings
+            return runtime.load(artifact, self._choices, settings.provider, settings.precision, self._threads, without)
+
+        return ServedModel(load(), self._settings, load)
+
+    def _earlier(self, name: str, refused: dict[Path, str]) -> dict[int, ServedModel]:
+        """The newest version of a model that is not refused and can be served."""
+        for path in artifacts.versions_of(self._settings.models / name):
+            if path not in refused:
+                try:
+                    return {int(path.name): self._load(path)}
+                except StartError as err:
+                    refused[path] = str(err)
+        return {}
+
+    def retire(self, successor: "Repository") -> None:
+        """Say of what `successor` no longer has that it is not served any more; requests under way end first."""
+        kept = set(map(id, successor))
+        for served in self:
+            if id(served) not in kept:
+                served.retire()
 
     def __iter__(self) -> Iterator[ServedModel]:
         return (model for versions in self._models.values() for model in versions.values())
+
+    @property
+    def computes(self) -> bool:
+        """Whether every model can: none has lost its execution provider."""
+        return all(served.computes for served in self)
 
     def find(self, name: str | None = None, version: int | None = None) -> ServedModel:
         """The named model (or the default) in the given version (or its latest). Raises UnknownModel."""
@@ -177,6 +148,10 @@ class Repository:
                 {"name": name, "versions": [versions[v].describe() for v in sorted(versions)]}
                 for name, versions in self._models.items()
             ],
+            "refused": [
+                {"name": path.parent.name, "version": int(path.name), "error": reason}
+                for path, reason in self.refused.items()
+            ],
         }
 
     def describe_model(self, name: str) -> dict[str, Any]:
@@ -191,29 +166,16 @@ class Repository:
         }
 
 
-def stages(decoding: float, job: Job) -> list[Stage]:
-    """Where the time of an answered image went; `decoding` began at that moment."""
-    return [
-        Stage("decode", decoding, job.queued),
-        Stage("queue", job.queued, job.taken),
-        Stage("compute", job.taken, job.computed),
-    ]
-
-
-def _best(probabilities: np.ndarray, top_k: int) -> list[tuple[int, float]]:
-    """(index, probability rounded to 6 digits), the most probable first; ties by index."""
-    values = probabilities.tolist()
-    if values[0] != values[0]:  # NaN, which is no JSON; a softmax has it everywhere or nowhere
-        raise ArithmeticError("the model's probabilities are not numbers")
-    if top_k == 1:
-        best = [values.index(max(values))]
-    else:
-        best = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:top_k]
-    return [(i, round(values[i], 6)) for i in best]
-
-
-def _json(content: Any) -> str:
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+def _stamp(path: Path) -> Stamp:
+    """What changes when a version's files do."""
+    found = []
+    for name in artifacts.FILES:
+        try:
+            status = (path / name).stat()
+        except OSError:
+            continue
+        found.append((name, status.st_mtime_ns, status.st_size))
+    return tuple(found)
 
 
 def _shown(text: str) -> str:

@@ -50,14 +50,22 @@ class Model:
 
 
 def load(
-    artifact: Artifact, choices: Choices, provider: str = "auto", precision: str = "auto", threads: int = 1
+    artifact: Artifact,
+    choices: Choices,
+    provider: str = "auto",
+    precision: str = "auto",
+    threads: int = 1,
+    without: Way | None = None,
 ) -> Model:
     """A warm model on the fastest way of `provider` and `precision` ("auto" for any) that gives right answers.
 
-    Which one that is `choices` may know; else it is measured, where there are several, and kept there. Raises
-    StartError if a demanded provider is not to be had or nothing reproduces the golden outputs.
+    Which one that is `choices` may know; else it is measured and kept there. `without` is a way that has failed: it is
+    only taken again where there is no other. Raises StartError if a demanded provider is not to be had or nothing
+    reproduces the golden outputs.
     """
     ways = candidates(provider, precision)
+    if without is not None:
+        ways = [way for way in ways if way.provider != without.provider] or ways
     key = choice_key(artifact, ways, threads)
     demanded = _demand(provider, precision)
     known = choices.find(key)

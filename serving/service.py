@@ -20,7 +20,7 @@ import bentoml
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from serving import connections, cores, listening, logs, openapi, parameters, telemetry, tracing, uploads
+from serving import connections, cores, listening, logs, openapi, parameters, telemetry, tracing, uploads, watching
 from serving.choices import Choices
 from serving.direct import DirectClassify
 from serving.errors import (
@@ -33,7 +33,8 @@ from serving.errors import (
     UnsupportedFormat,
 )
 from serving.http import Front, Route, json_bytes, json_response
-from serving.repository import Repository, ServedModel, stages, verify
+from serving.repository import Repository, verify
+from serving.served import ServedModel, stages
 from serving.settings import Settings
 
 log = logging.getLogger("shortcut")
@@ -108,13 +109,21 @@ class ImageClassifier:
         telemetry.join_folder()
         try:
             tracing.start()
-            _Loaded.repository = Repository(SETTINGS, THREADS, Choices(SETTINGS.cache))
+            repository = Repository(SETTINGS, THREADS, Choices(SETTINGS.cache))
         except StartError as err:
             log.error("%s", err)
             os.kill(os.getppid(), signal.SIGTERM)  # BentoML would start this worker again for ever
             sys.exit(1)
+        _Loaded.repository = repository
+        if SETTINGS.watch:
+            folder = telemetry.folder()
+            watching.start(repository, _switch, None if folder is None else folder / "loading")
         gc.collect()
         gc.freeze()  # what is loaded stays; looking through it for garbage would stop the worker for 0.1 s now and then
+
+
+def _switch(repository: Repository) -> None:
+    _Loaded.repository = repository
 
 
 def _repository() -> Repository:
@@ -185,7 +194,8 @@ async def livez(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    _repository()
+    if not _repository().computes:
+        raise Unavailable("an execution provider has failed; another is being prepared")
     if connections.draining():
         raise Unavailable("the service is stopping")
     return Response("\n", media_type="text/plain")

@@ -49,13 +49,22 @@ class Stage(NamedTuple):
 
 
 def create_folder() -> Path | None:
-    """In the parent, before it starts workers: an empty folder for them, removed when the parent ends."""
+    """In the parent, before it starts workers: an empty folder for them, removed when the parent ends.
+
+    In memory where that can be: writing to a mapped file on a full disk would kill the worker (SIGBUS).
+    """
     try:
-        os.environ[_SHARED] = tempfile.mkdtemp(prefix="shortcut-metrics-")
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 (mkdtemp takes a name of its own)
+        os.environ[_SHARED] = tempfile.mkdtemp(prefix="shortcut-metrics-", dir=memory)
     except OSError:  # nowhere to write: the workers keep BentoML's folder
         return None
     atexit.register(shutil.rmtree, os.environ[_SHARED], ignore_errors=True)
     return Path(os.environ[_SHARED])
+
+
+def folder() -> Path | None:
+    """In a worker: what create_folder returned in its parent."""
+    return Path(os.environ[_SHARED]) if _SHARED in os.environ else None
 
 
 def join_folder() -> None:
@@ -80,6 +89,7 @@ _BATCH = Histogram("shortcut_batch_images", "Images of a batch", _MODEL, buckets
 _WAITING = Gauge("shortcut_queue_images", "Images that wait now", _MODEL, multiprocess_mode="livesum")
 _REJECTED = Counter("shortcut_rejected_images", "Images refused because the queue was full", _MODEL)
 _EXPIRED = Counter("shortcut_expired_images", "Images dropped because their deadline had passed", _MODEL)
+_FAILED = Counter("shortcut_failed_batches", "Batches that the execution provider failed on", _MODEL)
 _LOADED = Gauge(
     "shortcut_model_workers",
     "Workers that serve this version, and how",
@@ -141,9 +151,9 @@ def flush() -> None:
     """Hand over what was counted."""
     global _due
     _due = False
-    for tally in _tallies:
+    for tally in list(_tallies):  # a watching thread may add some
         tally.flush()
-    for look in _watched:
+    for look in list(_watched):
         look()
 
 
@@ -156,6 +166,7 @@ class Meter:
         self.waited = _Tally(_QUEUE.labels(*labels)).observe
         self.rejected = _Tally(_REJECTED.labels(*labels)).count
         self.expired = _Tally(_EXPIRED.labels(*labels)).count
+        self.failed = _Tally(_FAILED.labels(*labels)).count
         self._compute, self._batch = _Tally(_COMPUTE.labels(*labels)), _Tally(_BATCH.labels(*labels))
         self._labels = labels
 
@@ -165,9 +176,22 @@ class Meter:
 
     def loaded(self, provider: str, precision: str, waiting: Callable[[], int]) -> None:
         """It is served from now on; `waiting` tells how many images wait, whenever somebody looks."""
-        _LOADED.labels(*self._labels, provider, precision).set(1)
+        self._workers = _LOADED.labels(*self._labels, provider, precision)
+        self._workers.set(1)
         gauge = _WAITING.labels(*self._labels)
-        _watched.append(lambda: gauge.set(waiting()))
+        self._look = lambda: gauge.set(waiting())
+        _watched.append(self._look)
+
+    def moved(self, provider: str, precision: str) -> None:
+        """Another provider serves it from now on."""
+        self._workers.set(0)
+        self._workers = _LOADED.labels(*self._labels, provider, precision)
+        self._workers.set(1)
+
+    def retired(self) -> None:
+        """It is not served any more."""
+        self._workers.set(0)
+        _watched.remove(self._look)
 
 
 @functools.cache  # routes and statuses are few and fixed

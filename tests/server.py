@@ -36,6 +36,8 @@ class Answer:
 class Client:
     """One connection per request, so that no test sees another's leftovers."""
 
+    process = 0  # the service's, where it was started here
+
     def __init__(self, port: int):
         self.port = port
 
@@ -115,6 +117,7 @@ def running(log: Path, *options: str, client: Callable[[int], Client] = Client, 
             start_new_session=True,
         )
     service = client(port)
+    service.process = process.pid
     try:
         deadline = time.monotonic() + 90
         while not _ready(service):

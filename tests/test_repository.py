@@ -8,7 +8,8 @@ import pytest
 
 from serving.choices import Choices
 from serving.errors import ImageTooLarge, StartError, UnknownModel
-from serving.repository import INLINE_PIXELS, Repository, verify
+from serving.repository import Repository, verify
+from serving.served import INLINE_PIXELS
 from serving.settings import Settings
 from tests import toy
 from tests.pictures import colours, encode

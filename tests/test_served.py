@@ -1,0 +1,88 @@
+"""An execution provider that fails while it serves, at its seam: a model whose `run` raises."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving import artifacts, runtime
+from serving.choices import Choices
+from serving.errors import StartError, Unavailable
+from serving.providers import Way
+from serving.served import ServedModel
+from serving.settings import Settings
+from tests import toy
+
+
+def broken(images: np.ndarray) -> np.ndarray:
+    raise RuntimeError("CUDA error: device lost")
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> artifacts.Artifact:
+    return artifacts.read(toy.write_artifact(tmp_path))
+
+
+@pytest.fixture
+def sound(artifact: artifacts.Artifact, tmp_path: Path) -> runtime.Model:
+    return runtime.load(artifact, Choices(tmp_path), "cpu")
+
+
+def test_a_provider_that_fails_is_replaced_by_another(artifact: artifacts.Artifact, sound: runtime.Model) -> None:
+    asked = []
+
+    def load(without: Way | None) -> runtime.Model:
+        asked.append(without)
+        time.sleep(0.1)
+        return sound
+
+    failing = replace(sound, run=broken, way=Way("cuda", "tf32"))
+    served = ServedModel(failing, Settings(), load)
+    image = artifact.golden_images[0]
+    for _ in range(3):  # while it is replaced, nothing is tried on what has failed
+        with pytest.raises(Unavailable, match="cannot be computed at the moment"):
+            asyncio.run(served.classify([image]))
+        assert not served.computes
+    wait_until(lambda: served.computes)
+    assert asked == [Way("cuda", "tf32")]
+    (job,) = asyncio.run(served.classify([image]))
+    assert np.abs(job.probabilities() - artifact.golden_probabilities[0]).max() < 1e-5
+    described = served.describe()
+    assert described["provider"] == "CPUExecutionProvider"
+    assert described["provider_reason"].startswith("cuda tf32 failed (CUDA error: device lost); ")
+
+
+def test_a_worker_without_another_provider_ends_to_be_replaced(
+    sound: runtime.Model, artifact: artifacts.Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(without: Way | None) -> runtime.Model:
+        raise StartError("nothing else is here")
+
+    ended: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda process, number: ended.append((process, number)))
+    served = ServedModel(replace(sound, run=broken), Settings(), load)
+    with pytest.raises(Unavailable):
+        asyncio.run(served.classify([artifact.golden_images[0]]))
+    wait_until(lambda: bool(ended))
+    assert ended == [(os.getpid(), signal.SIGTERM)]
+    assert not served.computes
+
+
+def test_what_has_failed_is_only_taken_again_where_there_is_no_other(
+    artifact: artifacts.Artifact, tmp_path: Path
+) -> None:
+    assert runtime.load(artifact, Choices(tmp_path), without=Way("openvino", "bf16")).way == Way("cpu")
+    assert runtime.load(artifact, Choices(tmp_path), "cpu", without=Way("cpu")).way == Way("cpu")
