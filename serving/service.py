@@ -7,6 +7,7 @@ modules of their own.
 import os
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # before BentoML is imported, in every process
+os.environ.pop("BENTOML_CONTAINERIZED", None)  # with it BentoML 1.4.39 would not replace a worker that died
 
 import gc
 import logging

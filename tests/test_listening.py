@@ -63,7 +63,10 @@ def workers(client: Client) -> dict[int, int]:
 
 
 @pytest.mark.skipif(shutil.which("ss") is None, reason="ss is not installed")
-def test_connections_are_spread_evenly_and_on_after_a_worker_was_killed(tmp_path: Path) -> None:
+def test_connections_are_spread_evenly_and_on_after_a_worker_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTOML_CONTAINERIZED", "True")  # as in the image, where BentoML would not replace the worker
     toy.write_artifact(tmp_path / "models")
     settings = {
         "models": str(tmp_path / "models"),
