@@ -5,7 +5,7 @@ PORT ?= 3000
 DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
-.PHONY: serve train study test check fuzz bench bento lock
+.PHONY: serve train study test check fuzz bench soak bento lock
 
 serve: .venv/ready  ## the service with the committed models, on PORT
 	exec .venv/bin/bentoml serve serving.service:ImageClassifier --port $(PORT)
@@ -30,6 +30,9 @@ fuzz: .venv-fuzz/ready .venv/ready  ## FUZZ_SECONDS=600 over all targets; what c
 
 bench: .venv/ready .venv-bench/ready  ## speed beside peers and the bare runtime (needs wrk); ARGS="--quick"
 	.venv-bench/bin/python -m benchmarks.run $(ARGS)
+
+soak: .venv/ready .venv-dev/ready  ## MINUTES=10 of all kinds of requests at once: memory, errors; ARGS="--plot soak.png"
+	.venv-dev/bin/python -m benchmarks.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
 bento: .venv/ready  ## a Bento of the service and models/; DEVICE=gpu for CUDA
 	.venv/bin/bentoml build -f bentofile$(if $(filter gpu,$(DEVICE)),.gpu).yaml

@@ -6,6 +6,7 @@ and an image whose deadline has passed is dropped before it costs compute. Knows
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from typing import Protocol
 import numpy as np
 
 from serving.errors import DeadlineExceeded, Overloaded
+
+log = logging.getLogger("shortcut")
 
 MAX_BATCH = 32  # larger ones gain nothing on a CPU and only add wait
 # Waking a thread and sharing the interpreter with it costs up to a millisecond on a busy core; a batch shorter than a
@@ -144,13 +147,18 @@ class Batcher:
             answers = list(self._run(images))
         except Exception as err:  # whatever the runtime raises fails this batch, never the queue
             answers = [err] * len(batch)
-        self._settle(batch, answers)
+        self._settle(batch, answers, time.perf_counter())
         loop.call_soon(self._next, loop)  # not at once: the loop reads and answers between two batches
 
     def _finish(self, loop: asyncio.AbstractEventLoop, batch: list[Job], finished: "Future[np.ndarray]") -> None:
-        self._next(loop)  # first, so that the thread has work while the answers are written
+        now = time.perf_counter()
+        threaded = len(self._waiting) > self._inline
+        if threaded:
+            self._next(loop)  # first, so that the thread has work while the answers are written
         error = finished.exception()
-        self._settle(batch, [error] * len(batch) if isinstance(error, Exception) else list(finished.result()))
+        self._settle(batch, [error] * len(batch) if isinstance(error, Exception) else list(finished.result()), now)
+        if not threaded:
+            self._next(loop)
 
     def _gather(self) -> list[Job]:
         batch: list[Job] = []
@@ -162,21 +170,27 @@ class Batcher:
             if now - job.queued > self._deadline_seconds:
                 self._meter.expired()
                 job.answer = DeadlineExceeded(f"not computed within {self._deadline_seconds * 1000:.0f} ms")
-                job.done(job)
+                _tell(job)
                 continue
             job.taken = now
             self._meter.waited(now - job.queued)
             batch.append(job)
         return batch
 
-    def _settle(self, batch: list[Job], answers: Sequence[np.ndarray | Exception]) -> None:
-        now = time.perf_counter()
+    def _settle(self, batch: list[Job], answers: Sequence[np.ndarray | Exception], now: float) -> None:
         self._meter.computed(len(batch), now - batch[0].taken)
         for job, answer in zip(batch, answers, strict=True):
             if not job.cancelled:
                 job.answer = answer
                 job.computed = now
-                job.done(job)
+                _tell(job)
+
+
+def _tell(job: Job) -> None:
+    try:
+        job.done(job)
+    except Exception:  # one client's answer must not cost the others theirs
+        log.exception("an answer could not be given")
 
 
 def _setter(future: "asyncio.Future[None]") -> Callable[[Job], None]:

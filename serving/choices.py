@@ -15,6 +15,7 @@ from typing import Any
 from serving.providers import Way
 
 FILE = "providers.json"
+MAX_ENTRIES = 256  # the oldest go
 _SHARED = "SHORTCUT_MEASURED"  # from the parent to its workers; not a setting
 
 
@@ -34,10 +35,12 @@ class Choices:
     def __init__(self, folder: Path):
         self._path = folder.expanduser() / FILE
         self._entries: dict[str, Any] = {}
+        self._asked: set[str] = set()
         with contextlib.suppress(ValueError):
             self._entries |= _entries(os.environ.get(_SHARED, "{}"))
 
     def find(self, key: str) -> Choice | None:
+        self._asked.add(key)
         if key not in self._entries:  # another worker may have measured it meanwhile
             with contextlib.suppress(OSError, ValueError):
                 self._entries |= _entries(self._path.read_bytes())
@@ -51,7 +54,9 @@ class Choices:
 
     def keep(self, key: str, choice: Choice) -> None:
         """Does without where it cannot write. Two services that write at once both leave a whole file."""
-        self._entries[key] = asdict(choice)
+        self._asked.add(key)
+        self._entries.pop(key, None)
+        self._entries = dict(list(self._entries.items())[1 - MAX_ENTRIES :]) | {key: asdict(choice)}
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=".providers-")
@@ -64,8 +69,8 @@ class Choices:
                 raise
 
     def share(self) -> None:
-        """In the parent: let the workers know all this, wherever it could be written."""
-        os.environ[_SHARED] = json.dumps(self._entries)
+        """In the parent: let the workers know what was asked or kept here, wherever it could be written."""
+        os.environ[_SHARED] = json.dumps({key: self._entries[key] for key in self._asked & self._entries.keys()})
 
 
 def _entries(text: str | bytes) -> dict[str, Any]:

@@ -20,10 +20,12 @@ from typing import Any, Protocol
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from serving import telemetry
 from serving.errors import ClassifyError, HeadersTooLarge, InvalidRequest, Overloaded, RequestTimeout
 
 # A refused upload is read and dropped this long, so that the client sees the answer and not a reset connection.
 LINGER_SECONDS = 2.0
+MAX_PIPELINED = 16  # requests that wait on one connection for the answer to the one before
 
 
 _QUIET = logging.getLogger("shortcut.connections")  # uvicorn warns of each invalid request: a client could fill the log
@@ -127,7 +129,7 @@ class Exchange:
 
     def answer(self, body: bytes, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Send `body`, JSON, with `headers` (by default those of a 200). Does nothing if the client has gone."""
-        if not self.disconnected and not self.response_complete:
+        if not self.disconnected and not self.response_complete and not self.protocol.transport.is_closing():
             self.response_started = self.response_complete = True
             self.protocol.send(self, status, headers or _JSON, body)
 
@@ -156,6 +158,11 @@ class _GuardedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._refused = False
         self._exchange: Exchange | None = None  # the one whose body is being read
+        self._answering: Any = None  # the oldest request without an answer, or the last that got one
+        self._direct_once = False  # a direct request may start in this read: the rest waits, as ASGI makes it
+        self._got_body = False
+        self._stray_bytes = 0  # of trailers and the like, which are neither head nor body
+        self._write_timer: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
 
     # asyncio's callbacks
@@ -169,11 +176,23 @@ class _GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        if isinstance(self.cycle, Exchange) and self.cycle.job is not None:
-            self.cycle.job.cancelled = True
+        self._abandon()
         super().connection_lost(exc)
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._write_timer is None:  # a client that does not read must not hold its connection for ever
+            self._write_timer = self.loop.call_later(self.limits.body_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -181,9 +200,15 @@ class _GuardedProtocol(HttpToolsProtocol):
         started_in_head = self._in_head
         if started_in_head:
             self._head_bytes += len(data)
+        self._direct_once, self._got_body = True, False
         super().data_received(data)
         if self._refused or self.transport.is_closing():
             return
+        if self._reading and not started_in_head and not self._in_head and not self._got_body:
+            self._stray_bytes += len(data)
+            if self._stray_bytes > self.limits.header_bytes:
+                self._refuse(self._too_large())
+                return
         if started_in_head and self._in_head and self._head_bytes > self.limits.header_bytes:
             self._refuse(self._too_large())
         elif self._in_head and self._head_bytes:
@@ -198,6 +223,7 @@ class _GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The ASGI scope, uvicorn's part, follows when it is known to be needed."""
         self._reading = self._in_head = True
+        self._stray_bytes = 0
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -212,7 +238,8 @@ class _GuardedProtocol(HttpToolsProtocol):
         fields = self._direct_fields()
         if fields is not None:
             exchange = Exchange(self, self.url, self.headers, fields, request_id(fields))
-            self.cycle = self._exchange = exchange  # type: ignore[assignment]
+            self.cycle = self._exchange = self._answering = exchange  # type: ignore[assignment]
+            self._direct_once = False
         else:
             self._start_asgi()  # raises where the address is none; that is still within the head
         self._in_head = False
@@ -220,14 +247,20 @@ class _GuardedProtocol(HttpToolsProtocol):
         self._stop_timer()
 
     def _start_asgi(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._refuse(InvalidRequest(f"more than {MAX_PIPELINED} requests wait for an answer on this connection"))
+            raise ValueError("too many requests")  # stops the parser
         url, headers, expected = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expected
         self.headers += headers  # the list that is in the scope
         super().on_headers_complete()
         self.cycle.keep_alive = self.cycle.keep_alive and not self.draining
+        if not self.pipeline:
+            self._answering = self.cycle
 
     def on_body(self, body: bytes) -> None:
+        self._got_body = True
         if self._exchange is None:
             super().on_body(body)
         else:
@@ -240,6 +273,8 @@ class _GuardedProtocol(HttpToolsProtocol):
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             super().on_message_complete()
+            if self.cycle is not None and self.cycle.response_complete and not self.pipeline:
+                self._watch_idleness()  # answered before its body had come
         elif not exchange.response_started:  # nor refused meanwhile
             body = exchange.chunks[0] if len(exchange.chunks) == 1 else b"".join(exchange.chunks)
             if not self.direct(exchange, body):
@@ -256,7 +291,8 @@ class _GuardedProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            self._answering, app = self.pipeline.pop()
+            self._start_asgi_task(self._answering, app)
         else:
             self._watch_idleness()
 
@@ -271,7 +307,10 @@ class _GuardedProtocol(HttpToolsProtocol):
         fields = dict(reversed(self.headers))
         length = fields.get(b"content-length", b"")
         direct = (
-            length.isdigit()
+            self._direct_once
+            and not self.flow.write_paused
+            and length.isdigit()
+            and len(length) < 19
             and int(length) <= self.direct_limit
             and (self.cycle is None or self.cycle.response_complete)
             and not self.expect_100_continue
@@ -319,7 +358,12 @@ class _GuardedProtocol(HttpToolsProtocol):
             if left > 0:
                 self._look_again(left)
             else:
-                self.transport.close()
+                self._close()
+
+    def _close(self) -> None:
+        """What was written has LINGER_SECONDS to go out."""
+        self.transport.close()
+        self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Nothing: a client could fill the log with it."""
@@ -337,27 +381,42 @@ class _GuardedProtocol(HttpToolsProtocol):
         """Answer on the wire, if no answer has begun, and close."""
         self._refused = True
         self._stop_timer()
-        cycle = self.cycle
+        telemetry.refused(err.status)
         if self._between_answers():
             body = json.dumps(err.body()).encode()
             lines = [STATUS_LINE[err.status], b"content-type: application/json\r\nconnection: close\r\n"]
             lines += [f"{name}: {value}\r\n".encode() for name, value in err.headers]
             lines.append(b"content-length: %d\r\n\r\n" % len(body))
             self.transport.write(b"".join([*lines, body]))
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True  # the application learns that nobody waits
-            cycle.message_event.set()
+        self._abandon()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-            self.loop.call_later(LINGER_SECONDS, self.transport.close)
+            self.loop.call_later(LINGER_SECONDS, self.transport.abort)
         else:  # TLS
-            self.transport.close()
+            self._close()
 
     def _between_answers(self) -> bool:
-        """Whether an answer may be written without landing inside another."""
+        """Whether an answer may be written without landing inside or before another."""
+        current = self._answering
         if self._in_head:
-            return self.cycle is None or self.cycle.response_complete
-        return not self.cycle.response_started
+            return not self.pipeline and (current is None or current.response_complete)
+        return self.cycle is current and not current.response_started
+
+    def _abandon(self) -> None:
+        """Nobody waits for what is not answered yet: applications learn it, and what is queued is not computed."""
+        waiting = [self._answering, self.cycle, *(cycle for cycle, _ in self.pipeline)]
+        self.pipeline.clear()
+        for cycle in waiting:
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+                if isinstance(cycle, Exchange) and cycle.job is not None:
+                    cycle.job.cancelled = True
+
+    def drain(self) -> None:
+        """The answer to the request at hand is the last of this connection."""
+        if self._answering is not None:
+            self._answering.keep_alive = False
 
     def _start_timer(self, seconds: float, what: str) -> None:
         if self._timer is None:

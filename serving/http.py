@@ -69,20 +69,20 @@ class Front:
         started = time.perf_counter()
         label = "unknown"
         path, method = scope["path"], scope["method"]
-        name = request_id(dict(scope["headers"]))
+        name = request_id(dict(reversed(scope["headers"])))
         request = Request(scope, receive)
         request.state.stages = []
         try:
             methods, scope["path_params"] = self._find(path)
+            route = next(iter(methods.values()), None)
+            label = label if route is None else route.path
             if self._key_hashes and not any(route.open for route in methods.values()):
                 keys.require(self._key_hashes, scope["headers"])
             if path in self._passed and method in ("GET", "HEAD"):
                 await self._app(scope, receive, send)
                 return
-            route = next(iter(methods.values()), None)
             if route is None:
                 raise NotFound("no such route; GET /docs.json lists what there is")
-            label = route.path
             response = await _choose(methods, method).endpoint(request)
         except ClassifyError as err:
             response = failure(err)

@@ -35,6 +35,8 @@ PATIENCE_SECONDS = 0.001
 MAX_AT_ONCE = 64  # connections, then the requests of others have their turn
 MAX_UNASKED = 4
 RETRY_SECONDS = 0.1  # when the process has no file descriptors left
+STOP_SECONDS = 20  # that answers may take which are under way when the draining ends
+MAX_OPENING = 256  # TLS handshakes at a time
 SLOTS = 256
 _SLOT = struct.Struct("=ii")  # a process id and its connections
 _PLACE = "SHORTCUT_BALANCE_FILE"  # from the parent to its workers; not a setting
@@ -71,7 +73,7 @@ class Counts:
         their counts are those of the later writer, and the balance is poorer."""
         for slot in range(SLOTS):
             process, _ = _SLOT.unpack_from(memory, slot * _SLOT.size)
-            if process == 0 or not _alive(process):
+            if process <= 0 or not _alive(process):
                 _SLOT.pack_into(memory, slot * _SLOT.size, self._process, 0)
                 return slot
         raise OSError("no free slot")
@@ -80,6 +82,13 @@ class Counts:
         if self._memory is not None:
             _SLOT.pack_into(self._memory, self._slot * _SLOT.size, self._process, connections)
 
+    def forget_the_dead(self) -> None:
+        """A dead worker has no connections, but its note would say so until another took its place."""
+        if self._memory is not None:
+            for slot, (process, _) in enumerate(_SLOT.iter_unpack(self._memory[:])):
+                if process > 0 and not _alive(process):
+                    _SLOT.pack_into(self._memory, slot * _SLOT.size, -1, 0)
+
     def others(self) -> int | None:
         """The fewest connections of another worker, None if there is none."""
         counts = []
@@ -87,7 +96,7 @@ class Counts:
             for slot, (process, connections) in enumerate(_SLOT.iter_unpack(self._memory)):
                 if process == 0:
                     break
-                if slot != self._slot:
+                if slot != self._slot and process > 0:
                     counts.append(connections)
         return min(counts, default=None)
 
@@ -132,6 +141,9 @@ class Listener:
                 if self._waited:
                     self._pause(PATIENCE_SECONDS)
                 return
+            if self.opening >= MAX_OPENING:
+                self._pause(RETRY_SECONDS)
+                break
             try:
                 connection, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -176,6 +188,8 @@ class Server(uvicorn.Server):
             await super().startup()
             return
         await super().startup(sockets=[])
+        if self.config.timeout_graceful_shutdown is None:
+            self.config.timeout_graceful_shutdown = STOP_SECONDS
         self._counts = Counts()
         self._listeners = [Listener(self, sock) for sock in sockets]
 
@@ -199,14 +213,21 @@ class Server(uvicorn.Server):
         """uvicorn's, ten times a second."""
         if self._listeners:
             self._note()
-        if self._stop_at is not None and time.monotonic() >= self._stop_at:
-            self.should_exit = True
+            if counter % 10 == 0:
+                self._counts.forget_the_dead()
+        if self._stop_at is not None:
+            for connection in self.server_state.connections:
+                connection.drain()  # type: ignore[union-attr]
+            self.should_exit = self.should_exit or time.monotonic() >= self._stop_at
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM drains; SIGINT, or whatever comes second, ends it now, as uvicorn does."""
-        if sig != signal.SIGTERM or self._stop_at is not None or not self.drain_seconds:
+        """SIGTERM drains, once: systemd sends it to the parent and the workers, and so does the parent. SIGINT ends it
+        now, as uvicorn does."""
+        if sig != signal.SIGTERM or not self.drain_seconds:
             super().handle_exit(sig, frame)
+            return
+        if self._stop_at is not None:
             return
         self._captured_signals.append(sig)
         self._stop_at = time.monotonic() + self.drain_seconds

@@ -35,6 +35,11 @@ class Way:
         return self.provider if self.precision == "float32" else f"{self.provider} {self.precision}"
 
     @property
+    def exact(self) -> "Way":
+        """The way in float32 that goes with it."""
+        return Way("cuda", "float32", self.buckets) if self.provider == "cuda" else Way("cpu")
+
+    @property
     def tolerance(self) -> float:
         """How far a probability may be from Keras' float32."""
         return 1e-4 if self.precision == "float32" else 0.05

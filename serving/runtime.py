@@ -17,6 +17,7 @@ from serving.errors import StartError
 from serving.providers import PROVIDERS, WAYS, ProviderError, Run, Way, machine, one_line, open_run
 
 MEASURED_SECONDS = 0.1  # of each way, again and again
+CLOSE = 0.03  # between the two best probabilities
 LESS_EXACT = 1.25  # times as fast must a way be that is less exact than float32
 MEASURED_SIZES = (1, 6, 32)
 WARM_SIZES = (1, 2, 4, 8, 16, 32)  # a provider may prepare itself for each shape when it first meets it
@@ -121,12 +122,37 @@ def _load(artifact: Artifact, way: Way, threads: int, reason: str) -> Model:
     """A checked and warm model. Raises ProviderError."""
     started = time.perf_counter()
     run = open_run(artifact.onnx, way, threads)
-    deviation = golden_check(run, way, artifact)
+    if way.precision != "float32":
+        run = deciding_close_calls(run, open_run(artifact.onnx, way.exact, threads))
     golden = artifact.golden_images
-    for size in WARM_SIZES:
-        run(golden[:size])
-    seconds = min(timeit.repeat(lambda: run(golden), number=1, repeat=2)) / len(golden)
+    try:
+        deviation = golden_check(run, way, artifact)
+        for size in WARM_SIZES:
+            run(golden[:size])
+        seconds = min(timeit.repeat(lambda: run(golden), number=1, repeat=2)) / len(golden)
+    except ProviderError:
+        raise
+    except Exception as err:  # a class of ONNX Runtime's per status code
+        raise ProviderError(one_line(err)) from err
     return Model(artifact, run, way, reason, deviation, time.perf_counter() - started, seconds)
+
+
+def deciding_close_calls(fast: Run, exact: Run) -> Run:
+    """`fast`, but images whose two best classes it finds within CLOSE of each other are computed again by `exact`.
+
+    Nearly every answer that bf16 changes is such a one: on CIFAR-10 30 of 10,000 without, 8 with it, for 1.6 % of the
+    images twice.
+    """
+
+    def run(images: np.ndarray) -> np.ndarray:
+        probabilities = fast(images)
+        ordered = np.partition(probabilities, -2, axis=1)
+        close = np.flatnonzero(ordered[:, -1] - ordered[:, -2] < CLOSE)
+        if len(close):
+            probabilities[close] = exact(images[close])
+        return probabilities
+
+    return run
 
 
 def golden_check(run: Run, way: Way, artifact: Artifact) -> float:
@@ -135,11 +161,8 @@ def golden_check(run: Run, way: Way, artifact: Artifact) -> float:
     Raises ProviderError over the way's tolerance, or if a top-1 changes whose margin in the reference exceeds twice it.
     """
     reference = artifact.golden_probabilities
-    try:
-        answer = run(artifact.golden_images)
-        single = run(artifact.golden_images[:1])
-    except Exception as err:  # a class of ONNX Runtime's per status code
-        raise ProviderError(one_line(err)) from err
+    answer = run(artifact.golden_images)
+    single = run(artifact.golden_images[:1])
     deviation = max(float(np.abs(answer - reference).max()), float(np.abs(single - reference[:1]).max()))
     ordered = np.sort(reference, axis=1)
     clear = ordered[:, -1] - ordered[:, -2] > 2 * way.tolerance

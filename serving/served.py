@@ -20,7 +20,7 @@ from PIL import Image
 
 from serving import runtime
 from serving.batching import Batcher, Job
-from serving.errors import DeadlineExceeded, StartError, Unavailable
+from serving.errors import DeadlineExceeded, Unavailable
 from serving.images import open_image, plain_png, to_array
 from serving.providers import Way, one_line
 from serving.settings import Settings
@@ -95,6 +95,7 @@ class ServedModel:
 
     def _decode(self, data: bytes, queued: float) -> np.ndarray:
         if time.perf_counter() - queued > self._settings.deadline_ms / 1000:
+            self._meter.expired()
             raise DeadlineExceeded(f"not decoded within {self._settings.deadline_ms} ms")
         return self._to_array(open_image(data, self._settings.max_pixels))
 
@@ -126,8 +127,8 @@ class ServedModel:
     def _recover(self, failed: runtime.Model, why: str) -> None:
         try:
             found = self._load(failed.way)
-        except StartError as err:
-            log.critical("%s cannot be computed any more, this worker ends: %s", failed.name, err)
+        except Exception as err:  # StartError, or what nobody thought of: either way there is nothing to go on with
+            log.critical("%s cannot be computed any more, this worker ends: %s", failed.name, one_line(err))
             os.kill(os.getpid(), signal.SIGTERM)
             return
         self.model = replace(found, reason=f"{failed.way} failed ({why}); {found.reason}")

@@ -9,8 +9,10 @@ import os
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # before BentoML is imported, in every process
 os.environ.pop("BENTOML_CONTAINERIZED", None)  # with it BentoML 1.4.39 would not replace a worker that died
 
+import functools
 import gc
 import logging
+import mimetypes
 import signal
 import sys
 import time
@@ -19,7 +21,7 @@ from typing import Any
 
 import bentoml
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from serving import connections, cores, listening, logs, openapi, parameters, telemetry, tracing, uploads, watching
 from serving.choices import Choices
@@ -212,18 +214,28 @@ async def docs_json(request: Request) -> Response:
 
 
 async def index_page(request: Request) -> Response:
-    return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
+    return _file(PAGE / "index.html")
 
 
 async def docs_page(request: Request) -> Response:
-    return FileResponse(PAGE / "docs.html", headers=PAGE_HEADERS)
+    return _file(PAGE / "docs.html")
 
 
 async def static_file(request: Request) -> Response:
     folder = STATIC.get(request.path_params["name"])
     if folder is None:
         raise NotFound("no such file")
-    return FileResponse(folder / request.path_params["name"], headers=PAGE_HEADERS)
+    return _file(folder / request.path_params["name"])
+
+
+def _file(path: Path) -> Response:
+    """One of the few files above, whole: no ranges, which would have failures of their own shape."""
+    return Response(_content(path), media_type=mimetypes.guess_type(path.name)[0], headers=PAGE_HEADERS)
+
+
+@functools.cache
+def _content(path: Path) -> bytes:
+    return path.read_bytes()
 
 
 def routes() -> list[Route]:

@@ -90,6 +90,7 @@ _WAITING = Gauge("shortcut_queue_images", "Images that wait now", _MODEL, multip
 _REJECTED = Counter("shortcut_rejected_images", "Images refused because the queue was full", _MODEL)
 _EXPIRED = Counter("shortcut_expired_images", "Images dropped because their deadline had passed", _MODEL)
 _FAILED = Counter("shortcut_failed_batches", "Batches that the execution provider failed on", _MODEL)
+_REFUSED = Counter("shortcut_refused_connections", "Connections closed for what arrived on them", ("status",))
 _LOADED = Gauge(
     "shortcut_model_workers",
     "Workers that serve this version, and how",
@@ -161,14 +162,12 @@ class Meter:
     """One served version's figures: what its batcher and decoder report."""
 
     def __init__(self, model: str, version: int):
-        labels = (model, str(version))
-        self.decoded = _Tally(_DECODE.labels(*labels)).observe
-        self.waited = _Tally(_QUEUE.labels(*labels)).observe
-        self.rejected = _Tally(_REJECTED.labels(*labels)).count
-        self.expired = _Tally(_EXPIRED.labels(*labels)).count
-        self.failed = _Tally(_FAILED.labels(*labels)).count
-        self._compute, self._batch = _Tally(_COMPUTE.labels(*labels)), _Tally(_BATCH.labels(*labels))
-        self._labels = labels
+        self._labels = (model, str(version))
+        kinds = (_DECODE, _QUEUE, _COMPUTE, _BATCH, _REJECTED, _EXPIRED, _FAILED)
+        self._tallies = [_Tally(kind.labels(*self._labels)) for kind in kinds]
+        decode, queue, self._compute, self._batch, rejected, expired, failed = self._tallies
+        self.decoded, self.waited = decode.observe, queue.observe
+        self.rejected, self.expired, self.failed = rejected.count, expired.count, failed.count
 
     def computed(self, images: int, seconds: float) -> None:
         self._batch.observe(images)
@@ -177,21 +176,25 @@ class Meter:
     def loaded(self, provider: str, precision: str, waiting: Callable[[], int]) -> None:
         """It is served from now on; `waiting` tells how many images wait, whenever somebody looks."""
         self._workers = _LOADED.labels(*self._labels, provider, precision)
-        self._workers.set(1)
+        self._workers.inc()
         gauge = _WAITING.labels(*self._labels)
         self._look = lambda: gauge.set(waiting())
         _watched.append(self._look)
 
     def moved(self, provider: str, precision: str) -> None:
         """Another provider serves it from now on."""
-        self._workers.set(0)
+        self._workers.dec()
         self._workers = _LOADED.labels(*self._labels, provider, precision)
-        self._workers.set(1)
+        self._workers.inc()
 
     def retired(self) -> None:
         """It is not served any more."""
-        self._workers.set(0)
+        self._workers.dec()
         _watched.remove(self._look)
+        _WAITING.labels(*self._labels).set(0)
+        for tally in self._tallies:
+            tally.flush()
+            _tallies.remove(tally)
 
 
 @functools.cache  # routes and statuses are few and fixed
@@ -212,6 +215,16 @@ def finished(route: str, status: int, started: float, request_id: str, stages: S
     if tracing.enabled:
         parts = [(stage.name, stage.start, stage.end) for stage in stages]
         tracing.record(route, started, ended, {"http.response.status_code": status, "request_id": request_id}, parts)
+
+
+def refused(status: int) -> None:
+    """A connection was closed with this status: no valid HTTP, too slow, too large a head, or one too many."""
+    _refusals(status).count()
+
+
+@functools.cache
+def _refusals(status: int) -> _Tally:
+    return _Tally(_REFUSED.labels(str(status)))
 
 
 def exposition() -> bytes:

@@ -33,9 +33,9 @@ class Part:
 
 async def read_body(receive: Callable[[], Awaitable[Any]], headers: Mapping[str, str], limit: int) -> bytes:
     """The whole body; raises BodyTooLarge as soon as its length is known or reached to be over `limit` bytes."""
-    declared = headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise BodyTooLarge(f"the body has {int(declared):,} bytes; the limit is {limit:,}")
+    declared = headers.get("content-length", "").lstrip("0")
+    if declared.isdecimal() and (len(declared) > 18 or int(declared) > limit):
+        raise BodyTooLarge(f"the body has {declared[:20]} bytes; the limit is {limit:,}")
     chunks: list[bytes] = []
     received = 0
     while True:

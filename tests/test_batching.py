@@ -217,6 +217,22 @@ def test_submitted_images_are_answered_by_callback_and_errors_too(seconds: float
         second.probabilities()
 
 
+def test_an_answer_that_cannot_be_given_costs_nobody_else_theirs() -> None:
+    async def scenario() -> list[list[float]]:
+        queue = batcher(Model())
+
+        def fails(job: Job) -> None:
+            raise RuntimeError("the connection is gone")
+
+        queue.submit(image(1), fails)
+        found = await answers(queue, [image(2)])
+        queue.submit(image(1), fails)
+        await asyncio.sleep(0.05)
+        return [*found, *await answers(queue, [image(3)])]
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 10)) == [[8], [12]]
+
+
 def test_no_images_need_no_run() -> None:
     model = Model()
     started = time.monotonic()

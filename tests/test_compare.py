@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +23,8 @@ from training.study.experiments import FULL, QUICK, SYSTEMS, Committed, PairedTi
 from training.study.records import Records
 from training.study.report import write_report
 from training.study.verdicts import HERE, HOLDS, NOT, UNDECIDED, Outcome
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,16 @@ def test_quick_makes_every_record_and_writes_every_claim(study: Path) -> None:
     assert len(plots) >= 8
     assert all(f"study/{plot.name}" in page for plot in plots)
     assert all(plot.stat().st_size < 200_000 for plot in plots)
+
+
+def test_the_committed_study_is_what_its_records_give(tmp_path: Path) -> None:
+    shutil.copytree(DOCS / "runs", tmp_path / "runs")
+    records = Records(tmp_path / "runs", experiments(FULL))
+    assert records.missing(records.rows) == []
+    page = write_report(claims(FULL), records, tmp_path)
+    assert page.read_text() == (DOCS / "study.md").read_text()
+    for plot in (tmp_path / "study").glob("*.png"):
+        assert (DOCS / "study" / plot.name).stat().st_size < 200_000
 
 
 def test_a_record_says_how_it_was_made(study: Path) -> None:

@@ -1,5 +1,6 @@
 """Byte-level clients: slow, huge, broken and smuggling ones, against a service with short limits."""
 
+import contextlib
 import json
 import socket
 import time
@@ -144,6 +145,14 @@ def test_what_is_no_valid_http_is_refused_in_the_one_shape(guarded: Client, sent
     still_answers(guarded)
 
 
+def test_what_was_refused_on_the_wire_is_counted(guarded: Client) -> None:
+    with closing(connect(guarded)) as connection:
+        connection.sendall(b"\0")
+        refused(read_all(connection), 400, "invalid_request")
+    time.sleep(0.1)
+    assert b'shortcut_refused_connections_total{status="400"}' in guarded.get("/metrics").body
+
+
 def test_a_pipelined_request_gets_its_answer_in_turn(guarded: Client) -> None:
     with closing(connect(guarded)) as connection:
         connection.sendall(
@@ -184,3 +193,88 @@ def test_connections_over_the_limit_are_turned_away(guarded: Client) -> None:
             connection.close()
     time.sleep(0.2)
     still_answers(guarded)
+
+
+# Pipelining and refusals (each of these hurt before it was mended)
+
+PICTURE = encode(colours())
+GOOD = b"POST /classify HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n" % len(PICTURE) + PICTURE
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n\0garbage\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: t\r\nX: " + b"a" * 5000 + b"\r\n\r\n",
+        b"\0",
+    ],
+)
+def test_what_is_refused_behind_a_good_request_hurts_nobody_else(guarded: Client, bad: bytes) -> None:
+    for _ in range(3):
+        with closing(connect(guarded)) as connection:
+            connection.sendall(GOOD + bad)
+            answer = read_all(connection)
+        assert not answer.startswith(b"HTTP/1.1 4"), answer  # that would pass for the good one's answer
+    still_answers(guarded)
+
+
+def test_an_answer_before_the_body_leaves_no_connection_open(guarded: Client) -> None:
+    with closing(connect(guarded)) as connection:
+        connection.sendall(b"POST /nope HTTP/1.1\r\nHost: t\r\nContent-Length: 10\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
+        connection.sendall(b"0123456789")
+        started = time.monotonic()
+        assert read_all(connection) == b""
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("unit", [b"X-A: " + b"a" * 3000 + b"\r\n", b"a: b\r\n" * 500, b"X-Endless: " + b"a" * 3000])
+def test_trailers_are_limited_as_headers_are(guarded: Client, unit: bytes) -> None:
+    with closing(connect(guarded)) as connection:
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
+        with contextlib.suppress(OSError):
+            for _ in range(40):
+                connection.sendall(unit)
+                time.sleep(0.01)
+        with contextlib.suppress(OSError):
+            refused(read_all(connection), 431, "headers_too_large")
+    still_answers(guarded)
+
+
+def test_too_many_pipelined_requests_are_refused(guarded: Client) -> None:
+    with closing(connect(guarded)) as connection, contextlib.suppress(OSError):
+        connection.sendall(b"GET /models HTTP/1.1\r\nHost: t\r\n\r\n" * 2000)
+        assert read_all(connection).count(b"HTTP/1.1 200") <= 20
+    still_answers(guarded)
+
+
+def test_a_client_that_never_reads_is_cut(guarded: Client) -> None:
+    with closing(socket.socket()) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.connect(("127.0.0.1", guarded.port))
+        connection.sendall(b"GET /static/swagger-ui-bundle.js HTTP/1.1\r\nHost: t\r\n\r\n" * 4)
+        with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
+            keep_sending(connection, b"\r\n", time.monotonic() + 10)
+
+
+def keep_sending(connection: socket.socket, data: bytes, until: float) -> None:
+    while time.monotonic() < until:
+        connection.sendall(data)
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("path", ["/classify", "/classify/batch"])
+def test_a_length_of_thousands_of_digits_is_no_number(guarded: Client, path: str) -> None:
+    with closing(connect(guarded)) as connection:
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: t\r\nContent-Length: {'0' * 3500}\r\n\r\n".encode())
+        assert int(connection.recv(65536).split()[1]) in (400, 415)
+    still_answers(guarded)
+
+
+@pytest.mark.parametrize("value", ["foo", "bytes=9999999-", "bytes=0-3"])
+def test_pages_know_no_ranges(guarded: Client, value: str) -> None:
+    for path in ("/docs", "/", "/static/page.js"):
+        answer = guarded.request("GET", path, headers={"Range": value})
+        assert answer.status == 200
+        assert answer.headers["x-request-id"]

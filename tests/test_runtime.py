@@ -148,6 +148,37 @@ def test_what_is_hardly_faster_does_not_pay_for_being_less_exact(
     assert runtime.load(artifact, choices).way == Way("cpu")
 
 
+def test_close_calls_are_decided_exactly() -> None:
+    calls = []
+
+    def fast(images: np.ndarray) -> np.ndarray:
+        return np.array([[0.9, 0.1], [0.51, 0.49], [0.4, 0.6], [0.495, 0.505]], np.float32)[images[:, 0]]
+
+    def exact(images: np.ndarray) -> np.ndarray:
+        calls.append(images[:, 0].tolist())
+        return np.full((len(images), 2), [0.48, 0.52], np.float32)
+
+    run = runtime.deciding_close_calls(fast, exact)
+    answers = run(np.arange(4)[:, None])
+    assert answers.argmax(axis=1).tolist() == [0, 1, 1, 1]
+    assert calls == [[1, 3]]
+    run(np.array([[0], [2]]))
+    assert len(calls) == 1
+
+
+def test_more_choices_than_an_environment_holds_are_no_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHORTCUT_MEASURED", "")
+    for number in range(300):
+        choices = Choices(tmp_path)
+        assert choices.find(f"key {number}") is None
+        choices.keep(f"key {number}", Choice(Way("cpu"), {"cpu": 1.0}, ["x" * 500]))
+    assert len(json.loads((tmp_path / FILE).read_text())) == 256
+    choices.share()
+    import os
+
+    assert list(json.loads(os.environ["SHORTCUT_MEASURED"])) == ["key 299"]
+
+
 def test_a_choice_is_measured_once_for_each_artifact_and_machine(
     artifact: artifacts.Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,9 @@ from PIL import Image
 
 Array = np.ndarray
 
-DRAFT = 4  # a JPEG is decoded at a fraction of its size that is still this many times the wanted one; as the service does
+DRAFT = (
+    4  # a JPEG is decoded at a fraction of its size that is still this many times the wanted one; as the service does
+)
 RESAMPLE = Image.Resampling.BILINEAR  # antialiasing when it shrinks; named in the card, used again by the service
 DEFAULT_SIZE = 32  # pixels, for a folder whose images differ in size
 TEST_FRACTION = 0.2  # of a folder without a test split, and of digits
