@@ -120,10 +120,12 @@ class Batcher:
         return jobs
 
     def _admit(self, count: int) -> None:
-        waiting = len(self._waiting)
-        if waiting + count > max(self._limit, 0 if waiting else count):
-            self._meter.rejected(count)
-            raise Overloaded(f"{waiting} images are waiting; the limit is {self._limit}")
+        if len(self._waiting) + count > self._limit:
+            self._waiting = deque(job for job in self._waiting if not job.cancelled)  # of clients that went away
+            waiting = len(self._waiting)
+            if waiting + count > max(self._limit, 0 if waiting else count):
+                self._meter.rejected(count)
+                raise Overloaded(f"{waiting} images are waiting; the limit is {self._limit}")
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run a batch after this turn of the loop, so that requests which are read together run together."""

@@ -6,13 +6,9 @@ for `direct` costs no ASGI scope, task or event either. Knows connections only: 
 """
 
 import asyncio
-import itertools
 import json
 import logging
-import re
-import secrets
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -22,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving import telemetry
 from serving.errors import ClassifyError, HeadersTooLarge, InvalidRequest, Overloaded, RequestTimeout
+from serving.exchange import Exchange
 
 # A refused upload is read and dropped this long, so that the client sees the answer and not a reset connection.
 LINGER_SECONDS = 2.0
@@ -41,30 +38,13 @@ class Limits:
     connections: int
 
 
-_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_PROCESS = secrets.token_hex(4)
-_numbers = itertools.count(1)
-
-
-def request_id(fields: Mapping[bytes, bytes]) -> str:
-    """The client's X-Request-Id, if it is harmless, else a new one."""
-    given = fields.get(b"x-request-id")
-    if given is not None and _ID.fullmatch(given):
-        return given.decode()
-    return f"{_PROCESS}-{next(_numbers):x}"
-
-
-class Cancellable(Protocol):
-    cancelled: bool
-
-
 class Direct(Protocol):
     """Answers a POST to `path` whose body of at most `limit` bytes is complete; False if it goes on to ASGI instead."""
 
     path: bytes
     limit: int
 
-    def __call__(self, exchange: "Exchange", body: bytes, /) -> bool: ...
+    def __call__(self, exchange: Exchange, body: bytes, /) -> bool: ...
 
 
 def draining() -> bool:
@@ -82,59 +62,6 @@ def install(limits: Limits, front: Callable[[Any], Any], direct: Direct) -> None
     attributes |= {"direct_path": direct.path, "direct_limit": direct.limit}
     protocol = type("GuardedProtocol", (_GuardedProtocol,), attributes)
     uvicorn.config.HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]  # a class is taken as it is
-
-
-class _NoEvent:
-    def set(self) -> None:
-        """Nobody waits: an Exchange has no task."""
-
-
-class Exchange:
-    """A request for `direct`, and where its answer goes. Stands where uvicorn keeps an ASGI request's cycle."""
-
-    __slots__ = (
-        "chunks",
-        "disconnected",
-        "fields",
-        "headers",
-        "job",
-        "keep_alive",
-        "protocol",
-        "request_id",
-        "response_complete",
-        "response_started",
-        "started",
-        "url",
-    )
-    message_event = _NoEvent()
-
-    def __init__(
-        self,
-        protocol: "_GuardedProtocol",
-        url: bytes,
-        headers: list[tuple[bytes, bytes]],
-        fields: dict[bytes, bytes],
-        request_id: str,
-    ):
-        self.protocol = protocol
-        self.url = url
-        self.headers = headers  # names in lower case
-        self.fields = fields  # the same; of several of one name the first
-        self.request_id = request_id
-        self.chunks: list[bytes] = []
-        self.started = time.perf_counter()
-        self.job: Cancellable | None = None  # what to cancel when the client goes away
-        self.disconnected = self.response_started = self.response_complete = False
-        self.keep_alive = True
-
-    def answer(self, body: bytes, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        """Send `body`, JSON, with `headers` (by default those of a 200). Does nothing if the client has gone."""
-        if not self.disconnected and not self.response_complete and not self.protocol.transport.is_closing():
-            self.response_started = self.response_complete = True
-            self.protocol.send(self, status, headers or _JSON, body)
-
-
-_JSON = ((b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff"))
 
 
 class _GuardedProtocol(HttpToolsProtocol):
@@ -237,7 +164,7 @@ class _GuardedProtocol(HttpToolsProtocol):
             raise ValueError("headers too large")  # stops the parser; the answer is sent already
         fields = self._direct_fields()
         if fields is not None:
-            exchange = Exchange(self, self.url, self.headers, fields, request_id(fields))
+            exchange = Exchange(self, self.url, self.headers, fields)
             self.cycle = self._exchange = self._answering = exchange  # type: ignore[assignment]
             self._direct_once = False
         else:
@@ -322,19 +249,18 @@ class _GuardedProtocol(HttpToolsProtocol):
         )
         return fields if direct else None
 
-    def send(self, exchange: Exchange, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
-        exchange.keep_alive = exchange.keep_alive and not self.draining
-        parts = [STATUS_LINE[status]]
-        for name, value in (*self.server_state.default_headers, *headers):
-            if name != b"content-length":
-                parts += (name, b": ", value, b"\r\n")
-        parts.append(b"x-request-id: %b\r\n" % exchange.request_id.encode())
-        if not exchange.keep_alive:
-            parts.append(b"connection: close\r\n")
-        parts.append(b"content-length: %d\r\n\r\n" % len(body))
-        parts.append(body)
-        self.transport.write(b"".join(parts))
-        if not exchange.keep_alive:
+    def default_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return tuple(self.server_state.default_headers)
+
+    def is_open(self) -> bool:
+        return not self.transport.is_closing()
+
+    def is_last(self) -> bool:
+        return self.draining
+
+    def send(self, answer: bytes, last: bool, /) -> None:
+        self.transport.write(answer)
+        if last:
             self.transport.close()
         self.on_response_complete()
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from serving import keys, parameters, telemetry, uploads
 from serving.batching import Job
-from serving.connections import Exchange
 from serving.errors import ClassifyError, InvalidImage
+from serving.exchange import Exchange
 from serving.http import failure, internal_error
 from serving.repository import Repository
 from serving.served import INLINE_BYTES, ServedModel, stages
@@ -61,7 +61,8 @@ def _answer(exchange: Exchange, served: ServedModel, top_k: int, started: float,
         _refuse(exchange, internal_error("/classify", exchange.request_id))
     else:
         exchange.answer(body)
-        telemetry.finished("/classify", 200, exchange.started, exchange.request_id, stages(started, job))
+        details = stages(started, job) if telemetry.detailed else ()
+        telemetry.finished("/classify", 200, exchange.started, exchange.request_id, details)
 
 
 def _refuse(exchange: Exchange, err: ClassifyError) -> None:

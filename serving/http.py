@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving import keys, telemetry
-from serving.connections import request_id
 from serving.errors import ClassifyError, MethodNotAllowed, NotFound
+from serving.exchange import request_id
 from serving.uploads import ClientGone
 
 log = logging.getLogger("shortcut")

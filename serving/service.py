@@ -112,6 +112,7 @@ class ImageClassifier:
         telemetry.join_folder()
         try:
             tracing.start()
+            telemetry.start()
             repository = Repository(SETTINGS, THREADS, Choices(SETTINGS.cache))
         except StartError as err:
             log.error("%s", err)

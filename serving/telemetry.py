@@ -38,6 +38,7 @@ FLUSH_SECONDS = 0.01  # until another worker's /metrics knows of it
 _SHARED = "SHORTCUT_METRICS_FOLDER"  # from the parent to its workers; not a setting
 
 access_log = logging.getLogger("shortcut.access")
+detailed = False  # somebody wants to know of each request: `start`
 
 
 class Stage(NamedTuple):
@@ -197,6 +198,12 @@ class Meter:
             _tallies.remove(tally)
 
 
+def start() -> None:
+    """In a process that answers requests, once logging and tracing are set up."""
+    global detailed
+    detailed = tracing.enabled or access_log.isEnabledFor(logging.INFO)
+
+
 @functools.cache  # routes and statuses are few and fixed
 def _series(route: str, status: int) -> tuple[_Tally, _Tally]:
     return _Tally(_REQUESTS.labels(route, str(status))), _Tally(_REQUEST.labels(route))
@@ -208,6 +215,8 @@ def finished(route: str, status: int, started: float, request_id: str, stages: S
     requests, duration = _series(route, status)
     requests.count()
     duration.observe(ended - started)
+    if not detailed:
+        return
     if access_log.isEnabledFor(logging.INFO):
         figures = {"route": route, "status": status, "seconds": round(ended - started, 6), "request_id": request_id}
         times = {f"{stage.name}_seconds": round(stage.end - stage.start, 6) for stage in stages}

@@ -115,6 +115,26 @@ def test_a_full_queue_refuses_at_once_and_recovers() -> None:
     asyncio.run(scenario(Model()))
 
 
+def test_what_clients_that_went_away_have_left_takes_no_place_in_the_queue() -> None:
+    async def scenario(model: Model) -> None:
+        queue = batcher(model, queue=3)
+        model.gate.clear()
+        running = asyncio.create_task(queue.classify([image(1)]))
+        await asyncio.sleep(0.05)
+        gone = asyncio.create_task(queue.classify([image(2)] * 3))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(queue.classify([image(3)] * 3))
+        await asyncio.sleep(0)
+        model.gate.set()
+        await asyncio.gather(running, waiting)
+
+    model = Model()
+    asyncio.run(scenario(model))
+    assert model.sizes == [1, 3]
+
+
 def test_an_empty_queue_takes_a_request_larger_than_its_limit() -> None:
     assert len(asyncio.run(batcher(Model(), queue=3).classify([image(1)] * 10))) == 10
 
