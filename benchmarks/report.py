@@ -1,6 +1,6 @@
 """The samples of a run -> medians, ratios and a Markdown table.
 
-`python -m benchmarks.report RESULT.json` prints the table of an earlier run again; `--readme` also puts it into
+`python -m benchmarks.report RESULT.json …` prints the tables of earlier runs again; `--readme` also puts them into
 README.md. Knows the form of a result file, not how it was measured.
 """
 
@@ -219,14 +219,17 @@ def put_into_readme(report: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("result", type=Path, help="benchmarks/results/<date>.json")
+    parser.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="benchmarks/results/<date>.json")
     parser.add_argument("--readme", action="store_true", help="also put the table into benchmarks/README.md")
     args = parser.parse_args(argv)
-    try:
-        report = markdown(json.loads(args.result.read_bytes()))
-    except (OSError, ValueError, KeyError) as err:
-        print(f"error: {args.result}: no result of a run ({err})", file=sys.stderr)
-        return 1
+    reports = []
+    for result in args.results:
+        try:
+            reports.append(markdown(json.loads(result.read_bytes())))
+        except (OSError, ValueError, KeyError) as err:
+            print(f"error: {result}: no result of a run ({err})", file=sys.stderr)
+            return 1
+    report = "\n".join(reports)
     print(report)
     if args.readme:
         put_into_readme(report)
