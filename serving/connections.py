@@ -261,7 +261,7 @@ class _GuardedProtocol(HttpToolsProtocol):
     def send(self, answer: bytes, last: bool, /) -> None:
         self.transport.write(answer)
         if last:
-            self.transport.close()
+            self._close()
         self.on_response_complete()
 
     # Idleness: one timer for the connection's life looks at the clock, in place of one set and cancelled each request
