@@ -81,9 +81,15 @@ def test_connections_are_spread_evenly_and_on_after_a_worker_was_killed(
                 assert time.monotonic() < deadline
                 stack.close()
             stack.close()
-            counts = workers_of(stack, client, 24)
-            assert sum(counts.values()) == 24
-            assert min(counts.values()) >= 8, counts  # 12 each, when nothing else keeps a core busy
+            shares = []
+            for _ in range(5):  # while something else keeps a core busy, a worker may be late for its turn
+                counts = workers_of(stack, client, 24)
+                stack.close()
+                assert sum(counts.values()) == 24
+                shares.append(min(counts.values()))
+                time.sleep(0.3)  # until the workers have noted that these are gone
+            assert max(shares) >= 11, shares
+            assert sum(shares) >= 30, shares
         os.kill(next(iter(counts)), signal.SIGKILL)
         deadline = time.monotonic() + 30
         while True:
