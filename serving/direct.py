@@ -1,4 +1,4 @@
-"""POST /classify, answered from the connection itself: no ASGI scope, task or response object, a third of the time.
+"""POST /classify, answered from the connection itself: no ASGI scope, task or response object.
 
 Takes a request that arrived whole and holds one small picture, which is nearly every one; what is larger or slower to
 decode is left to the route in `service`. Both say the same, since both take each step from the same modules.

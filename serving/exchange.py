@@ -1,6 +1,6 @@
 """A request that is answered without ASGI, and its answer: what `connections` hands to `direct`.
 
-Knows the bytes of an HTTP/1.1 answer, and who writes them only as a function.
+Knows the bytes of an HTTP/1.1 answer, and the connection that sends them only by four methods.
 """
 
 import itertools

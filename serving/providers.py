@@ -4,6 +4,7 @@ Knows what each provider needs, in which precision and batch sizes it may comput
 is right. The CUDA and OpenVINO parts follow ONNX Runtime's documentation of each provider.
 """
 
+import functools
 import hashlib
 import json
 import platform
@@ -152,6 +153,7 @@ def _add_openvino(options: ort.SessionOptions, precision: str, threads: int) -> 
     options.add_provider_for_devices(devices[:1], {"load_config": json.dumps({"CPU": config})})
 
 
+@functools.cache  # asked for every model
 def machine() -> str:
     """What decides how fast each way is here: the runtime, the processor (a virtual one is named by what it can do,
     not by its model) and the GPUs."""
