@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,10 @@ class Figures:
     lost: int
     late_ms: float = 0.0
     resent: int = 0
+    accepted_rate: float = 0.0  # of the open loop, as open_loop.run has it
+    accepted_p99_ms: float = 0.0
+    refused_p50_ms: float = 0.0
+    statuses: dict[str, int] = field(default_factory=dict)
 
 
 class Load:
@@ -61,20 +65,20 @@ class Load:
         got = _run([*command, self._url], {"WRK_BODIES": str(self._list), "WRK_TYPE": self._type}, seconds)
         return Figures(got["requests"] / got["seconds"], got["p50_ms"], got["p99_ms"], got["not_200"], got["lost"])
 
-    def open(self, rate: float, seconds: int) -> Figures:
+    def open(self, rate: float, seconds: float, connections: int = OPEN_CONNECTIONS) -> Figures:
         """Requests at random moments, `rate` a second on average, whether or not earlier ones are answered."""
-        arguments = ["--rate", f"{rate:.3f}", "--seconds", str(seconds), "--connections", str(OPEN_CONNECTIONS)]
+        arguments = ["--rate", f"{rate:.3f}", "--seconds", str(seconds), "--connections", str(connections)]
         command = [sys.executable, "-m", "benchmarks.open_loop", self._url, *arguments]
         got = _run([*command, "--bodies", str(self._list), "--type", self._type], {}, seconds)
         if got["lost"]:
             print(f"{self._url}: {got['lost']} requests lost, the last: {got['problem']}", file=sys.stderr)
-        return Figures(**{field.name: got[field.name] for field in fields(Figures)})
+        return Figures(**{spec.name: got[spec.name] for spec in fields(Figures)})
 
     def close(self) -> None:
         self._folder.cleanup()
 
 
-def _run(command: list[str], environment: dict[str, str], seconds: int) -> dict[str, Any]:
+def _run(command: list[str], environment: dict[str, str], seconds: float) -> dict[str, Any]:
     done = subprocess.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=seconds + 90
     )

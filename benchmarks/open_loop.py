@@ -15,9 +15,10 @@ import socket
 import sys
 import time
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.connection import Connection
@@ -38,7 +39,9 @@ class Schedule:
         self._writing: dict[int, Connection] = {}
         self.latencies = array("d")
         self.lateness = array("d")
-        self.not_200 = self.lost = self.resent = 0
+        self.accepted, self.refused = array("d"), array("d")  # those of `latencies` that were answered 200, or 503
+        self.statuses: Counter[int] = Counter()
+        self.lost = self.resent = 0
         self.problem = f"no answer within {GRACE_SECONDS:.0f} s of the last request"
 
     def run(self) -> None:
@@ -88,8 +91,12 @@ class Schedule:
         except (OSError, EOFError, ValueError) as err:
             return self._broken(connection, err)
         if status:
-            self.latencies.append(time.perf_counter() - connection.due)
-            self.not_200 += status != 200
+            self.latencies.append(latency := time.perf_counter() - connection.due)
+            self.statuses[status] += 1
+            if status == 200:
+                self.accepted.append(latency)
+            elif status == 503:
+                self.refused.append(latency)
             del self._busy[connection.fd]
             if self._writing.pop(connection.fd, None):  # answered before the whole body was out
                 connection.connect()
@@ -122,8 +129,11 @@ def moments(rate: float, seconds: float, seed: int = 0) -> list[float]:
 
 def run(
     url: str, bodies: Sequence[bytes], content_type: str, rate: float, seconds: float, connections: int
-) -> dict[str, float | str]:
-    """The figures of one measurement, latencies in ms; `cpu` in cores, `cpu_us` a request. Raises OSError."""
+) -> dict[str, Any]:
+    """The figures of one measurement, latencies in ms; `cpu` in cores, `cpu_us` a request. Raises OSError.
+
+    `accepted_…` is of what was answered 200, its rate until the last answer; `refused_…` of what was answered 503.
+    """
     address = urlsplit(url)
     target = address.path + (f"?{address.query}" if address.query else "")
     head = f"POST {target} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: {content_type}\r\nContent-Length: "
@@ -142,6 +152,7 @@ def run(
     try:
         schedule.run()
     finally:
+        took = time.perf_counter() - start
         cpu = time.process_time() - cpu
         gc.enable()
         schedule.close()
@@ -151,7 +162,11 @@ def run(
         "rate": len(schedule.latencies) / seconds,
         "p50_ms": 1000 * _percentile(latencies, 50),
         "p99_ms": 1000 * _percentile(latencies, 99),
-        "not_200": schedule.not_200,
+        "accepted_rate": len(schedule.accepted) / took,
+        "accepted_p99_ms": 1000 * _percentile(sorted(schedule.accepted), 99),
+        "refused_p50_ms": 1000 * _percentile(sorted(schedule.refused), 50),
+        "statuses": {str(status): number for status, number in sorted(schedule.statuses.items())},
+        "not_200": len(schedule.latencies) - len(schedule.accepted),
         "lost": schedule.lost,
         "late_ms": 1000 * _percentile(sorted(schedule.lateness), 99),
         "cpu": cpu / seconds,
@@ -162,7 +177,7 @@ def run(
 
 
 def _percentile(ordered: Sequence[float], percent: float) -> float:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,8 +1,9 @@
 """Dynamic batching with no queue delay: while one batch runs, the next gathers; many waiting requests -> one run.
 
 There is no timer: a lone image runs at once, and load makes the batches grow. A batch that costs less than a client
-would notice runs on the event loop itself, a longer one on a thread. Bounded and deadline-aware: a full queue refuses,
-and an image whose deadline has passed is dropped before it costs compute. Knows the model as a function only.
+would notice runs on the event loop itself, a longer one on a thread. Bounded and deadline-aware: the queue holds no
+more than can be computed in time at the pace of the last batches and refuses the rest at once, and an image that would
+miss its deadline even so is dropped before it costs compute. Knows the model as a function only.
 """
 
 import asyncio
@@ -23,6 +24,10 @@ MAX_BATCH = 32  # larger ones gain nothing on a CPU and only add wait
 # Waking a thread and sharing the interpreter with it costs up to a millisecond on a busy core; a batch shorter than a
 # few of them is sooner done than handed over, and holds up the loop no longer than decoding a photo would.
 INLINE_SECONDS = 0.010
+# Of the deadline, that the queue may last: the pace may halve before an image's turn comes, and it is answered in time.
+DEADLINE_SHARE = 0.5
+BATCH_SHARE = 0.125  # of the deadline, that one batch may take: others wait for it
+PACE_WEIGHT = 0.2  # of the newest batch in the moving average
 
 
 class Job:
@@ -76,15 +81,25 @@ class Batcher:
         self._run = run
         self._executor = executor
         self._meter = meter
-        self.costs(image_seconds)
         self._limit = queue
         self._deadline_seconds = deadline_seconds
         self._waiting: deque[Job] = deque()
         self._busy = False  # a batch runs, or a turn of the loop that will start one is due
+        self._swept = False  # of cancelled jobs, since the last batch began
+        self._paced_from = 0.0  # when the last batch ended, if the next had to wait for that; else 0
+        self.costs(image_seconds)
 
     def costs(self, image_seconds: float) -> None:
         """What an image costs from now on."""
         self._inline = int(min(INLINE_SECONDS / max(image_seconds, 1e-9), MAX_BATCH))
+        self._paced(image_seconds if image_seconds < float("inf") else 0.0)
+
+    def _paced(self, seconds: float) -> None:
+        """An image takes that long on average, with everything that happens between two batches."""
+        self._pace = seconds
+        in_time = self._deadline_seconds / max(seconds, 1e-9)  # images
+        self._room = int(min(self._limit, max(DEADLINE_SHARE * in_time, 1)))
+        self._most = int(min(MAX_BATCH, max(BATCH_SHARE * in_time, 1)))
 
     def __len__(self) -> int:
         """How many images wait."""
@@ -92,7 +107,7 @@ class Batcher:
 
     def submit(self, image: np.ndarray, done: Callable[[Job], None]) -> Job:
         """Queue one image; `done` is called on the event loop. Raises Overloaded."""
-        self._admit(1)
+        self.admit()
         job = Job(image, done)
         self._waiting.append(job)
         self._start(asyncio.get_running_loop())
@@ -103,7 +118,7 @@ class Batcher:
 
         Raises Overloaded, or DeadlineExceeded if any of them waited too long.
         """
-        self._admit(len(images))
+        self.admit(len(images))
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[None]] = [loop.create_future() for _ in images]
         jobs = [Job(image, _setter(future)) for image, future in zip(images, futures, strict=True)]
@@ -119,13 +134,17 @@ class Batcher:
                     future.exception()
         return jobs
 
-    def _admit(self, count: int) -> None:
-        if len(self._waiting) + count > self._limit:
-            self._waiting = deque(job for job in self._waiting if not job.cancelled)  # of clients that went away
+    def admit(self, count: int = 1) -> None:
+        """Raises Overloaded if `count` more images find no room; ask before they are decoded, too."""
+        if len(self._waiting) + count > self._room:
+            if not self._swept:
+                self._swept = True
+                self._waiting = deque(job for job in self._waiting if not job.cancelled)  # of clients that went away
             waiting = len(self._waiting)
-            if waiting + count > max(self._limit, 0 if waiting else count):
+            if waiting + count > max(self._room, 0 if waiting else count):
                 self._meter.rejected(count)
-                raise Overloaded(f"{waiting} images are waiting; the limit is {self._limit}")
+                why = "" if self._room == self._limit else ", what can be computed in time at the present pace"
+                raise Overloaded(f"{waiting} images are waiting; the limit is {self._room}{why}")
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run a batch after this turn of the loop, so that requests which are read together run together."""
@@ -165,11 +184,15 @@ class Batcher:
     def _gather(self) -> list[Job]:
         batch: list[Job] = []
         now = time.perf_counter()
-        while self._waiting and len(batch) < MAX_BATCH:
+        computing = self._pace * min(len(self._waiting), self._most)
+        # Whatever it costs, an image that has not waited gets its chance, and the pace is measured again.
+        latest = now + min(computing, DEADLINE_SHARE * self._deadline_seconds) - self._deadline_seconds
+        self._swept = False
+        while self._waiting and len(batch) < self._most:
             job = self._waiting.popleft()
             if job.cancelled:
                 continue
-            if now - job.queued > self._deadline_seconds:
+            if job.queued < latest:
                 self._meter.expired()
                 job.answer = DeadlineExceeded(f"not computed within {self._deadline_seconds * 1000:.0f} ms")
                 _tell(job)
@@ -181,6 +204,9 @@ class Batcher:
 
     def _settle(self, batch: list[Job], answers: Sequence[np.ndarray | Exception], now: float) -> None:
         self._meter.computed(len(batch), now - batch[0].taken)
+        seconds = (now - (self._paced_from or batch[0].taken)) / len(batch)
+        self._paced(self._pace + PACE_WEIGHT * (seconds - self._pace) if self._pace else seconds)
+        self._paced_from = now if self._waiting else 0.0
         for job, answer in zip(batch, answers, strict=True):
             if not job.cancelled:
                 job.answer = answer

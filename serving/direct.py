@@ -36,6 +36,7 @@ class DirectClassify:
                 keys.require(self._key_hashes, exchange.headers)
             asked = parameters.parse(exchange.url[len(self.path) + 1 :])
             served = self._repository().find(asked.model, asked.version)
+            served.admit()
             content_type = exchange.fields.get(b"content-type", b"").decode("latin-1")
             started = time.perf_counter()
             try:

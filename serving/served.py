@@ -4,6 +4,7 @@ Knows nothing of HTTP, nor that there are other models.
 """
 
 import asyncio
+import functools
 import json
 import logging
 import os
@@ -20,11 +21,12 @@ from PIL import Image
 
 from serving import runtime
 from serving.batching import Batcher, Job
-from serving.errors import DeadlineExceeded, Unavailable
+from serving.errors import DeadlineExceeded, Overloaded, Unavailable
 from serving.images import open_image, plain_png, to_array
 from serving.providers import Way, one_line
 from serving.settings import Settings
 from serving.telemetry import Meter, Stage
+from serving.turns import Turns
 
 log = logging.getLogger("shortcut")
 
@@ -34,7 +36,7 @@ INLINE_PIXELS = 128 * 128  # up to this, decoding costs less than waking a threa
 INLINE_BYTES = 128 * 1024  # of a file; reading the header of a larger one may already take long
 # Two, so that one enormous picture does not hold up all others; more would cost memory, up to 0.8 GB each, and there
 # is a worker for every core.
-_DECODERS = ThreadPoolExecutor(2, thread_name_prefix="decode")
+_DECODERS = Turns(2, "decode")
 
 
 class ServedModel:
@@ -65,6 +67,10 @@ class ServedModel:
         )
         self._meter.loaded(model.provider, model.way.precision, self.batcher.__len__)
 
+    def admit(self, count: int = 1) -> None:
+        """Raises Overloaded if `count` more images find no room: known before the cost of decoding them."""
+        self.batcher.admit(count)
+
     def decode_now(self, data: bytes) -> np.ndarray | None:
         """A small upload's bytes as this model's input (H, W, C) uint8; None for one that takes longer than waking a
         thread. Raises what images.decode_image raises."""
@@ -84,13 +90,19 @@ class ServedModel:
     async def decode(self, data: bytes) -> np.ndarray:
         """The same for any upload; a large one is decoded beside the event loop (Pillow releases the GIL).
 
-        Raises DeadlineExceeded too, for one that had to wait too long for its turn.
+        Raises Overloaded or DeadlineExceeded too, where too many wait for a decoder or one waited too long.
         """
         array = self.decode_now(data)
         if array is None:
             started = time.perf_counter()
-            array = await asyncio.get_running_loop().run_in_executor(_DECODERS, self._decode, data, started)
+            waiting, limit = _DECODERS.waiting(self.artifact.name), self._settings.queue
+            if waiting >= limit:
+                self._meter.rejected()
+                raise Overloaded(f"{waiting} large pictures wait to be decoded; the limit is {limit}")
+            call = functools.partial(self._decode, data, started)
+            decoded: np.ndarray = await asyncio.wrap_future(_DECODERS.submit(self.artifact.name, call))
             self._meter.decoded(time.perf_counter() - started)
+            return decoded
         return array
 
     def _decode(self, data: bytes, queued: float) -> np.ndarray:

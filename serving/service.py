@@ -145,6 +145,7 @@ async def classify(request: Request) -> Response:
     body = await uploads.read_body(request.receive, request.headers, SETTINGS.max_body_bytes)
     content_type = request.headers.get("content-type", "")
     started = time.perf_counter()
+    served.admit()
     try:
         image = await served.decode(uploads.one_image(body, content_type, MAX_PARTS))
     except InvalidImage as err:
@@ -165,6 +166,7 @@ async def classify_batch(request: Request) -> Response:
     limit = SETTINGS.max_batch_images
     if len(parts) > limit:
         raise InvalidRequest(f"{len(parts)} images in one request; the limit is {limit}")
+    served.admit(len(parts))
     results = await uploads.unless_gone(request.receive, _results(served, parts, top_k))
     return json_response({"model": served.artifact.name, "version": served.artifact.version, "results": results})
 

@@ -53,7 +53,12 @@ class Settings:
     body_seconds: int = _number(60, "seconds a client may take to send its body", 1, 86_400)
     idle_seconds: int = _number(5, "seconds until a connection without a request is closed", 1, 3600)
     max_connections: int = _number(1000, "open connections of one worker; more are answered 503", 1, 65_000)
-    queue: int = _number(512, "images that may wait for one model in one worker", 1, 100_000)
+    queue: int = _number(
+        512,
+        "images that may wait for one model in one worker; fewer, where so many cannot be computed in time",
+        1,
+        100_000,
+    )
     deadline_ms: int = _number(10_000, "milliseconds after which a waiting image is dropped", 1, 3_600_000)
     watch: int = _number(0, "1 takes up new and removed versions in the models folder without a restart", 0, 1)
     drain_seconds: int = _number(5, "seconds that requests are still answered after SIGTERM", 0, 20)

@@ -259,3 +259,65 @@ def test_no_images_need_no_run() -> None:
     assert asyncio.run(batcher(model).classify([])) == []
     assert time.monotonic() - started < 1
     assert model.sizes == []
+
+
+def test_the_queue_is_no_longer_than_can_be_computed_in_time() -> None:
+    async def scenario(model: Model) -> None:
+        meter = Meter()
+        queue = batcher(model, meter, image_seconds=0.1, deadline_seconds=1.0)  # half of the deadline: five images
+        model.gate.clear()
+        running = asyncio.create_task(queue.classify([image(1)]))
+        await asyncio.sleep(0.05)
+        waiting = [asyncio.create_task(queue.classify([image(1)])) for _ in range(5)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="5 images are waiting; the limit is 5, what can be computed in time"):
+            queue.admit()
+        assert (meter.refused, len(queue)) == (1, 5)
+        model.gate.set()
+        await asyncio.gather(running, *waiting)
+        for _ in range(40):  # much faster than was thought: the limit grows as that is seen
+            await queue.classify([image(1)])
+        queue.admit(100)
+
+    asyncio.run(scenario(Model()))
+
+
+def test_a_slow_spell_does_not_refuse_for_ever() -> None:
+    async def scenario(model: Model) -> None:
+        queue = batcher(model, image_seconds=10.0, deadline_seconds=0.05)  # far too slow, it is thought
+        for _ in range(3):
+            assert await answers(queue, [image(2)]) == [[8]]
+
+    asyncio.run(scenario(Model()))
+
+
+def test_what_could_not_be_ready_in_time_is_dropped_before_it_is_computed() -> None:
+    async def scenario(model: Model) -> None:
+        meter = Meter()
+        queue = batcher(model, meter, image_seconds=0.02, deadline_seconds=0.2, queue=1000)
+        model.gate.clear()
+        running = asyncio.create_task(queue.classify([image(1)]))
+        await asyncio.sleep(0.05)
+        late = asyncio.create_task(queue.classify([image(2), image(3), image(4)]))
+        await asyncio.sleep(0.19)  # within the deadline, but not with the 20 ms that each takes
+        model.gate.set()
+        await running
+        with pytest.raises(DeadlineExceeded):
+            await late
+        assert (meter.dropped, model.sizes) == (3, [1])
+
+
+def test_a_batch_is_short_beside_the_deadline() -> None:
+    async def scenario(model: Model) -> None:
+        queue = batcher(model, image_seconds=0.02, deadline_seconds=0.8)
+        model.gate.clear()
+        running = asyncio.create_task(queue.classify([image(1)]))
+        await asyncio.sleep(0.02)
+        waiting = [asyncio.create_task(queue.classify([image(2)])) for _ in range(10)]
+        await asyncio.sleep(0)
+        model.gate.set()
+        await asyncio.gather(running, *waiting)
+        assert model.sizes[0] == 1
+        assert 2 <= model.sizes[1] <= 5  # what takes an eighth of the deadline, at the pace of the first
+
+    asyncio.run(scenario(Model()))

@@ -1,6 +1,7 @@
 """A tiny classifier whose answers can be computed by hand, as an artifact the real runtime serves. No TensorFlow.
 
-The graph is softmax(flatten(image) / 255 @ weights), written with onnx.helper.
+The graph is softmax(flatten(image) / 255 @ weights), written with onnx.helper; `effort` adds as much computing as one
+wants, which changes no answer.
 """
 
 import hashlib
@@ -26,13 +27,14 @@ def expected(images: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return e / e.sum(axis=1, keepdims=True)
 
 
-def graph(name: str, shape: tuple[int, int, int], matrix: np.ndarray) -> bytes:
+def graph(name: str, shape: tuple[int, int, int], matrix: np.ndarray, effort: int = 0) -> bytes:
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["float"], ["flat"]),
         helper.make_node("Mul", ["flat", "scale"], ["scaled"]),
         helper.make_node("MatMul", ["scaled", "weights"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        *_work(shape, effort),
+        helper.make_node("Softmax", ["worked" if effort else "logits"], ["probabilities"], axis=1),
     ]
     model = helper.make_model(
         helper.make_graph(
@@ -43,6 +45,7 @@ def graph(name: str, shape: tuple[int, int, int], matrix: np.ndarray) -> bytes:
             [
                 numpy_helper.from_array(np.array(1 / 255, np.float32), "scale"),
                 numpy_helper.from_array(matrix, "weights"),
+                *([numpy_helper.from_array(np.zeros((WIDTH, WIDTH), np.float32), "nothing")] if effort else []),
             ],
         ),
         opset_imports=[helper.make_opsetid("", 15)],
@@ -50,6 +53,30 @@ def graph(name: str, shape: tuple[int, int, int], matrix: np.ndarray) -> bytes:
     )
     onnx.checker.check_model(model)
     return model.SerializeToString()
+
+
+WIDTH = 512
+
+
+def _work(shape: tuple[int, int, int], effort: int) -> list[onnx.NodeProto]:
+    """Every pixel of an image, repeated to a row of WIDTH numbers, times a matrix of zeros, `effort` times over; the
+    mean of what comes of it, nothing, is added to the logits."""
+    if not effort:
+        return []
+    nodes = [
+        helper.make_node("Constant", [], ["rows"], value_ints=[0, -1, 1]),
+        helper.make_node("Constant", [], ["repeats"], value_ints=[1, 1, WIDTH]),
+        helper.make_node("Constant", [], ["last"], value_ints=[-1]),
+        helper.make_node("Reshape", ["scaled", "rows"], ["pixels"]),
+        helper.make_node("Tile", ["pixels", "repeats"], ["work0"]),
+    ]
+    nodes += [helper.make_node("MatMul", [f"work{i}", "nothing"], [f"work{i + 1}"]) for i in range(effort)]
+    return [
+        *nodes,
+        helper.make_node("ReduceMean", [f"work{effort}"], ["done"], axes=[1, 2], keepdims=0),
+        helper.make_node("Unsqueeze", ["done", "last"], ["column"]),
+        helper.make_node("Add", ["logits", "column"], ["worked"]),
+    ]
 
 
 def write_artifact(
@@ -61,6 +88,7 @@ def write_artifact(
     labels: tuple[str, ...] = LABELS,
     convention: str = "plain",
     seed: int = 0,
+    effort: int = 0,
     **card: Any,
 ) -> Path:
     """models/<name>/<version>/ with a sound card and golden inputs; `card` overrides its keys."""
@@ -68,7 +96,7 @@ def write_artifact(
     folder.mkdir(parents=True)
     matrix = weights(shape, len(labels), seed)
     images = np.random.default_rng(1).integers(0, 256, (32, *shape), dtype=np.uint8)
-    (folder / "model.onnx").write_bytes(graph(name, shape, matrix))
+    (folder / "model.onnx").write_bytes(graph(name, shape, matrix, effort))
     np.savez(folder / "golden.npz", image=images, probabilities=expected(images, matrix))
     whole = {
         "name": name,

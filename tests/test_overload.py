@@ -1,0 +1,64 @@
+"""Three times the load that the service can take: nearly all it can do is still done, in time, and the rest refused."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from benchmarks.overload import Outcome, Target, measure
+from tests import toy
+from tests.pictures import colours, encode
+from tests.server import assert_failure, running
+
+PICTURE = encode(colours())
+DEADLINE_MS = 1000
+
+
+@pytest.fixture(scope="module")
+def flood(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """One model computes some 15 ms an image, and is flooded; another is asked gently."""
+    folder = tmp_path_factory.mktemp("overload")
+    toy.write_artifact(folder / "models", effort=16)
+    toy.write_artifact(folder / "models", name="quick")
+    settings = {"models": str(folder / "models"), "default_model": "toy-colours", "workers": "2"}
+    with running(folder / "log", **settings, deadline_ms=str(DEADLINE_MS)) as client:
+        return measure(client.port, Target("/classify", PICTURE), Target("/classify?model=quick", PICTURE), seconds=8)
+
+
+def test_nearly_all_that_can_be_computed_is_answered(flood: Outcome) -> None:
+    assert flood.goodput >= 0.9, str(flood)
+
+
+def test_what_is_accepted_is_answered_within_the_deadline(flood: Outcome) -> None:
+    assert flood.figures.accepted_p99_ms < DEADLINE_MS, str(flood)
+
+
+def test_the_rest_is_refused_at_once(flood: Outcome) -> None:
+    assert flood.figures.statuses.keys() <= {"200", "503", "504"}, str(flood)
+    assert flood.figures.lost == 0
+    assert flood.figures.statuses["503"] > flood.figures.statuses.get("504", 0)
+    assert flood.figures.refused_p50_ms < 50, str(flood)
+
+
+def test_another_model_does_not_starve(flood: Outcome) -> None:
+    assert set(flood.neighbour_statuses) == {"200"}, str(flood)
+    waits = sorted(flood.neighbour_ms)
+    assert waits[len(waits) * 9 // 10] < DEADLINE_MS / 5, str(flood)
+
+
+def test_a_refusal_says_why_and_when_to_come_again(tmp_path: Path) -> None:
+    toy.write_artifact(tmp_path / "models", effort=32)
+    settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1"}
+    with (
+        running(tmp_path / "log", **settings, queue="2") as client,
+        ThreadPoolExecutor(24) as crowd,
+    ):
+        answers = [*crowd.map(lambda _: client.post("/classify", PICTURE), range(48))]
+        refused = [answer for answer in answers if answer.status != 200]
+        assert 0 < len(refused) < len(answers)
+        for answer in refused:
+            assert assert_failure(answer, 503, "overloaded") == "2 images are waiting; the limit is 2"
+            assert answer.headers["retry-after"] == "1"
+        assert client.post("/classify", PICTURE).status == 200
+        metrics = client.get("/metrics").body.decode()
+        assert f'shortcut_rejected_images_total{{model="toy-colours",version="1"}} {len(refused)}.0' in metrics
