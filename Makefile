@@ -5,6 +5,7 @@ PORT ?= 3000
 DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
+export ORT_DISABLE_TELEMETRY = 1
 .PHONY: serve train study test check fuzz bench soak bento lock
 
 serve: .venv/ready  ## the service with the committed models, on PORT

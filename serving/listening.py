@@ -27,6 +27,8 @@ from typing import Any
 
 import uvicorn
 
+from serving import scratch
+
 log = logging.getLogger("shortcut")
 
 # Long enough for another worker to wake, and too short to be noticed; a worker that is busy longer than that is not
@@ -73,7 +75,7 @@ class Counts:
         their counts are those of the later writer, and the balance is poorer."""
         for slot in range(SLOTS):
             process, _ = _SLOT.unpack_from(memory, slot * _SLOT.size)
-            if process <= 0 or not _alive(process):
+            if process <= 0 or not scratch.alive(process):
                 _SLOT.pack_into(memory, slot * _SLOT.size, self._process, 0)
                 return slot
         raise OSError("no free slot")
@@ -86,7 +88,7 @@ class Counts:
         """A dead worker has no connections, but its note would say so until another took its place."""
         if self._memory is not None:
             for slot, (process, _) in enumerate(_SLOT.iter_unpack(self._memory[:])):
-                if process > 0 and not _alive(process):
+                if process > 0 and not scratch.alive(process):
                     _SLOT.pack_into(self._memory, slot * _SLOT.size, -1, 0)
 
     def others(self) -> int | None:
@@ -99,16 +101,6 @@ class Counts:
                 if slot != self._slot and process > 0:
                     counts.append(connections)
         return min(counts, default=None)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 class Listener:

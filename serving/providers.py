@@ -4,6 +4,11 @@ Knows what each provider needs, in which precision and batch sizes it may comput
 is right. The CUDA and OpenVINO parts follow ONNX Runtime's documentation of each provider.
 """
 
+import os
+
+# Before ONNX Runtime is imported: its builds from 1.31 on report usage to Microsoft, from Linux too.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import functools
 import hashlib
 import json
@@ -126,6 +131,11 @@ def _cuda_session(onnx: bytes, options: ort.SessionOptions, precision: str) -> o
     return session
 
 
+@functools.cache
+def _register_once(name: str, library: str) -> None:
+    ort.register_execution_provider_library(name, library)
+
+
 def _add_openvino(options: ort.SessionOptions, precision: str, threads: int) -> None:
     if platform.machine() not in ("x86_64", "AMD64"):
         raise ProviderError(f"OpenVINO is used on x86-64 only, this is {platform.machine()}")
@@ -134,8 +144,7 @@ def _add_openvino(options: ort.SessionOptions, precision: str, threads: int) -> 
     except ImportError as err:
         raise ProviderError("onnxruntime-ep-openvino is not installed (requirements/serving.txt has it)") from err
     name = PROVIDERS["openvino"]
-    if not any(device.ep_name == name for device in ort.get_ep_devices()):
-        ort.register_execution_provider_library(name, plugin.get_library_path())
+    _register_once(name, plugin.get_library_path())
     devices = [
         device
         for device in ort.get_ep_devices()

@@ -23,7 +23,19 @@ import bentoml
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving import connections, cores, listening, logs, openapi, parameters, telemetry, tracing, uploads, watching
+from serving import (
+    connections,
+    cores,
+    listening,
+    logs,
+    openapi,
+    parameters,
+    scratch,
+    telemetry,
+    tracing,
+    uploads,
+    watching,
+)
 from serving.choices import Choices
 from serving.direct import DirectClassify
 from serving.errors import (
@@ -62,6 +74,7 @@ PAGE_HEADERS = {
 
 def _settings() -> Settings:
     try:
+        scratch.need_temporary_files()
         return Settings.from_environment()
     except StartError as err:
         raise SystemExit(f"error: {err}") from err
@@ -102,14 +115,15 @@ class ImageClassifier:
         except StartError as err:
             raise SystemExit(f"error: {err}") from err
         choices.share()
-        folder = telemetry.create_folder()
+        folder = scratch.create(WORKERS * telemetry.FOLDER_BYTES)
         if folder is not None:
             listening.create_place(folder)
         log.info("%d workers, %d threads each; starting", WORKERS, THREADS)
 
     def __init__(self) -> None:
         logs.start(SETTINGS)
-        telemetry.join_folder()
+        folder = scratch.folder()
+        telemetry.join(folder)
         try:
             tracing.start()
             telemetry.start()
@@ -120,7 +134,6 @@ class ImageClassifier:
             sys.exit(1)
         _Loaded.repository = repository
         if SETTINGS.watch:
-            folder = telemetry.folder()
             watching.start(repository, _switch, None if folder is None else folder / "loading")
         gc.collect()
         gc.freeze()  # what is loaded stays; looking through it for garbage would stop the worker for 0.1 s now and then

@@ -1,18 +1,14 @@
 """What an operator sees: Prometheus metrics with fixed labels, correct across workers; the access log; spans.
 
-The workers of one service share a folder where prometheus_client keeps each process's values; /metrics sums them. (The
-folder that BentoML 1.4.39 names is one for all services of a user, and is emptied whenever one starts.) A route's label
-is its pattern, never the path a client sent, so a scan of random URLs adds no series. What happens with every request
-is counted in plain numbers and handed to prometheus_client a little later, which is a tenth of the cost.
+The workers of one service share a folder where prometheus_client keeps each process's values; /metrics sums them. A
+route's label is its pattern, never the path a client sent, so a scan of random URLs adds no series. What happens with
+every request is counted in plain numbers and handed to prometheus_client a little later, which is a tenth of the cost.
 """
 
 import asyncio
-import atexit
 import functools
 import logging
 import os
-import shutil
-import tempfile
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -27,16 +23,17 @@ from prometheus_client import (
     Gauge,
     Histogram,
     generate_latest,
+    values,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from serving import tracing
+from serving import scratch, tracing
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 FLUSH_SECONDS = 0.01  # until another worker's /metrics knows of it
-_SHARED = "SHORTCUT_METRICS_FOLDER"  # from the parent to its workers; not a setting
 
+log = logging.getLogger("shortcut")
 access_log = logging.getLogger("shortcut.access")
 detailed = False  # somebody wants to know of each request: `start`
 
@@ -49,29 +46,28 @@ class Stage(NamedTuple):
     end: float
 
 
-def create_folder() -> Path | None:
-    """In the parent, before it starts workers: an empty folder for them, removed when the parent ends.
+# Reserved for a process, by file of prometheus_client's; each grows by itself, but then it may find no room.
+_FILES = {"counter": 64 * 1024, "gauge_livesum": 64 * 1024, "histogram": 512 * 1024}  # bytes
+FOLDER_BYTES = sum(_FILES.values())
 
-    In memory where that can be: writing to a mapped file on a full disk would kill the worker (SIGBUS).
+
+def join(folder: Path | None) -> None:
+    """In a worker, before the first request: share the figures in `folder`. Without one, or where it has no room left,
+    /metrics knows of this worker only.
+
+    (The folder that BentoML 1.4.39 names is one for all services of a user, and is emptied whenever one starts.)
     """
     try:
-        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 (mkdtemp takes a name of its own)
-        os.environ[_SHARED] = tempfile.mkdtemp(prefix="shortcut-metrics-", dir=memory)
-    except OSError:  # nowhere to write: the workers keep BentoML's folder
-        return None
-    atexit.register(shutil.rmtree, os.environ[_SHARED], ignore_errors=True)
-    return Path(os.environ[_SHARED])
-
-
-def folder() -> Path | None:
-    """In a worker: what create_folder returned in its parent."""
-    return Path(os.environ[_SHARED]) if _SHARED in os.environ else None
-
-
-def join_folder() -> None:
-    """In a worker, before the first request: use the folder that its parent created."""
-    if _SHARED in os.environ:
-        os.environ[VARIABLE] = os.environ[_SHARED]
+        if folder is None:
+            raise OSError("there is no folder for them")
+        for kind, size in _FILES.items():
+            scratch.reserve(folder / f"{kind}_{os.getpid()}.db", size)
+    except OSError as err:
+        log.warning("metrics are not shared between workers: %s", err)
+        os.environ.pop(VARIABLE, None)
+        values.ValueClass = values.MutexValue  # in memory, as without the variable
+        return
+    os.environ[VARIABLE] = str(folder)
 
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -251,5 +247,5 @@ def _forget_the_dead(folder: Path) -> None:
     """The gauges of workers that are no more: what they served nobody serves now. Their counters stay."""
     for file in folder.glob("gauge_live*_*.db"):
         process = file.stem.rpartition("_")[2]
-        if process.isdecimal() and not Path(f"/proc/{process}").exists() and Path("/proc/self").exists():
+        if process.isdecimal() and not scratch.alive(int(process)):
             file.unlink(missing_ok=True)

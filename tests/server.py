@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,12 +104,21 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(log: Path, *options: str, client: Callable[[int], Client] = Client, **settings: str) -> Iterator[Client]:
-    """The service, ready, with SHORTCUT_<SETTING> and BentoML's `options` as given; its output goes to `log`."""
+def running(
+    log: Path,
+    *options: str,
+    client: Callable[[int], Client] = Client,
+    within: Sequence[str] = (),
+    **settings: str,
+) -> Iterator[Client]:
+    """The service, ready, with SHORTCUT_<SETTING> and BentoML's `options` as given; its output goes to `log`.
+
+    `within` is a command that runs the rest of its command line in a place of its own.
+    """
     port = free_port()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command(port), *options],
+            [*within, *command(port), *options],
             cwd=ROOT,
             env=environment(**settings),
             stdout=output,
