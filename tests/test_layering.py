@@ -33,9 +33,11 @@ MAY_IMPORT = {
     "serving.runtime": {"serving.artifacts", "serving.choices", "serving.providers", "serving.errors"},
     "serving.batching": {"serving.errors"},
     "serving.parameters": {"serving.errors"},
-    "serving.listening": set(),
+    "serving.turns": set(),
+    "serving.scratch": {"serving.errors"},
+    "serving.listening": {"serving.scratch"},
     "serving.tracing": {"serving.errors"},
-    "serving.telemetry": {"serving.tracing"},
+    "serving.telemetry": {"serving.scratch", "serving.tracing"},
     "serving.logs": {"serving.settings"},
     "serving.cores": {"serving.settings"},
 }
