@@ -6,7 +6,7 @@ DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
 export ORT_DISABLE_TELEMETRY = 1
-.PHONY: serve train study test check fuzz bench soak bento lock
+.PHONY: serve train study test check fuzz bench soak container-test bento lock
 
 serve: .venv/ready  ## the service with the committed models, on PORT
 	exec .venv/bin/bentoml serve serving.service:ImageClassifier --port $(PORT)
@@ -34,6 +34,9 @@ bench: .venv/ready .venv-bench/ready  ## speed beside peers and the bare runtime
 
 soak: .venv/ready .venv-dev/ready  ## MINUTES=10 of all kinds of requests at once: memory, errors; ARGS="--plot soak.png"
 	.venv-dev/bin/python -m benchmarks.soak --minutes $(or $(MINUTES),10) $(ARGS)
+
+container-test: .venv/ready .venv-dev/ready  ## build the image and run it, with podman (root; needs podman, runc, debootstrap)
+	.venv-dev/bin/python -m pytest -m container tests/test_container.py
 
 bento: .venv/ready  ## a Bento of the service and models/; DEVICE=gpu for CUDA
 	.venv/bin/bentoml build -f bentofile$(if $(filter gpu,$(DEVICE)),.gpu).yaml

@@ -5,19 +5,30 @@ from pathlib import Path
 
 from serving.settings import Settings
 
+CGROUP = Path("/sys/fs/cgroup")
 MAX_GPU_WORKERS = 4  # each has a CUDA context of its own, about half a GB; their HTTP is what they are for
 
 
 def available() -> int:
     """The cores this process may use: affinity and the cgroup's CPU quota, at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota()
+    return cores if quota is None else min(cores, max(1, int(quota)))
+
+
+def _quota() -> float | None:
+    """In cores; None where the cgroup has none."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()  # cgroup v2: "<quota|max> <period>"
-        if quota != "max":
-            cores = min(cores, max(1, int(quota) // int(period)))
+        quota, period = (CGROUP / "cpu.max").read_text().split()  # version 2: "<quota|max> <period>"
     except (OSError, ValueError):
-        pass
-    return cores
+        try:  # version 1, whose quota of -1 is none
+            quota, period = ((CGROUP / f"cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        except OSError:
+            return None
+    try:
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (ValueError, ZeroDivisionError):
+        return None
 
 
 def layout(settings: Settings) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from serving.errors import StartError
 
 PREFIX = "SHORTCUT_"
 MIB = 1024 * 1024
+_OWN_MODELS = Path(__file__).resolve().parents[1] / "models"  # in a Bento the working directory is another one
 
 
 def _number(default: int, meaning: str, low: int, high: int) -> Any:
@@ -70,7 +71,7 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
         """Raises StartError naming the variable, its value and its limits."""
         environment = os.environ if environment is None else environment
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {"models": _OWN_MODELS}
         for spec in fields(cls):
             name = PREFIX + spec.name.upper()
             text = environment.get(name, "").strip()

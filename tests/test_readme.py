@@ -91,7 +91,7 @@ def test_the_curl_of_the_readme_gives_the_answer_it_shows(service: Client, tmp_p
 
 def test_the_commands_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make ([a-z]+)", README):
+    for target in re.findall(r"make ([a-z-]+)", README):
         assert re.search(rf"^{target}:", makefile, re.M), target
     for module in re.findall(r"python -m ([a-z_.]+)", README):
         assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module

@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from serving.errors import StartError
 from serving.settings import Settings
+from tests.server import ROOT
 
 
 def test_defaults_need_no_environment() -> None:
-    assert Settings.from_environment({}) == Settings()
+    assert Settings.from_environment({}) == replace(Settings(), models=ROOT / "models")  # wherever it is started
 
 
 def test_every_field_is_read_from_its_variable() -> None:

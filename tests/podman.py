@@ -1,0 +1,139 @@
+"""Builds and runs the image for real, with podman: `bentoml build`, `bentoml containerize`, `podman run`.
+
+Where no registry of images can be reached, a Debian root made by debootstrap stands in for python:3.11-slim: its Python
+is Debian's. Everything stays in a folder of its own, CONTAINER_WORK, which makes the next time short.
+"""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.server import PYTHON, ROOT
+
+WORK = Path(os.environ.get("CONTAINER_WORK") or Path.home() / ".cache" / "shortcut-containers")
+BASE = "localhost/python:3.11-slim"
+IMAGE = "localhost/shortcut:test"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")  # the host's: its way to the package index may have its own
+NEEDED = ("podman", "runc", "debootstrap")
+
+
+def missing() -> str:
+    """Why it cannot be done here, empty if it can."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return "building a root file system needs root"
+    absent = [tool for tool in NEEDED if shutil.which(tool) is None]
+    return f"not installed: {', '.join(absent)}" if absent else ""
+
+
+def run(*arguments: str | Path, configuration: str = "run", **environment: str) -> str:
+    """A command's output; raises CalledProcessError, whose `stderr` says why."""
+    done = subprocess.run(
+        [str(argument) for argument in arguments],
+        cwd=ROOT,
+        env=_environment(configuration) | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = (done.stdout + done.stderr)[-3000:]
+        raise RuntimeError(f"{' '.join(map(str, arguments))} ended with status {done.returncode}:\n{said}")
+    return done.stdout.strip()
+
+
+def podman(*arguments: str | Path) -> str:
+    return run("podman", *arguments)
+
+
+def logs(container: str) -> str:
+    """What it wrote so far, to either stream."""
+    command = ["podman", "logs", container]
+    done = subprocess.run(command, env=_environment("run"), capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def build() -> None:
+    """IMAGE from the working tree, with bentofile.yaml."""
+    _configure()
+    if subprocess.run(["podman", "image", "exists", BASE], env=_environment("run"), check=False).returncode:
+        _build_base()
+    home = {"BENTOML_HOME": str(WORK / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
+    tag = run(PYTHON, "-m", "bentoml", "build", "-f", "bentofile.yaml", "--output", "tag", **home)
+    tag = tag.splitlines()[-1].removeprefix("__tag__:")
+    try:
+        run(
+            *(PYTHON, "-m", "bentoml", "containerize", tag, "--backend", "podman", "-t", IMAGE),
+            configuration="build",
+            **home,
+        )
+    finally:
+        run(PYTHON, "-m", "bentoml", "delete", "--yes", tag, **home)
+    podman("image", "prune", "--force")  # what the name stood for the time before
+
+
+def size() -> int:
+    """Bytes of the image, its base included."""
+    (found,) = json.loads(podman("image", "inspect", IMAGE))
+    return int(found["Size"])
+
+
+def _environment(configuration: str) -> dict[str, str]:
+    return os.environ | {
+        "CONTAINERS_CONF": str(WORK / f"{configuration}.conf"),
+        "CONTAINERS_STORAGE_CONF": str(WORK / "storage.conf"),
+    }
+
+
+def _configure() -> None:
+    """Podman's settings for here: the host's network, and no limits beyond what this process may set itself."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    processes = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    most = int(Path("/proc/sys/kernel/pid_max").read_text())
+    processes = most if processes < 0 else min(processes, most)
+    containers = [
+        f'default_ulimits = ["nofile={files}:{files}", "nproc={processes}:{processes}"]',
+        'netns = "host"',
+    ]
+    engine = '[engine]\ncgroup_manager = "cgroupfs"\nruntime = "runc"\n'
+    (WORK / "run.conf").write_text("\n".join(["[containers]", *containers, engine]))
+    (WORK / "uv.toml").write_text("system-certs = true\n")
+    (WORK / "pip.conf").write_text(f"[global]\ncert = {CERTIFICATES}\n")
+    mounts = {CERTIFICATES: CERTIFICATES, WORK / "uv.toml": "/etc/uv/uv.toml", WORK / "pip.conf": "/etc/pip.conf"}
+    volumes = f"volumes = {json.dumps([f'{here}:{there}:ro' for here, there in mounts.items()])}"
+    (WORK / "build.conf").write_text("\n".join(["[containers]", *containers, volumes, engine]))
+    (WORK / "storage.conf").write_text(
+        f'[storage]\ndriver = "overlay"\ngraphroot = "{WORK}/graph"\nrunroot = "{WORK}/run"\n'
+    )
+
+
+def _build_base() -> None:
+    root = WORK / "root"
+    shutil.rmtree(root, ignore_errors=True)
+    packages = "--include=python3,python3-venv,python3-pip,ca-certificates"
+    run("debootstrap", "--variant=minbase", packages, "bookworm", root, _debian())
+    for leftover in ("var/cache/apt", "var/lib/apt/lists", "var/log", "usr/share/doc", "usr/share/man"):
+        shutil.rmtree(root / leftover, ignore_errors=True)
+        (root / leftover).mkdir()
+    for marker in root.glob("usr/lib/python3.*/EXTERNALLY-MANAGED"):
+        marker.unlink()  # the official image's Python takes packages, too
+    archive = WORK / "root.tar"
+    run("tar", "-C", root, "-cf", archive, ".")
+    shutil.rmtree(root)
+    run("podman", "import", "--quiet", "--change", 'CMD ["python3"]', archive, BASE)
+    archive.unlink()
+
+
+def _debian() -> str:
+    """The mirror that this machine uses."""
+    for file in sorted(Path("/etc/apt").glob("sources.list.d/*.sources")):
+        for line in file.read_text().splitlines():
+            if line.startswith("URIs:"):
+                return line.split()[1]
+    for line in Path("/etc/apt/sources.list").read_text().splitlines():
+        if line.startswith("deb "):
+            return next(word for word in line.split() if "://" in word)
+    raise RuntimeError("no mirror of Debian in /etc/apt")

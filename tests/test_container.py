@@ -1,0 +1,182 @@
+"""The image as `bentoml containerize` makes it, built and run with podman: `make container-test`."""
+
+import http.client
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks.pictures import subject
+from tests import podman
+from tests.server import ROOT, Client, free_port
+from tests.test_draining import Balancer
+
+pytestmark = pytest.mark.container
+MAX_BYTES = 700_000_000
+START_SECONDS = 30
+REPLACED_SECONDS = 15
+DRAIN_SECONDS = 2
+
+
+@pytest.fixture(scope="module")
+def image() -> None:
+    why = podman.missing()
+    if why:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must run this: {why}")
+        pytest.skip(why)
+    podman.build()
+
+
+@contextmanager
+def running(*options: str, **environment: str) -> Iterator[tuple[str, Client, float]]:
+    """A container, ready; its id, a client, and the seconds until it was ready."""
+    client = Client(free_port())
+    variables = {"PORT": str(client.port), "SHORTCUT_DRAIN_SECONDS": str(DRAIN_SECONDS)} | environment
+    settings = [part for name, value in variables.items() for part in ("--env", f"{name}={value}")]
+    began = time.monotonic()
+    name = podman.podman("run", "--detach", *settings, *options, podman.IMAGE)
+    try:
+        wait_until(lambda: is_ready(client), START_SECONDS, lambda: podman.logs(name))
+        yield name, client, time.monotonic() - began
+    finally:
+        podman.podman("rm", "--force", "--time", "0", name)
+
+
+def is_ready(client: Client) -> bool:
+    try:
+        return client.get("/readyz").status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def wait_until(holds: Callable[[], bool], seconds: float, explain: Callable[[], str]) -> float:
+    began = time.monotonic()
+    while not holds():
+        if time.monotonic() - began > seconds:
+            pytest.fail(f"not so after {seconds} s: {explain()}")
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def workers(client: Client) -> int:
+    """That serve the default model."""
+    lines = client.get("/metrics").body.decode().splitlines()
+    found = [line for line in lines if line.startswith('shortcut_model_workers{model="dense_resnet-mnist"')]
+    return round(sum(float(line.split()[-1]) for line in found))
+
+
+@pytest.fixture(scope="module")
+def container(image: None) -> Iterator[tuple[str, Client, float]]:
+    """One on a read-only root."""
+    with running("--read-only", "--cpus", "2") as started:
+        yield started
+
+
+def inside(name: str, script: str) -> str:
+    return podman.podman("exec", name, "sh", "-c", script)
+
+
+def test_it_is_small_and_starts_fast(container: tuple[str, Client, float], capsys: pytest.CaptureFixture[str]) -> None:
+    name, _, seconds = container
+    size = podman.size()
+    script = "cat /proc/[0-9]*/status | grep VmRSS"
+    memory = [int(line.split()[1]) / 1024 for line in inside(name, script).splitlines()]
+    with capsys.disabled():
+        print(f"\nimage: {size / 1e6:.0f} MB with all models; ready {seconds:.1f} s after `podman run`; ", end="")
+        print(f"resident memory: {sum(memory):.0f} MiB in {len(memory)} processes, the largest {max(memory):.0f} MiB")
+    assert size < MAX_BYTES
+    assert seconds < START_SECONDS
+
+
+@pytest.mark.parametrize("model", ["dense_resnet-mnist", "conv_resnet_deep-cifar10"])
+def test_it_gives_the_answers_of_the_bare_runtime(container: tuple[str, Client, float], model: str) -> None:
+    _, client, _ = container
+    for picture in subject(ROOT / "models", model).small[:16]:
+        answer = client.post(f"/classify?model={model}&top_k=1", picture.data)
+        assert answer.status == 200, answer
+        assert answer.json()["predictions"][0]["label"] == picture.label
+
+
+def test_all_committed_models_are_in_it(container: tuple[str, Client, float]) -> None:
+    served = {model["name"] for model in container[1].get("/models").json()["models"]}
+    assert served == {card.parents[1].name for card in (ROOT / "models").glob("*/1/card.json")}
+
+
+def test_it_runs_as_nobody_special_on_a_root_that_takes_nothing(container: tuple[str, Client, float]) -> None:
+    name = container[0]
+    assert inside(name, "id -u") == "1034"
+    script = (
+        "for f in / /home/bentoml /home/bentoml/bento/src /app /etc; do touch $f/x 2>/dev/null && echo $f; done; true"
+    )
+    assert inside(name, script) == ""
+
+
+def test_it_holds_nothing_that_serving_does_not_need(container: tuple[str, Client, float]) -> None:
+    name = container[0]
+    python = "import importlib.util as u; print([m for m in ('tensorflow', 'keras', 'tf2onnx') if u.find_spec(m)])"
+    assert inside(name, f'/app/.venv/bin/python -c "{python}"') == "[]"
+    assert inside(name, "command -v gcc cc g++ make git curl; true") == ""
+    lists = "find /var/lib/apt/lists /var/cache/apt -type f -name '*_*' -o -name '*.deb' -o -name '*.bin' 2>/dev/null"
+    assert inside(name, f"{lists}; true") == ""
+    caches = "find / -xdev -path '*/.cache/*' 2>/dev/null"
+    assert inside(name, f"{caches}; true") == ""
+    files = inside(name, "cd /home/bentoml/bento/src && find . -type f").splitlines()
+    assert not [f for f in files if not f.startswith(("./serving/", "./models/")) and f != "./bentofile.yaml"]
+
+
+def test_a_killed_worker_is_replaced(container: tuple[str, Client, float], capsys: pytest.CaptureFixture[str]) -> None:
+    name, client, _ = container
+    wait_until(lambda: workers(client) == 2, 30, lambda: podman.logs(name))
+    children = inside(name, "cat /proc/1/task/1/children").split()
+    victim = next(pid for pid in children if "worker" in inside(name, f"tr '\\0' ' ' < /proc/{pid}/cmdline"))
+    inside(name, f"kill -9 {victim}")
+    wait_until(lambda: workers(client) == 1, 5, lambda: "the dead worker still counts")
+    assert client.get("/livez").status == 200
+    took = wait_until(lambda: workers(client) == 2, REPLACED_SECONDS, lambda: podman.logs(name))
+    with capsys.disabled():
+        print(f"\na killed worker was replaced within {took:.1f} s")
+
+
+def test_sigterm_under_load_loses_nothing(image: None) -> None:
+    picture = subject(ROOT / "models", "dense_resnet-mnist").small[0].data
+    with running("--read-only", "--cpus", "2") as (name, client, _):
+        wait_until(lambda: workers(client) == 2, 30, lambda: podman.logs(name))
+        load = Balancer(client, 8, "/classify", picture)
+        time.sleep(1)
+        podman.podman("kill", "--signal", "TERM", name)
+        assert podman.podman("wait", name) == "0"
+        load.join()
+        assert load.lost == []
+        assert {status for _, status, _ in load.answers} == {200}
+
+
+def test_there_is_a_worker_for_each_core_of_the_cgroup(image: None) -> None:
+    with running("--cpus", "1") as (name, client, _):
+        assert "1 workers, 1 threads each" in podman.logs(name)
+        assert client.get("/livez").status == 200
+
+
+def test_a_demanded_gpu_that_is_not_there_ends_it(image: None) -> None:
+    name = podman.podman("run", "--detach", "--env", "SHORTCUT_PROVIDER=cuda", podman.IMAGE)
+    try:
+        assert podman.podman("wait", name) == "1"
+        assert "error: SHORTCUT_PROVIDER=cuda" in podman.logs(name)
+    finally:
+        podman.podman("rm", "--force", name)
+
+
+def test_the_health_check_of_the_compose_file_works(container: tuple[str, Client, float]) -> None:
+    name, client, _ = container
+    script = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{client.port}/readyz', timeout=3)"
+    assert podman.podman("exec", name, "python", "-c", script) == ""
+
+
+def test_the_bento_says_what_is_in_it(image: None) -> None:
+    (found,) = json.loads(podman.podman("image", "inspect", podman.IMAGE))
+    assert found["Config"]["User"] == "bentoml"
+    assert Path(found["Config"]["Entrypoint"][0]).name == "entrypoint.sh"
