@@ -6,7 +6,7 @@ DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
 export ORT_DISABLE_TELEMETRY = 1
-.PHONY: serve train study test check fuzz bench soak container-test bento lock
+.PHONY: serve train study test check fuzz bench soak container-test sbom release-check bento lock
 
 serve: .venv/ready  ## the service with the committed models, on PORT
 	exec .venv/bin/bentoml serve serving.service:ImageClassifier --port $(PORT)
@@ -37,6 +37,15 @@ soak: .venv/ready .venv-dev/ready  ## MINUTES=10 of all kinds of requests at onc
 
 container-test: .venv/ready .venv-dev/ready  ## build the image and run it, with podman (root; needs podman, runc, debootstrap)
 	.venv-dev/bin/python -m pytest -m container tests/test_container.py
+
+sbom: .venv-dev/ready  ## IMAGE=shortcut ENGINE=docker: what the image holds, as CycloneDX, in sbom.json
+	set -e; root=$$(mktemp -d); container=$$($(or $(ENGINE),docker) create $(or $(IMAGE),shortcut)); \
+	  trap "rm -rf $$root; $(or $(ENGINE),docker) rm $$container >/dev/null" EXIT; \
+	  $(or $(ENGINE),docker) export $$container | tar -C $$root -x --exclude=dev; \
+	  .venv-dev/bin/python -m deploy.sbom $$root > sbom.json
+
+release-check: .venv-dev/ready  ## a clean clone: both README commands, the Bento, the image
+	.venv-dev/bin/python -m deploy.release_check
 
 bento: .venv/ready  ## a Bento of the service and models/; DEVICE=gpu for CUDA
 	.venv/bin/bentoml build -f bentofile$(if $(filter gpu,$(DEVICE)),.gpu).yaml

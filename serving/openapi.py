@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from serving import __version__
 from serving.settings import Settings
 
 
@@ -11,7 +12,7 @@ def document(settings: Settings, models: list[str]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Shortcut",
-            "version": "0.1.0",
+            "version": __version__,
             "description": "Small image classifiers, served. Failures are always `{error, code}`.",
         },
         "paths": {

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.pictures import subject
+from deploy import sbom
 from tests import podman
 from tests.server import ROOT, Client, free_port
 from tests.test_draining import Balancer
@@ -180,3 +181,14 @@ def test_the_bento_says_what_is_in_it(image: None) -> None:
     (found,) = json.loads(podman.podman("image", "inspect", podman.IMAGE))
     assert found["Config"]["User"] == "bentoml"
     assert Path(found["Config"]["Entrypoint"][0]).name == "entrypoint.sh"
+
+
+def test_its_bill_of_materials_names_what_it_holds(image: None) -> None:
+    root = Path(podman.podman("image", "mount", podman.IMAGE))
+    try:
+        purls = [str(component.purl) for component in sbom.bill(root).components]
+    finally:
+        podman.podman("image", "unmount", podman.IMAGE)
+    for start in ("pkg:pypi/bentoml@", "pkg:pypi/onnxruntime@", "pkg:deb/debian/libc6@"):
+        assert any(purl.startswith(start) for purl in purls), start
+    assert not [purl for purl in purls if "tensorflow" in purl or "/gcc@" in purl]

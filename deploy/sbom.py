@@ -1,0 +1,73 @@
+"""`python -m deploy.sbom ROOT > sbom.json`: what an image holds, as a CycloneDX document (software bill of materials).
+
+ROOT is an image's root file system, mounted or unpacked. Read are Debian's package database and the metadata of every
+Python distribution, wherever it is installed; what came into the image another way is not seen.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from email.parser import HeaderParser
+from pathlib import Path
+
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.output.json import JsonV1Dot6
+from packageurl import PackageURL
+
+from serving import __version__
+
+
+def python_distributions(root: Path) -> Iterator[Component]:
+    """One for each name and version, in whichever environment."""
+    seen = set()
+    for metadata in sorted(root.rglob("*.dist-info/METADATA")):
+        fields = HeaderParser().parsestr(metadata.read_text(errors="replace"), headersonly=True)
+        name, version = fields["Name"].lower().replace("_", "-"), fields["Version"]
+        if (name, version) not in seen:
+            seen.add((name, version))
+            yield _component("pypi", None, name, version)
+
+
+def debian_packages(root: Path) -> Iterator[Component]:
+    """The installed ones."""
+    status = root / "var" / "lib" / "dpkg" / "status"
+    if not status.exists():
+        return
+    for paragraph in status.read_text(errors="replace").split("\n\n"):
+        fields = HeaderParser().parsestr(paragraph, headersonly=True)
+        if fields["Package"] and fields["Status"] == "install ok installed":
+            qualifiers = {"arch": fields["Architecture"]}
+            yield _component("deb", "debian", fields["Package"], fields["Version"], qualifiers)
+
+
+def _component(
+    kind: str, namespace: str | None, name: str, version: str, qualifiers: dict[str, str] | None = None
+) -> Component:
+    purl = PackageURL(kind, namespace, name, version, qualifiers)
+    return Component(type=ComponentType.LIBRARY, name=name, version=version, purl=purl, bom_ref=str(purl))
+
+
+def bill(root: Path) -> Bom:
+    bom = Bom(components=[*python_distributions(root), *debian_packages(root)])
+    bom.metadata.component = Component(
+        type=ComponentType.CONTAINER, name="shortcut", version=__version__, bom_ref="shortcut"
+    )
+    bom.register_dependency(bom.metadata.component, bom.components)
+    return bom
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m deploy.sbom", description=__doc__)
+    parser.add_argument("root", type=Path, help="the root file system of an image")
+    args = parser.parse_args(argv)
+    bom = bill(args.root)
+    if not bom.components:
+        print(f"error: {args.root}: holds no Python distribution and no Debian package", file=sys.stderr)
+        return 1
+    print(JsonV1Dot6(bom).output_as_string(indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
