@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from serving.errors import DeadlineExceeded, Overloaded
+from serving.pace import Pace
 
 log = logging.getLogger("shortcut")
 
@@ -27,22 +28,22 @@ INLINE_SECONDS = 0.010
 # Of the deadline, that the queue may last: the pace may halve before an image's turn comes, and it is answered in time.
 DEADLINE_SHARE = 0.5
 BATCH_SHARE = 0.125  # of the deadline, that one batch may take: others wait for it
-PACE_WEIGHT = 0.2  # of the newest batch in the moving average
 
 
 class Job:
     """One image (H, W, C) that waits for its batch; `done` is called with the job once `answer` is there: its
     probabilities (K,), or what went wrong. Moments are by time.perf_counter()."""
 
-    __slots__ = ("answer", "cancelled", "computed", "done", "image", "queued", "taken")
+    __slots__ = ("answer", "asked", "cancelled", "computed", "done", "image", "queued", "taken")
     answer: np.ndarray | Exception
     taken: float  # when its batch began
     computed: float  # and ended
 
-    def __init__(self, image: np.ndarray, done: Callable[["Job"], None]):
+    def __init__(self, image: np.ndarray, done: Callable[["Job"], None], asked: float | None = None):
         self.image = image
         self.done = done
         self.queued = time.perf_counter()
+        self.asked = self.queued if asked is None else asked  # what its deadline counts from
         self.cancelled = False  # set it when nobody waits any more: the image is not computed, `done` is not called
 
     def probabilities(self) -> np.ndarray:
@@ -81,25 +82,17 @@ class Batcher:
         self._run = run
         self._executor = executor
         self._meter = meter
-        self._limit = queue
+        self._pace = Pace(queue, DEADLINE_SHARE * deadline_seconds)
         self._deadline_seconds = deadline_seconds
         self._waiting: deque[Job] = deque()
         self._busy = False  # a batch runs, or a turn of the loop that will start one is due
         self._swept = False  # of cancelled jobs, since the last batch began
-        self._paced_from = 0.0  # when the last batch ended, if the next had to wait for that; else 0
         self.costs(image_seconds)
 
     def costs(self, image_seconds: float) -> None:
         """What an image costs from now on."""
         self._inline = int(min(INLINE_SECONDS / max(image_seconds, 1e-9), MAX_BATCH))
-        self._paced(image_seconds if image_seconds < float("inf") else 0.0)
-
-    def _paced(self, seconds: float) -> None:
-        """An image takes that long on average, with everything that happens between two batches."""
-        self._pace = seconds
-        in_time = self._deadline_seconds / max(seconds, 1e-9)  # images
-        self._room = int(min(self._limit, max(DEADLINE_SHARE * in_time, 1)))
-        self._most = int(min(MAX_BATCH, max(BATCH_SHARE * in_time, 1)))
+        self._pace.set(image_seconds if image_seconds < float("inf") else 0.0)
 
     def __len__(self) -> int:
         """How many images wait."""
@@ -113,15 +106,16 @@ class Batcher:
         self._start(asyncio.get_running_loop())
         return job
 
-    async def classify(self, images: Sequence[np.ndarray]) -> list[Job]:
-        """The jobs of all images (H, W, C), in order, once each has its probabilities. All are queued or none.
+    async def classify(self, images: Sequence[np.ndarray], asked: float | None = None) -> list[Job]:
+        """The jobs of all images (H, W, C), in order, once each has its probabilities. All are queued or none; their
+        deadline counts from `asked`, by default from now.
 
         Raises Overloaded, or DeadlineExceeded if any of them waited too long.
         """
         self.admit(len(images))
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[None]] = [loop.create_future() for _ in images]
-        jobs = [Job(image, _setter(future)) for image, future in zip(images, futures, strict=True)]
+        jobs = [Job(image, _setter(future), asked) for image, future in zip(images, futures, strict=True)]
         self._waiting.extend(jobs)
         self._start(loop)
         try:
@@ -136,15 +130,14 @@ class Batcher:
 
     def admit(self, count: int = 1) -> None:
         """Raises Overloaded if `count` more images find no room; ask before they are decoded, too."""
-        if len(self._waiting) + count > self._room:
+        if len(self._waiting) + count > self._pace.room:
             if not self._swept:
                 self._swept = True
                 self._waiting = deque(job for job in self._waiting if not job.cancelled)  # of clients that went away
             waiting = len(self._waiting)
-            if waiting + count > max(self._room, 0 if waiting else count):
+            if waiting + count > max(self._pace.room, 0 if waiting else count):
                 self._meter.rejected(count)
-                why = "" if self._room == self._limit else ", what can be computed in time at the present pace"
-                raise Overloaded(f"{waiting} images are waiting; the limit is {self._room}{why}")
+                raise Overloaded(f"{waiting} images are waiting; the limit is {self._pace.room}{self._pace.why}")
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run a batch after this turn of the loop, so that requests which are read together run together."""
@@ -156,6 +149,7 @@ class Batcher:
         batch = self._gather()
         if not batch:
             self._busy = False
+            self._pace.ended(0, 0.0, 0.0, more_wait=False)  # all that waited was dropped, if anything did
             return
         answers: Sequence[np.ndarray | Exception]
         try:
@@ -184,15 +178,17 @@ class Batcher:
     def _gather(self) -> list[Job]:
         batch: list[Job] = []
         now = time.perf_counter()
-        computing = self._pace * min(len(self._waiting), self._most)
+        pace = self._pace.seconds
+        most = int(min(MAX_BATCH, max(BATCH_SHARE * self._deadline_seconds / max(pace, 1e-9), 1)))
+        computing = pace * min(len(self._waiting), most)
         # Whatever it costs, an image that has not waited gets its chance, and the pace is measured again.
         latest = now + min(computing, DEADLINE_SHARE * self._deadline_seconds) - self._deadline_seconds
         self._swept = False
-        while self._waiting and len(batch) < self._most:
+        while self._waiting and len(batch) < most:
             job = self._waiting.popleft()
             if job.cancelled:
                 continue
-            if job.queued < latest:
+            if job.asked < latest:
                 self._meter.expired()
                 job.answer = DeadlineExceeded(f"not computed within {self._deadline_seconds * 1000:.0f} ms")
                 _tell(job)
@@ -204,9 +200,7 @@ class Batcher:
 
     def _settle(self, batch: list[Job], answers: Sequence[np.ndarray | Exception], now: float) -> None:
         self._meter.computed(len(batch), now - batch[0].taken)
-        seconds = (now - (self._paced_from or batch[0].taken)) / len(batch)
-        self._paced(self._pace + PACE_WEIGHT * (seconds - self._pace) if self._pace else seconds)
-        self._paced_from = now if self._waiting else 0.0
+        self._pace.ended(len(batch), batch[0].taken, now, bool(self._waiting))
         for job, answer in zip(batch, answers, strict=True):
             if not job.cancelled:
                 job.answer = answer

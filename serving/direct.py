@@ -11,8 +11,8 @@ from collections.abc import Callable
 from serving import keys, parameters, telemetry, uploads
 from serving.batching import Job
 from serving.errors import ClassifyError, InvalidImage
-from serving.exchange import Exchange
-from serving.http import failure, internal_error
+from serving.exchange import Exchange, Headers
+from serving.http import internal_error, json_response
 from serving.repository import Repository
 from serving.served import INLINE_BYTES, ServedModel, stages
 
@@ -67,6 +67,13 @@ def _answer(exchange: Exchange, served: ServedModel, top_k: int, started: float,
 
 
 def _refuse(exchange: Exchange, err: ClassifyError) -> None:
-    response = failure(err)
-    exchange.answer(bytes(response.body), err.status, response.raw_headers)
+    exchange.answer(*_written(err.status, err.headers, tuple(err.body().items())))
     telemetry.finished("/classify", err.status, exchange.started, exchange.request_id)
+
+
+@functools.lru_cache(64)  # under overload thousands a second, in the same few words: what refusing costs is goodput
+def _written(
+    status: int, headers: tuple[tuple[str, str], ...], content: tuple[tuple[str, str], ...]
+) -> tuple[bytes, int, Headers]:
+    response = json_response(dict(content), status, dict(headers))
+    return bytes(response.body), status, tuple(response.raw_headers)

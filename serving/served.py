@@ -23,6 +23,7 @@ from serving import runtime
 from serving.batching import Batcher, Job
 from serving.errors import DeadlineExceeded, Overloaded, Unavailable
 from serving.images import open_image, plain_png, to_array
+from serving.pace import Pace
 from serving.providers import Way, one_line
 from serving.settings import Settings
 from serving.telemetry import Meter, Stage
@@ -37,6 +38,8 @@ INLINE_BYTES = 128 * 1024  # of a file; reading the header of a larger one may a
 # Two, so that one enormous picture does not hold up all others; more would cost memory, up to 0.8 GB each, and there
 # is a worker for every core.
 _DECODERS = Turns(2, "decode")
+DECODE_SECONDS = 0.05  # of a large picture, before any was measured
+DECODE_SHARE = 0.4  # of the deadline, that the wait for a decoder may last; the queue for the model has another half
 
 
 class ServedModel:
@@ -65,6 +68,7 @@ class ServedModel:
             queue=settings.queue,
             deadline_seconds=settings.deadline_ms / 1000,
         )
+        self._decoding = Pace(settings.queue, DECODE_SHARE * settings.deadline_ms / 1000, DECODE_SECONDS)
         self._meter.loaded(model.provider, model.way.precision, self.batcher.__len__)
 
     def admit(self, count: int = 1) -> None:
@@ -94,15 +98,26 @@ class ServedModel:
         """
         array = self.decode_now(data)
         if array is None:
-            started = time.perf_counter()
-            waiting, limit = _DECODERS.waiting(self.artifact.name), self._settings.queue
-            if waiting >= limit:
-                self._meter.rejected()
-                raise Overloaded(f"{waiting} large pictures wait to be decoded; the limit is {limit}")
+            array = await self._decode_in_turn(data)
+        return array
+
+    async def _decode_in_turn(self, data: bytes) -> np.ndarray:
+        name, pace = self.artifact.name, self._decoding
+        waiting = _DECODERS.waiting(name)
+        if waiting >= pace.room:
+            self._meter.rejected()
+            raise Overloaded(f"{waiting} large pictures wait to be decoded; the limit is {pace.room}{pace.why}")
+        started, done = time.perf_counter(), 1
+        try:
             call = functools.partial(self._decode, data, started)
-            decoded: np.ndarray = await asyncio.wrap_future(_DECODERS.submit(self.artifact.name, call))
-            self._meter.decoded(time.perf_counter() - started)
-            return decoded
+            array: np.ndarray = await asyncio.wrap_future(_DECODERS.submit(name, call))
+        except (DeadlineExceeded, asyncio.CancelledError):
+            done = 0
+            raise
+        finally:
+            ended = time.perf_counter()
+            pace.ended(done, started, ended, _DECODERS.waiting(name) > 0)
+        self._meter.decoded(ended - started)
         return array
 
     def _decode(self, data: bytes, queued: float) -> np.ndarray:
@@ -119,9 +134,10 @@ class ServedModel:
         """Queue one decoded image; `done` gets its job once the answer is there. Raises Overloaded."""
         return self.batcher.submit(image, done)
 
-    async def classify(self, images: Sequence[np.ndarray]) -> list[Job]:
-        """The answered job of each decoded image, in order. Raises Overloaded or DeadlineExceeded."""
-        return await self.batcher.classify(images)
+    async def classify(self, images: Sequence[np.ndarray], asked: float | None = None) -> list[Job]:
+        """The answered job of each decoded image, in order; their deadline counts from `asked`, by default from now.
+        Raises Overloaded or DeadlineExceeded."""
+        return await self.batcher.classify(images, asked)
 
     def _compute(self, images: np.ndarray) -> np.ndarray:
         model = self.model

@@ -168,7 +168,7 @@ async def classify(request: Request) -> Response:
         image = await served.decode(uploads.one_image(body, content_type, MAX_PARTS))
     except InvalidImage as err:
         raise uploads.undecodable(err, body, content_type) from err
-    (job,) = await served.classify([image])
+    (job,) = await served.classify([image], started)
     request.state.stages += stages(started, job)
     return json_bytes(served.body(job.probabilities(), top_k))
 

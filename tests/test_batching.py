@@ -270,7 +270,7 @@ def test_the_queue_is_no_longer_than_can_be_computed_in_time() -> None:
         await asyncio.sleep(0.05)
         waiting = [asyncio.create_task(queue.classify([image(1)])) for _ in range(5)]
         await asyncio.sleep(0)
-        with pytest.raises(Overloaded, match="5 images are waiting; the limit is 5, what can be computed in time"):
+        with pytest.raises(Overloaded, match="5 images are waiting; the limit is 5, what can be done in time"):
             queue.admit()
         assert (meter.refused, len(queue)) == (1, 5)
         model.gate.set()

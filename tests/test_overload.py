@@ -1,11 +1,12 @@
 """Three times the load that the service can take: nearly all it can do is still done, in time, and the rest refused."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from benchmarks.overload import Outcome, Target, measure
+from benchmarks.overload import Outcome, Target, goodput, half_of_the_cores, measure
 from tests import toy
 from tests.pictures import colours, encode
 from tests.server import assert_failure, running
@@ -15,35 +16,40 @@ DEADLINE_MS = 1000
 
 
 @pytest.fixture(scope="module")
-def flood(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """One model computes some 15 ms an image, and is flooded; another is asked gently."""
+def floods(tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
+    """One model computes some 10 ms an image, and is flooded; another is asked gently."""
     folder = tmp_path_factory.mktemp("overload")
-    toy.write_artifact(folder / "models", effort=16)
+    toy.write_artifact(folder / "models", effort=24)
     toy.write_artifact(folder / "models", name="quick")
-    settings = {"models": str(folder / "models"), "default_model": "toy-colours", "workers": "2"}
-    with running(folder / "log", **settings, deadline_ms=str(DEADLINE_MS)) as client:
-        return measure(client.port, Target("/classify", PICTURE), Target("/classify?model=quick", PICTURE), seconds=8)
+    settings = {"models": str(folder / "models"), "default_model": "toy-colours", "deadline_ms": str(DEADLINE_MS)}
+    with ExitStack() as stack:
+        with half_of_the_cores(0):
+            client = stack.enter_context(running(folder / "log", **settings))
+        return measure(client.port, Target("/classify", PICTURE), Target("/classify?model=quick", PICTURE))
 
 
-def test_nearly_all_that_can_be_computed_is_answered(flood: Outcome) -> None:
-    assert flood.goodput >= 0.9, str(flood)
+def test_nearly_all_that_can_be_computed_is_answered(floods: list[Outcome]) -> None:
+    assert goodput(floods) >= 0.9, "\n".join(map(str, floods))
 
 
-def test_what_is_accepted_is_answered_within_the_deadline(flood: Outcome) -> None:
-    assert flood.figures.accepted_p99_ms < DEADLINE_MS, str(flood)
+def test_what_is_accepted_is_answered_within_the_deadline(floods: list[Outcome]) -> None:
+    for flood in floods:
+        assert flood.figures.accepted_p99_ms < DEADLINE_MS, str(flood)
 
 
-def test_the_rest_is_refused_at_once(flood: Outcome) -> None:
-    assert flood.figures.statuses.keys() <= {"200", "503", "504"}, str(flood)
-    assert flood.figures.lost == 0
-    assert flood.figures.statuses["503"] > flood.figures.statuses.get("504", 0)
-    assert flood.figures.refused_p50_ms < 50, str(flood)
+def test_the_rest_is_refused_at_once(floods: list[Outcome]) -> None:
+    for flood in floods:
+        assert flood.figures.statuses.keys() <= {"200", "503", "504"}, str(flood)
+        assert flood.figures.lost == 0
+        assert flood.figures.statuses["503"] > 10 * flood.figures.statuses.get("504", 0), str(flood)
+        assert flood.figures.refused_p50_ms < 50, str(flood)
 
 
-def test_another_model_does_not_starve(flood: Outcome) -> None:
-    assert set(flood.neighbour_statuses) == {"200"}, str(flood)
-    waits = sorted(flood.neighbour_ms)
-    assert waits[len(waits) * 9 // 10] < DEADLINE_MS / 5, str(flood)
+def test_another_model_does_not_starve(floods: list[Outcome]) -> None:
+    for flood in floods:
+        assert set(flood.neighbour_statuses) == {"200"}, str(flood)
+        waits = sorted(flood.neighbour_ms)
+        assert waits[len(waits) * 9 // 10] < DEADLINE_MS / 5, str(flood)
 
 
 def test_a_refusal_says_why_and_when_to_come_again(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,14 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from serving import artifacts, runtime
+from serving import artifacts, images, runtime
+from serving import served as served_module
 from serving.choices import Choices
-from serving.errors import StartError, Unavailable
+from serving.errors import DeadlineExceeded, Overloaded, StartError, Unavailable
 from serving.providers import Way
 from serving.served import ServedModel
 from serving.settings import Settings
 from tests import toy
+from tests.pictures import colours, encode
 
 
 def broken(images: np.ndarray) -> np.ndarray:
@@ -86,3 +90,40 @@ def test_what_has_failed_is_only_taken_again_where_there_is_no_other(
 ) -> None:
     assert runtime.load(artifact, Choices(tmp_path), without=Way("openvino", "bf16")).way == Way("cpu")
     assert runtime.load(artifact, Choices(tmp_path), "cpu", without=Way("cpu")).way == Way("cpu")
+
+
+def test_no_more_large_pictures_wait_for_a_decoder_than_can_be_decoded_in_time(
+    sound: runtime.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate = [], threading.Event()
+
+    def open_image(data: bytes, max_pixels: int) -> Image.Image:
+        if threading.current_thread() is not threading.main_thread():
+            begun.append(data)
+            gate.wait(10)
+        return images.open_image(data, max_pixels)
+
+    async def scenario(served: ServedModel, picture: bytes) -> None:
+        waiting = [asyncio.create_task(served.decode(picture)) for _ in range(2)]
+        while len(begun) < 2:  # two decoders
+            await asyncio.sleep(0.01)
+        waiting += [asyncio.create_task(served.decode(picture)) for _ in range(8)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="8 large pictures wait to be decoded; the limit is 8, what can be"):
+            await served.decode(picture)
+        gate.set()
+        await asyncio.gather(*waiting)
+        for _ in range(20):
+            await served.decode(picture)
+        assert served._decoding.room > 8  # it was faster than was thought
+
+    monkeypatch.setattr(served_module, "open_image", open_image)
+    served = ServedModel(sound, Settings(deadline_ms=1000), lambda way: sound)
+    asyncio.run(asyncio.wait_for(scenario(served, encode(colours((200, 200)), "PNG")), 30))
+
+
+def test_the_deadline_counts_from_when_it_was_asked(sound: runtime.Model, artifact: artifacts.Artifact) -> None:
+    served = ServedModel(sound, Settings(deadline_ms=1000), lambda way: sound)
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(served.classify([artifact.golden_images[0]], time.perf_counter() - 1.1))
+    asyncio.run(served.classify([artifact.golden_images[0]], time.perf_counter() - 0.1))
