@@ -55,7 +55,8 @@ def read_split(data: Path, card: dict[str, Any]) -> TestSplit:
     except (OSError, ValueError, KeyError) as err:
         raise CheckError(f"{data}: no .npz with x_test and y_test ({err})") from err
     names = card["labels"]
-    if images.dtype != np.uint8 or not len(images) or indices.max() >= len(names):
+    fits = images.dtype == np.uint8 and images[:1].size == np.prod(card["input_shape"])
+    if not fits or indices.max() >= len(names):
         raise CheckError(f"{data}: {images.shape} {images.dtype} in {indices.max() + 1} classes do not fit the model")
     images = images.reshape(len(images), *card["input_shape"])
 

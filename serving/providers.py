@@ -68,23 +68,28 @@ Run = Callable[[np.ndarray], np.ndarray]
 def open_run(onnx: bytes, way: Way, threads: int) -> Run:
     """A function that maps (N, H, W, C) uint8 to (N, K) float32 `way`, with `threads` threads; it may be called from
     several threads. Raises ProviderError."""
-    options = ort.SessionOptions()
+    return as_run(open_session(onnx, way, threads, ort.SessionOptions()), way)
+
+
+def open_session(onnx: bytes, way: Way, threads: int, options: ort.SessionOptions) -> ort.InferenceSession:
+    """`options` are completed as `way` needs them. Raises ProviderError."""
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # HTTP shares the cores
     try:
         if way.provider == "cuda":
-            session = _cuda_session(onnx, options, way.precision)
-        elif way.provider == "openvino":
+            return _cuda_session(onnx, options, way.precision)
+        if way.provider == "openvino":
             _add_openvino(options, way.precision, threads)
-            session = ort.InferenceSession(onnx, options)
-        else:
-            session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(onnx, options)
+        return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     except ProviderError:
         raise
     except Exception as err:  # ONNX Runtime raises a class per status code, and RuntimeError for missing libraries
         raise ProviderError(one_line(err)) from err
 
+
+def as_run(session: ort.InferenceSession, way: Way) -> Run:
     def run(images: np.ndarray) -> np.ndarray:
         return session.run(_OUTPUTS, {"image": images})[0]
 

@@ -121,9 +121,7 @@ def choice_key(artifact: Artifact, ways: Sequence[Way], threads: int) -> str:
 def _load(artifact: Artifact, way: Way, threads: int, reason: str) -> Model:
     """A checked and warm model. Raises ProviderError."""
     started = time.perf_counter()
-    run = open_run(artifact.onnx, way, threads)
-    if way.precision != "float32":
-        run = deciding_close_calls(run, open_run(artifact.onnx, way.exact, threads))
+    run = open_way(artifact.onnx, way, threads)
     golden = artifact.golden_images
     try:
         deviation = golden_check(run, way, artifact)
@@ -135,6 +133,12 @@ def _load(artifact: Artifact, way: Way, threads: int, reason: str) -> Model:
     except Exception as err:  # a class of ONNX Runtime's per status code
         raise ProviderError(one_line(err)) from err
     return Model(artifact, run, way, reason, deviation, time.perf_counter() - started, seconds)
+
+
+def open_way(onnx: bytes, way: Way, threads: int) -> Run:
+    """As providers.open_run, with close calls decided in float32. Raises ProviderError."""
+    run = open_run(onnx, way, threads)
+    return run if way.precision == "float32" else deciding_close_calls(run, open_run(onnx, way.exact, threads))
 
 
 def deciding_close_calls(fast: Run, exact: Run) -> Run:
