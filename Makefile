@@ -4,6 +4,7 @@ PYTHON ?= $(shell for p in python3.11 python3; do \
 PORT ?= 3000
 DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
+SUFFIX := $(if $(filter gpu,$(DEVICE)),_gpu)
 export BENTOML_DO_NOT_TRACK = True
 export ORT_DISABLE_TELEMETRY = 1
 .PHONY: serve train study test check fuzz bench soak container-test sbom release-check bento lock
@@ -35,8 +36,8 @@ bench: .venv/ready .venv-bench/ready  ## speed beside peers and the bare runtime
 soak: .venv/ready .venv-dev/ready  ## MINUTES=10 of all kinds of requests at once: memory, errors; ARGS="--plot soak.png"
 	.venv-dev/bin/python -m benchmarks.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
-container-test: .venv/ready .venv-dev/ready  ## build the image and run it, with podman (root; needs podman, runc, debootstrap)
-	.venv-dev/bin/python -m pytest -m container tests/test_container.py
+container-test: .venv/ready .venv-dev/ready  ## build the image (DEVICE=gpu: 3 GB) and run it, with podman (root; needs podman, runc, debootstrap)
+	.venv-dev/bin/python -m pytest -m container$(SUFFIX) tests/test_container$(SUFFIX).py
 
 sbom: .venv-dev/ready  ## IMAGE=shortcut ENGINE=docker: what the image holds, as CycloneDX, in sbom.json
 	set -e; root=$$(mktemp -d); container=$$($(or $(ENGINE),docker) create $(or $(IMAGE),shortcut)); \

@@ -4,18 +4,26 @@ Where no registry of images can be reached, a Debian root made by debootstrap st
 is Debian's. Everything stays in a folder of its own, CONTAINER_WORK, which makes the next time short.
 """
 
+import http.client
 import json
 import os
 import resource
 import shutil
 import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.server import PYTHON, ROOT
+import pytest
+
+from tests.server import PYTHON, ROOT, Client, free_port
 
 WORK = Path(os.environ.get("CONTAINER_WORK") or Path.home() / ".cache" / "shortcut-containers")
 BASE = "localhost/python:3.11-slim"
 IMAGE = "localhost/shortcut:test"
+START_SECONDS = 30
+DRAIN_SECONDS = 2
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")  # the host's: its way to the package index may have its own
 NEEDED = ("podman", "runc", "debootstrap")
 
@@ -55,17 +63,22 @@ def logs(container: str) -> str:
     return done.stdout + done.stderr
 
 
-def build() -> None:
-    """IMAGE from the working tree, with bentofile.yaml."""
+def build_or_skip(bentofile: str, image: str) -> None:
+    """`image` from the working tree; skips the test where that cannot be done, which in CI is a failure."""
+    why = missing()
+    if why:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must run this: {why}")
+        pytest.skip(why)
     _configure()
     if subprocess.run(["podman", "image", "exists", BASE], env=_environment("run"), check=False).returncode:
         _build_base()
     home = {"BENTOML_HOME": str(WORK / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
-    tag = run(PYTHON, "-m", "bentoml", "build", "-f", "bentofile.yaml", "--output", "tag", **home)
+    tag = run(PYTHON, "-m", "bentoml", "build", "-f", bentofile, "--output", "tag", **home)
     tag = tag.splitlines()[-1].removeprefix("__tag__:")
     try:
         run(
-            *(PYTHON, "-m", "bentoml", "containerize", tag, "--backend", "podman", "-t", IMAGE),
+            *(PYTHON, "-m", "bentoml", "containerize", tag, "--backend", "podman", "-t", image),
             configuration="build",
             **home,
         )
@@ -74,9 +87,63 @@ def build() -> None:
     podman("image", "prune", "--force")  # what the name stood for the time before
 
 
-def size() -> int:
-    """Bytes of the image, its base included."""
-    (found,) = json.loads(podman("image", "inspect", IMAGE))
+@contextmanager
+def running(*options: str, image: str = IMAGE, **environment: str) -> Iterator[tuple[str, Client, float]]:
+    """A container, ready; its id, a client, and the seconds until it was ready."""
+    client = Client(free_port())
+    variables = {"PORT": str(client.port), "SHORTCUT_DRAIN_SECONDS": str(DRAIN_SECONDS)} | environment
+    settings = [part for name, value in variables.items() for part in ("--env", f"{name}={value}")]
+    began = time.monotonic()
+    name = podman("run", "--detach", *settings, *options, image)
+    try:
+        wait_until(lambda: is_ready(client), START_SECONDS, lambda: logs(name))
+        yield name, client, time.monotonic() - began
+    finally:
+        podman("rm", "--force", "--time", "0", name)
+
+
+def is_ready(client: Client) -> bool:
+    try:
+        return client.get("/readyz").status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def wait_until(holds: Callable[[], bool], seconds: float, explain: Callable[[], str]) -> float:
+    began = time.monotonic()
+    while not holds():
+        if time.monotonic() - began > seconds:
+            pytest.fail(f"not so after {seconds} s: {explain()}")
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def inside(container: str, script: str) -> str:
+    """What the shell says to it."""
+    return podman("exec", container, "sh", "-c", script)
+
+
+def superfluous(container: str) -> dict[str, str]:
+    """What is in it and should not be, by kind."""
+    python = "import importlib.util as u; print([m for m in ('tensorflow', 'keras', 'tf2onnx') if u.find_spec(m)])"
+    source = (
+        "cd /home/bentoml/bento/src && find . -type f ! -path './serving/*' ! -path './models/*' ! -name 'bentofile*'"
+    )
+    found = {
+        "of training": inside(container, f'/app/.venv/bin/python -c "{python}"').replace("[]", ""),
+        "tools": inside(container, "command -v gcc cc g++ make git curl; true"),
+        "of apt": inside(
+            container, "find /var/lib/apt/lists /var/cache/apt -name '*_*' -o -name '*.deb' -o -name '*.bin'"
+        ),
+        "caches": inside(container, "find / -xdev -path '*/.cache/*' 2>/dev/null; true"),
+        "source": inside(container, source),
+    }
+    return {kind: names for kind, names in found.items() if names}
+
+
+def size(image: str = IMAGE) -> int:
+    """Bytes, those of its base included."""
+    (found,) = json.loads(podman("image", "inspect", image))
     return int(found["Size"])
 
 

@@ -28,3 +28,8 @@ def test_a_bento_holds_only_serving_and_models(tmp_path: Path, file: str, name: 
     assert "--hash=sha256:" in requirements
     assert "://" not in requirements
     assert "tensorflow" not in requirements
+    dockerfile = (bento.parent / "env" / "docker" / "Dockerfile").read_text()
+    assert "FROM python:3.11-slim AS" in dockerfile
+    assert "apt-get" not in dockerfile
+    assert dockerfile.rindex("\nUSER bentoml\n") < dockerfile.rindex("\nENTRYPOINT ")
+    assert ("ARG SHORTCUT_PROVIDER=cuda\nENV SHORTCUT_PROVIDER=$SHORTCUT_PROVIDER" in dockerfile) == ("gpu" in name)

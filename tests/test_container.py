@@ -1,11 +1,9 @@
 """The image as `bentoml containerize` makes it, built and run with podman: `make container-test`."""
 
-import http.client
 import json
-import os
+import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,55 +11,18 @@ import pytest
 from benchmarks.pictures import subject
 from deploy import sbom
 from tests import podman
-from tests.server import ROOT, Client, free_port
+from tests.podman import inside, running, wait_until
+from tests.server import PYTHON, ROOT, Client
 from tests.test_draining import Balancer
 
 pytestmark = pytest.mark.container
 MAX_BYTES = 700_000_000
-START_SECONDS = 30
 REPLACED_SECONDS = 15
-DRAIN_SECONDS = 2
 
 
 @pytest.fixture(scope="module")
 def image() -> None:
-    why = podman.missing()
-    if why:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must run this: {why}")
-        pytest.skip(why)
-    podman.build()
-
-
-@contextmanager
-def running(*options: str, **environment: str) -> Iterator[tuple[str, Client, float]]:
-    """A container, ready; its id, a client, and the seconds until it was ready."""
-    client = Client(free_port())
-    variables = {"PORT": str(client.port), "SHORTCUT_DRAIN_SECONDS": str(DRAIN_SECONDS)} | environment
-    settings = [part for name, value in variables.items() for part in ("--env", f"{name}={value}")]
-    began = time.monotonic()
-    name = podman.podman("run", "--detach", *settings, *options, podman.IMAGE)
-    try:
-        wait_until(lambda: is_ready(client), START_SECONDS, lambda: podman.logs(name))
-        yield name, client, time.monotonic() - began
-    finally:
-        podman.podman("rm", "--force", "--time", "0", name)
-
-
-def is_ready(client: Client) -> bool:
-    try:
-        return client.get("/readyz").status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-
-
-def wait_until(holds: Callable[[], bool], seconds: float, explain: Callable[[], str]) -> float:
-    began = time.monotonic()
-    while not holds():
-        if time.monotonic() - began > seconds:
-            pytest.fail(f"not so after {seconds} s: {explain()}")
-        time.sleep(0.1)
-    return time.monotonic() - began
+    podman.build_or_skip("bentofile.yaml", podman.IMAGE)
 
 
 def workers(client: Client) -> int:
@@ -78,10 +39,6 @@ def container(image: None) -> Iterator[tuple[str, Client, float]]:
         yield started
 
 
-def inside(name: str, script: str) -> str:
-    return podman.podman("exec", name, "sh", "-c", script)
-
-
 def test_it_is_small_and_starts_fast(container: tuple[str, Client, float], capsys: pytest.CaptureFixture[str]) -> None:
     name, _, seconds = container
     size = podman.size()
@@ -91,7 +48,7 @@ def test_it_is_small_and_starts_fast(container: tuple[str, Client, float], capsy
         print(f"\nimage: {size / 1e6:.0f} MB with all models; ready {seconds:.1f} s after `podman run`; ", end="")
         print(f"resident memory: {sum(memory):.0f} MiB in {len(memory)} processes, the largest {max(memory):.0f} MiB")
     assert size < MAX_BYTES
-    assert seconds < START_SECONDS
+    assert seconds < podman.START_SECONDS
 
 
 @pytest.mark.parametrize("model", ["dense_resnet-mnist", "conv_resnet_deep-cifar10"])
@@ -118,16 +75,7 @@ def test_it_runs_as_nobody_special_on_a_root_that_takes_nothing(container: tuple
 
 
 def test_it_holds_nothing_that_serving_does_not_need(container: tuple[str, Client, float]) -> None:
-    name = container[0]
-    python = "import importlib.util as u; print([m for m in ('tensorflow', 'keras', 'tf2onnx') if u.find_spec(m)])"
-    assert inside(name, f'/app/.venv/bin/python -c "{python}"') == "[]"
-    assert inside(name, "command -v gcc cc g++ make git curl; true") == ""
-    lists = "find /var/lib/apt/lists /var/cache/apt -type f -name '*_*' -o -name '*.deb' -o -name '*.bin' 2>/dev/null"
-    assert inside(name, f"{lists}; true") == ""
-    caches = "find / -xdev -path '*/.cache/*' 2>/dev/null"
-    assert inside(name, f"{caches}; true") == ""
-    files = inside(name, "cd /home/bentoml/bento/src && find . -type f").splitlines()
-    assert not [f for f in files if not f.startswith(("./serving/", "./models/")) and f != "./bentofile.yaml"]
+    assert podman.superfluous(container[0]) == {}
 
 
 def test_a_killed_worker_is_replaced(container: tuple[str, Client, float], capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,3 +140,13 @@ def test_its_bill_of_materials_names_what_it_holds(image: None) -> None:
     for start in ("pkg:pypi/bentoml@", "pkg:pypi/onnxruntime@", "pkg:deb/debian/libc6@"):
         assert any(purl.startswith(start) for purl in purls), start
     assert not [purl for purl in purls if "tensorflow" in purl or "/gcc@" in purl]
+
+
+def test_what_the_gpu_image_needs_can_be_had_and_fits_together(tmp_path: Path) -> None:
+    """pip resolves it with the hashes, against the index; nothing is installed."""
+    report = tmp_path / "report.json"
+    pip = (PYTHON, "-m", "pip", "install", "--quiet", "--dry-run", "--disable-pip-version-check", "--report", report)
+    podman.run(*pip, "--require-hashes", "-r", "requirements/serving-gpu.txt")
+    new = {package["metadata"]["name"] for package in json.loads(report.read_text())["install"]}
+    if platform.machine() == "x86_64":
+        assert {"onnxruntime-gpu", "nvidia-cudnn-cu13", "nvidia-cublas", "nvidia-cuda-runtime"} <= new
