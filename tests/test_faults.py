@@ -116,10 +116,15 @@ cd "$OLDPWD"
 if touch here 2>/dev/null; then exit 9; fi
 exec "$@"
 """
-# The temporary folder, the home and the working directory's caches are on one disk, and that is full.
+# The temporary folder, the home and the working directory's caches are on one disk, and that is full. (The checkout may
+# be in one of them: it is put back.)
 FULL = """
+mkdir "$HOME/../checkout"
+mount --bind "$OLDPWD" "$HOME/../checkout"
 mount -t tmpfs -o size=64k none /tmp
 mount -t tmpfs -o size=64k none /var/tmp
+mkdir -p "$OLDPWD"
+mount --bind "$HOME/../checkout" "$OLDPWD"
 mount -t tmpfs -o size=64k none "$HOME"
 for folder in /tmp /var/tmp "$HOME"; do dd if=/dev/zero of=$folder/all bs=1k 2>/dev/null || true; done
 cd "$OLDPWD"
