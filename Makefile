@@ -4,10 +4,9 @@ PYTHON ?= $(shell for p in python3.11 python3; do \
 PORT ?= 3000
 DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
-SUFFIX := $(if $(filter gpu,$(DEVICE)),_gpu)
 export BENTOML_DO_NOT_TRACK = True
 export ORT_DISABLE_TELEMETRY = 1
-.PHONY: serve train study test check fuzz bench soak container-test sbom release-check bento lock
+.PHONY: serve train study test check fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
 
 serve: .venv/ready  ## the service with the committed models, on PORT
 	exec .venv/bin/bentoml serve serving.service:ImageClassifier --port $(PORT)
@@ -36,20 +35,26 @@ bench: .venv/ready .venv-bench/ready  ## speed beside peers and the bare runtime
 soak: .venv/ready .venv-dev/ready  ## MINUTES=10 of all kinds of requests at once: memory, errors; ARGS="--plot soak.png"
 	.venv-dev/bin/python -m benchmarks.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
-container-test: .venv/ready .venv-dev/ready  ## build the image (DEVICE=gpu: 3 GB) and run it, with podman (root; needs podman, runc, debootstrap)
-	.venv-dev/bin/python -m pytest -m container$(SUFFIX) tests/test_container$(SUFFIX).py
+container-test: .venv/ready .venv-dev/ready  ## build the image and run it, with podman (root; needs podman, runc, debootstrap)
+	.venv-dev/bin/python -m pytest -m container tests/test_container.py
+
+container-test-gpu: .venv/ready .venv-dev/ready  ## the same with the image for CUDA, 3 GB
+	.venv-dev/bin/python -m pytest -m container_gpu tests/test_container_gpu.py
 
 sbom: .venv-dev/ready  ## IMAGE=shortcut ENGINE=docker: what the image holds, as CycloneDX, in sbom.json
 	set -e; root=$$(mktemp -d); container=$$($(or $(ENGINE),docker) create $(or $(IMAGE),shortcut)); \
 	  trap "rm -rf $$root; $(or $(ENGINE),docker) rm $$container >/dev/null" EXIT; \
 	  $(or $(ENGINE),docker) export $$container | tar -C $$root -x --exclude=dev; \
-	  .venv-dev/bin/python -m deploy.sbom $$root > sbom.json
+	  .venv-dev/bin/python -m deploy.sbom $$root --name $(or $(IMAGE),shortcut) > sbom.json.tmp; mv sbom.json.tmp sbom.json
 
-release-check: .venv-dev/ready  ## a clean clone: both README commands, the Bento, the image
+release-check: .venv-dev/ready  ## a clean clone of what is committed: both README commands, the Bento, the image (root)
 	.venv-dev/bin/python -m deploy.release_check
 
-bento: .venv/ready  ## a Bento of the service and models/; DEVICE=gpu for CUDA
-	.venv/bin/bentoml build -f bentofile$(if $(filter gpu,$(DEVICE)),.gpu).yaml
+bento: .venv/ready  ## a Bento of the service and models/
+	.venv/bin/bentoml build -f bentofile.yaml
+
+bento-gpu: .venv/ready  ## the same for CUDA
+	.venv/bin/bentoml build -f bentofile.gpu.yaml
 
 lock:  ## compile requirements/*.txt from pyproject.toml (needs uv)
 	for extra in serving serving-gpu training dev; do uv pip compile pyproject.toml --extra $$extra --universal \
@@ -58,7 +63,7 @@ lock:  ## compile requirements/*.txt from pyproject.toml (needs uv)
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q \
 	  -o requirements/$$name.txt; done
 
-.venv/ready: $(SERVING)
+.venv/ready: $(SERVING) $(shell cmp -s $(SERVING) .venv/ready || echo other)  # another DEVICE than last time
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(SERVING)

@@ -16,6 +16,7 @@ from serving.errors import StartError
 
 FILES = ("model.onnx", "golden.npz", "card.json")
 CONVENTIONS = ("plain", "light_on_dark_centred")
+FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's, to resize with
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,12 @@ def select(models: Path, versions: str = "") -> list[Path]:
     if not models.is_dir():
         raise StartError(f"{models}: no such folder of models (SHORTCUT_MODELS)")
     found: dict[str, dict[int, Path]] = {}
-    for model in sorted(p for p in models.iterdir() if p.is_dir()):
-        if paths := versions_of(model):
-            found[model.name] = {int(path.name): path for path in reversed(paths)}
+    try:
+        for model in sorted(p for p in models.iterdir() if p.is_dir()):
+            if paths := versions_of(model):
+                found[model.name] = {int(path.name): path for path in reversed(paths)}
+    except OSError as err:
+        raise StartError(f"{err.filename or models}: cannot be read ({err.strerror})") from err
     if not found:
         raise StartError(f"{models}: holds no model (expected <model>/<version>/model.onnx)")
     if versions == "all":
@@ -100,7 +104,7 @@ def read(path: Path) -> Artifact:
 
 def _read_card(path: Path) -> dict[str, Any]:
     try:
-        card = json.loads(path.read_bytes())
+        card = json.loads(path.read_bytes(), parse_constant=_no_number)
     except OSError as err:
         raise StartError(f"{path}: cannot be read ({err.strerror})") from err
     except ValueError as err:
@@ -115,13 +119,18 @@ def _read_card(path: Path) -> dict[str, Any]:
             and all(isinstance(n, int) and n > 0 for n in shape)
             and shape[2] in (1, 3)
             and card["input_convention"] in CONVENTIONS
+            and card.get("resample", "bilinear") in FILTERS
             and isinstance(files, dict)
         )
     except (KeyError, TypeError) as err:
         raise StartError(f"{path}: lacks or mistypes {err}") from err
     if not sound:
-        raise StartError(f"{path}: name, labels, input_shape, input_convention or files is not as it must be")
+        raise StartError(f"{path}: name, labels, input_shape, input_convention, resample or files is not as it must be")
     return card
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON's")
 
 
 def _verified(path: Path, listed: Any) -> bytes:

@@ -28,6 +28,7 @@ INLINE_SECONDS = 0.010
 # Of the deadline, that the queue may last: the pace may halve before an image's turn comes, and it is answered in time.
 DEADLINE_SHARE = 0.5
 BATCH_SHARE = 0.125  # of the deadline, that one batch may take: others wait for it
+STUCK_SECONDS = 30.0  # and three deadlines: a batch that has run for longer will not end
 
 
 class Job:
@@ -66,7 +67,8 @@ class Batcher:
     """One model's queue in one worker. `run` maps (N, H, W, C) uint8 to (N, K) float32 and may block.
 
     Belongs to the event loop it is used on. `image_seconds` is what an image of a batch costs; a batch of more than
-    INLINE_SECONDS is called on `executor`. One batch runs at a time.
+    INLINE_SECONDS is called on `executor`. One batch runs at a time. `stuck` is told if one does not end, after how
+    many seconds, and gives what to answer.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Batcher:
         image_seconds: float = float("inf"),
         queue: int = 512,
         deadline_seconds: float = 10.0,
+        stuck: Callable[[float], Exception] | None = None,
     ):
         self._run = run
         self._executor = executor
@@ -87,6 +90,9 @@ class Batcher:
         self._waiting: deque[Job] = deque()
         self._busy = False  # a batch runs, or a turn of the loop that will start one is due
         self._swept = False  # of cancelled jobs, since the last batch began
+        self._stuck = stuck
+        self._on_thread: list[Job] = []  # the batch that runs there
+        self._watch: asyncio.TimerHandle | None = None
         self.costs(image_seconds)
 
     def costs(self, image_seconds: float) -> None:
@@ -97,6 +103,11 @@ class Batcher:
     def __len__(self) -> int:
         """How many images wait."""
         return len(self._waiting)
+
+    @property
+    def room(self) -> int:
+        """How many may wait."""
+        return self._pace.room
 
     def submit(self, image: np.ndarray, done: Callable[[Job], None]) -> Job:
         """Queue one image; `done` is called on the event loop. Raises Overloaded."""
@@ -155,11 +166,14 @@ class Batcher:
         try:
             images = np.stack([job.image for job in batch])
             if len(batch) > self._inline:
+                self._on_thread = batch
+                if self._watch is None:
+                    self._watch = loop.call_later(self._deadline_seconds, self._look, loop)
                 self._executor.submit(self._run, images).add_done_callback(
                     lambda finished: loop.call_soon_threadsafe(self._finish, loop, batch, finished)
                 )
                 return
-            answers = list(self._run(images))
+            answers = _each(batch, self._run(images))
         except Exception as err:  # whatever the runtime raises fails this batch, never the queue
             answers = [err] * len(batch)
         self._settle(batch, answers, time.perf_counter())
@@ -167,13 +181,44 @@ class Batcher:
 
     def _finish(self, loop: asyncio.AbstractEventLoop, batch: list[Job], finished: "Future[np.ndarray]") -> None:
         now = time.perf_counter()
+        self._on_thread = []
         threaded = len(self._waiting) > self._inline
         if threaded:
             self._next(loop)  # first, so that the thread has work while the answers are written
-        error = finished.exception()
-        self._settle(batch, [error] * len(batch) if isinstance(error, Exception) else list(finished.result()), now)
+        answers: Sequence[np.ndarray | Exception]
+        try:
+            answers = _each(batch, finished.result())
+        except Exception as err:
+            answers = [err] * len(batch)
+        self._settle(batch, answers, now)
         if not threaded:
             self._next(loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """While a batch runs on the thread: what waits behind it longer than the deadline is told so, and what runs too
+        long is given up."""
+        self._watch = None
+        if not self._on_thread:
+            return
+        now = time.perf_counter()
+        while self._waiting and self._waiting[0].asked < now - self._deadline_seconds:
+            self._expire(self._waiting.popleft())
+        ran = now - self._on_thread[0].taken
+        if self._stuck is not None and ran > max(STUCK_SECONDS, 3 * self._deadline_seconds):
+            answer = self._stuck(ran)
+            for job in (*self._on_thread, *self._waiting):
+                if not job.cancelled:
+                    job.answer = answer
+                    _tell(job)
+            self._waiting.clear()
+            return
+        self._watch = loop.call_later(self._deadline_seconds / 2, self._look, loop)
+
+    def _expire(self, job: Job) -> None:
+        if not job.cancelled:
+            self._meter.expired()
+            job.answer = DeadlineExceeded(f"not computed within {self._deadline_seconds * 1000:.0f} ms")
+            _tell(job)
 
     def _gather(self) -> list[Job]:
         batch: list[Job] = []
@@ -189,9 +234,7 @@ class Batcher:
             if job.cancelled:
                 continue
             if job.asked < latest:
-                self._meter.expired()
-                job.answer = DeadlineExceeded(f"not computed within {self._deadline_seconds * 1000:.0f} ms")
-                _tell(job)
+                self._expire(job)
                 continue
             job.taken = now
             self._meter.waited(now - job.queued)
@@ -199,13 +242,22 @@ class Batcher:
         return batch
 
     def _settle(self, batch: list[Job], answers: Sequence[np.ndarray | Exception], now: float) -> None:
-        self._meter.computed(len(batch), now - batch[0].taken)
-        self._pace.ended(len(batch), batch[0].taken, now, bool(self._waiting))
+        if isinstance(answers[0], Exception):
+            self._pace.ended(0, 0.0, now, bool(self._waiting))  # how soon it failed says nothing
+        else:
+            self._meter.computed(len(batch), now - batch[0].taken)
+            self._pace.ended(len(batch), batch[0].taken, now, bool(self._waiting))
         for job, answer in zip(batch, answers, strict=True):
             if not job.cancelled:
                 job.answer = answer
                 job.computed = now
                 _tell(job)
+
+
+def _each(batch: list[Job], answers: np.ndarray) -> list[np.ndarray]:
+    if len(answers) != len(batch):
+        raise ValueError(f"{len(answers)} answers to {len(batch)} images")
+    return list(answers)
 
 
 def _tell(job: Job) -> None:

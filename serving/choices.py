@@ -1,7 +1,8 @@
 """What was measured on this machine, remembered: artifact and machine -> the fastest way that gave right answers.
 
 One JSON file, `providers.json` in the folder SHORTCUT_CACHE; a missing, damaged or unwritable one only costs the
-measurement, once a start: the parent hands what it measured to its workers. Knows neither sessions nor models.
+measurement, once a start: the parent hands what it measured to its workers, and what a worker measures of a version
+that came later it leaves for the others in the folder that they share. Knows neither sessions nor models.
 """
 
 import contextlib
@@ -32,8 +33,8 @@ class Choice:
 class Choices:
     """The file and what the parent measured; `keep` writes the file anew."""
 
-    def __init__(self, folder: Path):
-        self._path = folder.expanduser() / FILE
+    def __init__(self, folder: Path, shared: Path | None = None):
+        self._paths = [place.expanduser() / FILE for place in (folder, shared) if place is not None]
         self._entries: dict[str, Any] = {}
         self._asked: set[str] = set()
         with contextlib.suppress(ValueError):
@@ -42,8 +43,9 @@ class Choices:
     def find(self, key: str) -> Choice | None:
         self._asked.add(key)
         if key not in self._entries:  # another worker may have measured it meanwhile
-            with contextlib.suppress(OSError, ValueError):
-                self._entries |= _entries(self._path.read_bytes())
+            for path in self._paths:
+                with contextlib.suppress(OSError, ValueError):
+                    self._entries |= _entries(path.read_bytes())
         try:
             entry = self._entries[key]
             rates = {str(name): float(rate) for name, rate in entry["rates"].items()}
@@ -57,16 +59,21 @@ class Choices:
         self._asked.add(key)
         self._entries.pop(key, None)
         self._entries = dict(list(self._entries.items())[1 - MAX_ENTRIES :]) | {key: asdict(choice)}
-        with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=".providers-")
-            try:
-                with os.fdopen(handle, "w") as file:
-                    json.dump(self._entries, file, indent=1)
-                Path(name).replace(self._path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                self._write(path)
+                return
+
+    def _write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".providers-")
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(self._entries, file, indent=1)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
 
     def share(self) -> None:
         """In the parent: let the workers know what was asked or kept here, wherever it could be written."""

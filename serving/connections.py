@@ -339,6 +339,13 @@ class _GuardedProtocol(HttpToolsProtocol):
                 if isinstance(cycle, Exchange) and cycle.job is not None:
                     cycle.job.cancelled = True
 
+    def shutdown(self) -> None:
+        """As uvicorn's at the end of the draining, but a request whose head has begun to arrive is still answered."""
+        if self._in_head and self._head_bytes:
+            self.draining = True
+        else:
+            super().shutdown()
+
     def drain(self) -> None:
         """The answer to the request at hand is the last of this connection."""
         if self._answering is not None:

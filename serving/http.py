@@ -67,7 +67,7 @@ class Front:
             await send({"type": "websocket.close", "code": 1000})
             return
         started = time.perf_counter()
-        label = "unknown"
+        label = telemetry.UNKNOWN
         path, method = scope["path"], scope["method"]
         name = request_id(dict(reversed(scope["headers"])))
         request = Request(scope, receive)

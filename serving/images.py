@@ -79,12 +79,19 @@ MAX_READS = 100_000
 MAX_SCANS = 32
 MAX_SCANNED_PIXELS = 2_000_000_000  # of a JPEG with more scans than that: pixels times scans
 
+# What may be decoded on the event loop, beside its bytes and pixels: a hundred milliseconds can hide in a small file.
+QUICK_READS, QUICK_SCANS, QUICK_TEXTS = 500, 16, 4  # of a JPEG the scans, of a PNG the compressed texts, 1 MB each
+
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still this many times the model's (libjpeg scales while
 # it decodes, eight times as fast): the antialiasing that follows averages the rest. Training does the same.
 DRAFT = 4
 
 FIGURE = 20 / 28  # MNIST's figures fit a 20x20 box inside 28x28, centred by their mass (LeCun et al. 1998, III.A)
 _MIN_CONTRAST = 24  # grey levels between figure and background; below it there is no figure to centre
+
+
+class TakesLong(Exception):
+    """More work than was allowed; no failure."""
 
 
 def decode_image(
@@ -101,19 +108,27 @@ def decode_image(
     return to_array(open_image(data, max_pixels), shape, convention, resample)
 
 
-def open_image(data: bytes | memoryview, max_pixels: int) -> Image.Image:
-    """Header only: the format is enabled and the size within the limit. Raises what decode_image raises."""
+def open_image(data: bytes | memoryview, max_pixels: int, quick: bool = False) -> Image.Image:
+    """Header only: the format is enabled and the size within the limit. Raises what decode_image raises.
+
+    With `quick` it raises TakesLong, and so may `to_array`, where more than its bytes and pixels tell is to be done.
+    """
     form = picture_format(data)
+    if quick and (
+        (form == "JPEG" and bytes(data).count(b"\xff\xda") > QUICK_SCANS)
+        or (form == "PNG" and bytes(data).count(b"TXt") > QUICK_TEXTS)
+    ):
+        raise TakesLong
     # Pillow refuses above twice this: a GIF's frame or a TIFF's tile may be far larger than the picture is said to be,
     # and memory is taken for it (4 GB for a GIF of 65 bytes, found by fuzzing Pillow 13.0).
     Image.MAX_IMAGE_PIXELS = max_pixels // 2
     try:
-        image = _OPENERS[form](_Reads(data))
+        image = _OPENERS[form](_Reads(data, quick))
     except Image.DecompressionBombError as err:
         raise ImageTooLarge(
             f"the {form} image, or a piece of it, has more than the limit of {max_pixels:,} pixels"
         ) from err
-    except ClassifyError:
+    except (ClassifyError, TakesLong):
         raise
     except Exception as err:  # Pillow's plugins raise what they like on damaged files
         raise InvalidImage(f"the {form} image cannot be decoded: its header is truncated or damaged") from err
@@ -132,12 +147,18 @@ def open_image(data: bytes | memoryview, max_pixels: int) -> Image.Image:
 
 
 class _Reads(io.BytesIO):
-    """An upload that Pillow may read from MAX_READS times."""
+    """An upload that Pillow may read from MAX_READS times, or QUICK_READS."""
 
     reads = 0
 
+    def __init__(self, data: bytes | memoryview, quick: bool):
+        super().__init__(data)
+        self._quick = quick
+
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
+        if self._quick and self.reads > QUICK_READS:
+            raise TakesLong
         if self.reads > MAX_READS:
             raise InvalidImage(f"the image consists of too many pieces: reading it takes more than {MAX_READS:,} steps")
         return super().read(size)
@@ -213,7 +234,7 @@ def to_array(image: Image.Image, shape: tuple[int, int, int], convention: str, r
             array = np.asarray(_fit(pixels, shape, _FILTERS[resample]))
     except Image.DecompressionBombError as err:
         raise ImageTooLarge(f"a piece of the {image.format} image has more pixels than the limit") from err
-    except ClassifyError:
+    except (ClassifyError, TakesLong):
         raise
     except Exception as err:  # Pillow's plugins raise what they like on damaged files
         raise InvalidImage(f"the {image.format} image cannot be decoded: it is truncated or damaged") from err

@@ -40,7 +40,7 @@ RETRY_SECONDS = 0.1  # when the process has no file descriptors left
 STOP_SECONDS = 20  # that answers may take which are under way when the draining ends
 MAX_OPENING = 256  # TLS handshakes at a time
 SLOTS = 256
-_SLOT = struct.Struct("=ii")  # a process id and its connections
+_SLOT = struct.Struct("=iii")  # a process id, its connections, and 1 once it has been told to stop
 _PLACE = "SHORTCUT_BALANCE_FILE"  # from the parent to its workers; not a setting
 
 
@@ -52,50 +52,65 @@ def create_place(folder: Path) -> None:
         os.environ[_PLACE] = str(place)
 
 
-def install(drain_seconds: float) -> None:
+def install(drain_seconds: float, handshake_seconds: float) -> None:
     """Make BentoML's worker use the server below. Not on Windows, where workers share no socket."""
     if os.name == "posix":
-        uvicorn.Server = type("DrainingServer", (Server,), {"drain_seconds": drain_seconds})  # type: ignore[assignment, misc]
+        attributes = {"drain_seconds": drain_seconds, "handshake_seconds": handshake_seconds}
+        uvicorn.Server = type("DrainingServer", (Server,), attributes)  # type: ignore[assignment, misc]
 
 
 class Counts:
-    """How many connections each worker holds: a page of memory that all of them map."""
+    """How many connections each worker holds, and whether it stops: a page of memory that all of them map."""
 
     def __init__(self, process: int | None = None) -> None:
         self._process = os.getpid() if process is None else process
         self._memory: mmap.mmap | None = None
         self._slot = 0
+        self._stops = False
         with contextlib.suppress(OSError, KeyError):
             with Path(os.environ[_PLACE]).open("r+b") as file:
                 self._memory = mmap.mmap(file.fileno(), SLOTS * _SLOT.size)
             self._slot = self._free_slot(self._memory)
 
     def _free_slot(self, memory: mmap.mmap) -> int:
-        """The first that nobody has, or that a dead worker had. Two that start at once may take the same one: then
-        their counts are those of the later writer, and the balance is poorer."""
+        """The first that nobody has, or that a dead worker had. Two that start at once may take the same one: the
+        earlier writer finds it out with its next note."""
         for slot in range(SLOTS):
-            process, _ = _SLOT.unpack_from(memory, slot * _SLOT.size)
+            process, _, _ = _SLOT.unpack_from(memory, slot * _SLOT.size)
             if process <= 0 or not scratch.alive(process):
-                _SLOT.pack_into(memory, slot * _SLOT.size, self._process, 0)
+                _SLOT.pack_into(memory, slot * _SLOT.size, self._process, 0, self._stops)
                 return slot
         raise OSError("no free slot")
 
     def note(self, connections: int) -> None:
         if self._memory is not None:
-            _SLOT.pack_into(self._memory, self._slot * _SLOT.size, self._process, connections)
+            if _SLOT.unpack_from(self._memory, self._slot * _SLOT.size)[0] != self._process:
+                self._slot = self._free_slot(self._memory)
+            _SLOT.pack_into(self._memory, self._slot * _SLOT.size, self._process, connections, self._stops)
+
+    def stop(self) -> None:
+        """From the next note on this worker counts as stopping."""
+        self._stops = True
+
+    def all_stop(self) -> bool:
+        """Whether every worker that lives was told to stop: the service ends, not only this worker."""
+        if self._memory is None:
+            return False
+        slots = _SLOT.iter_unpack(self._memory[:])
+        return all(stops for process, _, stops in slots if process > 0 and scratch.alive(process))
 
     def forget_the_dead(self) -> None:
         """A dead worker has no connections, but its note would say so until another took its place."""
         if self._memory is not None:
-            for slot, (process, _) in enumerate(_SLOT.iter_unpack(self._memory[:])):
+            for slot, (process, _, _) in enumerate(_SLOT.iter_unpack(self._memory[:])):
                 if process > 0 and not scratch.alive(process):
-                    _SLOT.pack_into(self._memory, slot * _SLOT.size, -1, 0)
+                    _SLOT.pack_into(self._memory, slot * _SLOT.size, -1, 0, 0)
 
     def others(self) -> int | None:
         """The fewest connections of another worker, None if there is none."""
         counts = []
         if self._memory is not None:
-            for slot, (process, connections) in enumerate(_SLOT.iter_unpack(self._memory)):
+            for slot, (process, connections, _) in enumerate(_SLOT.iter_unpack(self._memory)):
                 if process == 0:
                     break
                 if slot != self._slot and process > 0:
@@ -153,8 +168,14 @@ class Listener:
         connection.setblocking(False)
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tls = self._server.config.ssl
         try:
-            await self._loop.connect_accepted_socket(self._server.protocol, connection, ssl=self._server.config.ssl)
+            await self._loop.connect_accepted_socket(
+                self._server.protocol,
+                connection,
+                ssl=tls,
+                ssl_handshake_timeout=self._server.handshake_seconds if tls else None,
+            )
         except OSError:  # the client went away, or its TLS handshake failed
             connection.close()
 
@@ -163,15 +184,22 @@ class Listener:
         """Connections that are accepted and not yet with their protocol: TLS handshakes, mostly."""
         return len(self._tasks)
 
-    def close(self) -> None:
-        """Before the socket is closed."""
+    def close(self, for_all: bool) -> None:
+        """Before the socket is closed. The parent keeps it open until the last worker has ended; so that nobody
+        connects to it meanwhile and waits in vain, `for_all` ends its listening in every process. (A worker that is
+        started after all listens again.)"""
         self._loop.remove_reader(self._socket.fileno())
+        if for_all:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class Server(uvicorn.Server):
     """uvicorn's server with listeners of our own."""
 
     drain_seconds: float
+    handshake_seconds: float
+    _counts: Counts | None = None
     _listeners: Sequence[Listener] = ()
     _stop_at: float | None = None  # on the monotonic clock, once SIGTERM has come
 
@@ -193,17 +221,18 @@ class Server(uvicorn.Server):
 
     def has_more_than_others(self) -> bool:
         mine = self._note()
-        fewest = self._counts.others()
+        fewest = None if self._counts is None else self._counts.others()
         return fewest is not None and mine > fewest
 
     def _note(self) -> int:
         mine = len(self.server_state.connections) + sum(listener.opening for listener in self._listeners)
-        self._counts.note(mine)
+        if self._counts is not None:
+            self._counts.note(mine)
         return mine
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn's, ten times a second."""
-        if self._listeners:
+        if self._counts is not None:
             self._note()
             if counter % 10 == 0:
                 self._counts.forget_the_dead()
@@ -216,6 +245,8 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM drains, once: systemd sends it to the parent and the workers, and so does the parent. SIGINT ends it
         now, as uvicorn does."""
+        if sig == signal.SIGTERM and self._counts is not None:
+            self._counts.stop()
         if sig != signal.SIGTERM or not self.drain_seconds:
             super().handle_exit(sig, frame)
             return
@@ -227,6 +258,8 @@ class Server(uvicorn.Server):
         protocol.draining = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._note()
+        for_all = self._counts is not None and self._counts.all_stop()
         for listener in self._listeners:
-            listener.close()
+            listener.close(for_all)
         await super().shutdown(sockets)

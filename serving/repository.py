@@ -11,7 +11,7 @@ from typing import Any
 
 from serving import artifacts, runtime
 from serving.choices import Choices
-from serving.errors import StartError, UnknownModel
+from serving.errors import StartError, Unavailable, UnknownModel
 from serving.providers import Way
 from serving.served import ServedModel
 from serving.settings import Settings
@@ -57,8 +57,9 @@ class Repository:
     def renewed(self) -> "Repository | None":
         """What is to be served after another look at the folder; None if nothing in it has changed.
 
-        New versions are verified and warmed here, which may take seconds. A model of which one cannot be served stays
-        as it is, and the version is named in `refused`. Raises StartError if the folder or the default model is gone.
+        New versions are verified and warmed here, which may take seconds. One that cannot be served is named in
+        `refused`; where no other was asked for, the model stays as it is. Raises StartError if the folder or the
+        default model is gone.
         """
         paths = _selected(self._settings)
         if {path: _stamp(path) for path in paths} == self._stamps:
@@ -75,19 +76,17 @@ class Repository:
         for name in dict.fromkeys(path.parent.name for path in paths):
             old = before._models.get(name, {})
             versions: dict[int, ServedModel] = {}
-            sound = True
             for path in (path for path in paths if path.parent.name == name):
-                same = stamps[path] == before._stamps.get(path)
+                same, number = stamps[path] == before._stamps.get(path), int(path.name)
                 try:
                     if same and path in before.refused:
                         raise StartError(before.refused[path])
-                    number = int(path.name)
                     versions[number] = old[number] if same and number in old else self._load(path)
                 except StartError as err:
                     refused[path] = str(err)
-                    sound = False
-            if not sound:
-                versions = old or versions or self._earlier(name, refused)
+                    if number in old:  # changed where it lies, and badly: what was loaded goes on
+                        versions[number] = old[number]
+            versions = versions or old or self._earlier(name, refused)
             if versions:
                 models[name] = versions
         if self.default not in models:
@@ -113,12 +112,14 @@ class Repository:
                     refused[path] = str(err)
         return {}
 
-    def retire(self, successor: "Repository") -> None:
-        """Say of what `successor` no longer has that it is not served any more; requests under way end first."""
-        kept = set(map(id, successor))
-        for served in self:
-            if id(served) not in kept:
-                served.retire()
+    def succeed(self, before: "Repository | None") -> None:
+        """From now on it is served, and not `before`: say so of what is new and of what is gone. Requests under way end
+        first."""
+        mine, theirs = ({id(served): served for served in some or ()} for some in (self, before))
+        for one in mine.keys() - theirs.keys():
+            mine[one].adopt()
+        for one in theirs.keys() - mine.keys():
+            theirs[one].retire()
 
     def __iter__(self) -> Iterator[ServedModel]:
         return (model for versions in self._models.values() for model in versions.values())
@@ -129,9 +130,12 @@ class Repository:
         return all(served.computes for served in self)
 
     def find(self, name: str | None = None, version: int | None = None) -> ServedModel:
-        """The named model (or the default) in the given version (or its latest). Raises UnknownModel."""
+        """The named model (or the default) in the given version (or its latest). Raises UnknownModel, or Unavailable
+        where it is refused."""
         name = self.default if name is None else name
         versions = self._models.get(name)
+        if versions is None and any(path.parent.name == name for path in self.refused):
+            raise Unavailable(f"{_shown(name)} cannot be served at the moment: GET /models says why")
         if versions is None:
             raise UnknownModel(f"no model {_shown(name)}; there is {', '.join(self._models)}")
         if version is None:

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,7 +23,7 @@ from PIL import Image
 from serving import runtime
 from serving.batching import Batcher, Job
 from serving.errors import DeadlineExceeded, Overloaded, Unavailable
-from serving.images import open_image, plain_png, to_array
+from serving.images import TakesLong, open_image, plain_png, to_array
 from serving.pace import Pace
 from serving.providers import Way, one_line
 from serving.settings import Settings
@@ -38,6 +39,7 @@ INLINE_BYTES = 128 * 1024  # of a file; reading the header of a larger one may a
 # Two, so that one enormous picture does not hold up all others; more would cost memory, up to 0.8 GB each, and there
 # is a worker for every core.
 _DECODERS = Turns(2, "decode")
+LAST_SECONDS = 1.0  # in which a worker that must end writes what it has to say
 DECODE_SECONDS = 0.05  # of a large picture, before any was measured
 DECODE_SHARE = 0.4  # of the deadline, that the wait for a decoder may last; the queue for the model has another half
 
@@ -46,7 +48,7 @@ class ServedModel:
     """One version, ready: bytes -> image -> probabilities -> ranked predictions.
 
     If its execution provider fails, what was computed is answered 503 and `load` finds another (or the same again); if
-    there is none, the process ends, to be replaced by a new one.
+    there is none, or if it hangs, the process ends, to be replaced by a new one.
     """
 
     def __init__(self, model: runtime.Model, settings: Settings, load: Callable[[Way | None], runtime.Model]):
@@ -61,19 +63,28 @@ class ServedModel:
         ]
         self._meter = Meter(self.artifact.name, self.artifact.version)
         self.batcher = Batcher(
-            self._compute,
+            _weakly(self._compute),
             ThreadPoolExecutor(1, thread_name_prefix=model.name),
             self._meter,
+            stuck=_weakly(self._stuck),
             image_seconds=model.image_seconds,
             queue=settings.queue,
             deadline_seconds=settings.deadline_ms / 1000,
         )
         self._decoding = Pace(settings.queue, DECODE_SHARE * settings.deadline_ms / 1000, DECODE_SECONDS)
-        self._meter.loaded(model.provider, model.way.precision, self.batcher.__len__)
+
+    def adopt(self) -> None:
+        """It is served from now on."""
+        self._meter.loaded(self.model.provider, self.model.way.precision, self.batcher)
 
     def admit(self, count: int = 1) -> None:
-        """Raises Overloaded if `count` more images find no room: known before the cost of decoding them."""
+        """Raises Overloaded if `count` more images find no room, or Unavailable: known before the cost of decoding."""
+        if not self.computes:
+            raise self._unavailable()
         self.batcher.admit(count)
+
+    def _unavailable(self) -> Unavailable:
+        return Unavailable(f"{self.model.name} cannot be computed at the moment")
 
     def decode_now(self, data: bytes) -> np.ndarray | None:
         """A small upload's bytes as this model's input (H, W, C) uint8; None for one that takes longer than waking a
@@ -84,10 +95,13 @@ class ServedModel:
         started = time.perf_counter()
         array = plain_png(data, artifact.input_shape, artifact.input_convention)
         if array is None:
-            image = open_image(data, self._settings.max_pixels)
-            if image.width * image.height > INLINE_PIXELS:
+            try:
+                image = open_image(data, self._settings.max_pixels, quick=True)
+                if image.width * image.height > INLINE_PIXELS:
+                    return None
+                array = self._to_array(image)
+            except TakesLong:
                 return None
-            array = self._to_array(image)
         self._meter.decoded(time.perf_counter() - started)
         return array
 
@@ -107,22 +121,27 @@ class ServedModel:
         if waiting >= pace.room:
             self._meter.rejected()
             raise Overloaded(f"{waiting} large pictures wait to be decoded; the limit is {pace.room}{pace.why}")
-        started, done = time.perf_counter(), 1
+        queued, done = time.perf_counter(), 1
+        began = [queued]  # corrected by the thread
         try:
-            call = functools.partial(self._decode, data, started)
+            call = functools.partial(self._decode, data, queued, began)
             array: np.ndarray = await asyncio.wrap_future(_DECODERS.submit(name, call))
-        except (DeadlineExceeded, asyncio.CancelledError):
+        except asyncio.CancelledError:
             done = 0
+            raise
+        except DeadlineExceeded:
+            done = 0
+            self._meter.expired()
             raise
         finally:
             ended = time.perf_counter()
-            pace.ended(done, started, ended, _DECODERS.waiting(name) > 0)
-        self._meter.decoded(ended - started)
+            pace.ended(done, began[0], ended, _DECODERS.waiting(name) > 0)
+        self._meter.decoded(ended - queued)
         return array
 
-    def _decode(self, data: bytes, queued: float) -> np.ndarray:
-        if time.perf_counter() - queued > self._settings.deadline_ms / 1000:
-            self._meter.expired()
+    def _decode(self, data: bytes, queued: float, began: list[float]) -> np.ndarray:
+        began[0] = time.perf_counter()
+        if began[0] - queued > self._settings.deadline_ms / 1000:
             raise DeadlineExceeded(f"not decoded within {self._settings.deadline_ms} ms")
         return self._to_array(open_image(data, self._settings.max_pixels))
 
@@ -142,7 +161,7 @@ class ServedModel:
     def _compute(self, images: np.ndarray) -> np.ndarray:
         model = self.model
         if not self.computes:
-            raise Unavailable(f"{model.name} cannot be computed at the moment")
+            raise self._unavailable()
         try:
             return model.run(images)
         except Exception as err:  # a class of ONNX Runtime's per status code
@@ -150,14 +169,22 @@ class ServedModel:
             self.computes = False
             log.error("%s failed on %s: %s", model.name, model.way, one_line(err))
             threading.Thread(target=self._recover, args=(model, one_line(err)), daemon=True).start()
-            raise Unavailable(f"{model.name} cannot be computed at the moment") from err
+            raise self._unavailable() from err
+
+    def _stuck(self, seconds: float) -> Exception:
+        """A batch has run for so long that it will not end. A thread cannot be stopped: the process is."""
+        log.critical("%s has been computing for %.0f s, this worker ends", self.model, seconds)
+        self._meter.failed()
+        self.computes = False
+        asyncio.get_running_loop().call_later(LAST_SECONDS, os._exit, 1)
+        return self._unavailable()
 
     def _recover(self, failed: runtime.Model, why: str) -> None:
         try:
             found = self._load(failed.way)
         except Exception as err:  # StartError, or what nobody thought of: either way there is nothing to go on with
             log.critical("%s cannot be computed any more, this worker ends: %s", failed.name, one_line(err))
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)  # without the draining of SIGTERM, which would take new connections
             return
         self.model = replace(found, reason=f"{failed.way} failed ({why}); {found.reason}")
         self.batcher.costs(found.image_seconds)
@@ -218,3 +245,17 @@ def _best(probabilities: np.ndarray, top_k: int) -> list[tuple[int, float]]:
 
 def _json(content: Any) -> str:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A bound method that does not keep its object. What is in no cycle is freed when the last request lets go of it,
+    also where the garbage collector does not look any more (gc.freeze)."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*arguments: Any) -> Any:
+        bound = reference()
+        if bound is None:  # every request that waited for it has gone
+            raise Unavailable("the model is not served any more")
+        return bound(*arguments)
+
+    return call

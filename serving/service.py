@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # before BentoML is imported, in every process
 os.environ.pop("BENTOML_CONTAINERIZED", None)  # with it BentoML 1.4.39 would not replace a worker that died
 
+import asyncio
 import functools
 import gc
 import logging
@@ -36,6 +37,7 @@ from serving import (
     uploads,
     watching,
 )
+from serving.batching import Job
 from serving.choices import Choices
 from serving.direct import DirectClassify
 from serving.errors import (
@@ -82,6 +84,7 @@ def _settings() -> Settings:
 
 SETTINGS = _settings()
 WORKERS, THREADS = cores.layout(SETTINGS)
+TURN_SECONDS = 0.005  # of the event loop, that a batch upload takes at once
 MAX_PARTS = SETTINGS.max_batch_images + SETTINGS.max_extra_fields  # of a form
 
 
@@ -131,17 +134,22 @@ class ImageClassifier:
         telemetry.join(folder)
         try:
             tracing.start()
-            telemetry.start()
-            repository = Repository(SETTINGS, THREADS, Choices(SETTINGS.cache))
+            telemetry.start([route.path for route in routes()])
+            repository = Repository(SETTINGS, THREADS, Choices(SETTINGS.cache, folder))
         except StartError as err:
             log.error("%s", err)
             os.kill(os.getppid(), signal.SIGTERM)  # BentoML would start this worker again for ever
             sys.exit(1)
+        repository.succeed(None)
         _Loaded.repository = repository
         if SETTINGS.watch:
             watching.start(repository, _switch, None if folder is None else folder / "loading")
         gc.collect()
         gc.freeze()  # what is loaded stays; looking through it for garbage would stop the worker for 0.1 s now and then
+
+    @bentoml.on_shutdown
+    def end(self) -> None:
+        tracing.stop()
 
 
 def _switch(repository: Repository) -> None:
@@ -164,13 +172,18 @@ async def classify(request: Request) -> Response:
     content_type = request.headers.get("content-type", "")
     started = time.perf_counter()
     served.admit()
+    data = uploads.one_image(body, content_type, MAX_PARTS)
     try:
-        image = await served.decode(uploads.one_image(body, content_type, MAX_PARTS))
+        job = await uploads.unless_gone(request.receive, _classified(served, data, started))
     except InvalidImage as err:
         raise uploads.undecodable(err, body, content_type) from err
-    (job,) = await served.classify([image], started)
     request.state.stages += stages(started, job)
     return json_bytes(served.body(job.probabilities(), top_k))
+
+
+async def _classified(served: ServedModel, data: bytes, started: float) -> Job:
+    (job,) = await served.classify([await served.decode(data)], started)
+    return job
 
 
 async def classify_batch(request: Request) -> Response:
@@ -192,7 +205,11 @@ async def classify_batch(request: Request) -> Response:
 async def _results(served: ServedModel, parts: list[uploads.Part], top_k: int) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     images, decoded = [], []
+    turn = time.perf_counter()
     for part in parts:
+        if time.perf_counter() - turn > TURN_SECONDS:
+            await asyncio.sleep(0)  # small ones are decoded at once: others must have their turn between them
+            turn = time.perf_counter()
         result: dict[str, Any] = {"filename": part.filename}
         results.append(result)
         try:
@@ -276,7 +293,7 @@ def routes() -> list[Route]:
     ]
 
 
-listening.install(SETTINGS.drain_seconds)
+listening.install(SETTINGS.drain_seconds, SETTINGS.head_seconds)
 connections.install(
     connections.Limits(
         header_bytes=SETTINGS.max_header_bytes,

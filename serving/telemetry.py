@@ -13,7 +13,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -32,6 +32,8 @@ from serving import scratch, tracing
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 FLUSH_SECONDS = 0.01  # until another worker's /metrics knows of it
+
+UNKNOWN = "unknown"  # the route of any other path
 
 log = logging.getLogger("shortcut")
 access_log = logging.getLogger("shortcut.access")
@@ -61,13 +63,28 @@ def join(folder: Path | None) -> None:
         if folder is None:
             raise OSError("there is no folder for them")
         for kind, size in _FILES.items():
-            scratch.reserve(folder / f"{kind}_{os.getpid()}.db", size)
+            file = folder / f"{kind}_{os.getpid()}.db"
+            if kind.startswith("gauge") or not _inherit(folder, kind, file):
+                scratch.reserve(file, size)
     except OSError as err:
         log.warning("metrics are not shared between workers: %s", err)
         os.environ.pop(VARIABLE, None)
         values.ValueClass = values.MutexValue  # in memory, as without the variable
         return
     os.environ[VARIABLE] = str(folder)
+
+
+def _inherit(folder: Path, kind: str, file: Path) -> bool:
+    """Go on counting where a dead worker stopped: its counts stay, and there are no more files than workers."""
+    for old in folder.glob(f"{kind}_*.db"):
+        process = old.stem.rpartition("_")[2]
+        if process.isdecimal() and not scratch.alive(int(process)):
+            try:
+                old.rename(file)
+            except FileNotFoundError:  # another new worker has it
+                continue
+            return True
+    return False
 
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -84,6 +101,7 @@ _QUEUE = Histogram("shortcut_queue_seconds", "Seconds an image waited for its ba
 _COMPUTE = Histogram("shortcut_compute_seconds", "Seconds a batch was computed", _MODEL, buckets=_SHORT)
 _BATCH = Histogram("shortcut_batch_images", "Images of a batch", _MODEL, buckets=(1, 2, 4, 8, 16, 32))
 _WAITING = Gauge("shortcut_queue_images", "Images that wait now", _MODEL, multiprocess_mode="livesum")
+_ROOM = Gauge("shortcut_queue_room_images", "Images that may wait now", _MODEL, multiprocess_mode="livesum")
 _REJECTED = Counter("shortcut_rejected_images", "Images refused because the queue was full", _MODEL)
 _EXPIRED = Counter("shortcut_expired_images", "Images dropped because their deadline had passed", _MODEL)
 _FAILED = Counter("shortcut_failed_batches", "Batches that the execution provider failed on", _MODEL)
@@ -104,7 +122,6 @@ class _Tally:
         self._bounds = getattr(child, "_upper_bounds", [])
         self._counts = [0] * max(1, len(self._bounds))
         self._sum = 0.0
-        _tallies.append(self)
 
     def observe(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
@@ -155,6 +172,14 @@ def flush() -> None:
         look()
 
 
+class Queue(Protocol):
+    """How many wait in it, and how many may."""
+
+    def __len__(self) -> int: ...
+    @property
+    def room(self) -> int: ...
+
+
 class Meter:
     """One served version's figures: what its batcher and decoder report."""
 
@@ -165,44 +190,67 @@ class Meter:
         decode, queue, self._compute, self._batch, rejected, expired, failed = self._tallies
         self.decoded, self.waited = decode.observe, queue.observe
         self.rejected, self.expired, self.failed = rejected.count, expired.count, failed.count
+        self._workers: Gauge | None = None  # while it is served
 
     def computed(self, images: int, seconds: float) -> None:
         self._batch.observe(images)
         self._compute.observe(seconds)
 
-    def loaded(self, provider: str, precision: str, waiting: Callable[[], int]) -> None:
-        """It is served from now on; `waiting` tells how many images wait, whenever somebody looks."""
+    def loaded(self, provider: str, precision: str, queue: "Queue") -> None:
+        """It is served from now on; `queue` is looked at whenever somebody wants to know."""
+        _tallies.extend(self._tallies)
         self._workers = _LOADED.labels(*self._labels, provider, precision)
         self._workers.inc()
-        gauge = _WAITING.labels(*self._labels)
-        self._look = lambda: gauge.set(waiting())
-        _watched.append(self._look)
+        waiting, room = (gauge.labels(*self._labels) for gauge in (_WAITING, _ROOM))
+
+        def look() -> None:
+            waiting.set(len(queue))
+            room.set(queue.room)
+
+        look()
+        self._look = look
+        _watched.append(look)
 
     def moved(self, provider: str, precision: str) -> None:
-        """Another provider serves it from now on."""
+        """Another provider serves it from now on, if it is served at all."""
+        if self._workers is None:
+            return
         self._workers.dec()
         self._workers = _LOADED.labels(*self._labels, provider, precision)
         self._workers.inc()
 
     def retired(self) -> None:
         """It is not served any more."""
+        if self._workers is None:
+            return
         self._workers.dec()
+        self._workers = None
         _watched.remove(self._look)
-        _WAITING.labels(*self._labels).set(0)
+        for gauge in (_WAITING, _ROOM):
+            gauge.labels(*self._labels).set(0)
         for tally in self._tallies:
             tally.flush()
             _tallies.remove(tally)
 
 
-def start() -> None:
-    """In a process that answers requests, once logging and tracing are set up."""
+def start(routes: Sequence[str]) -> None:
+    """In a process that answers requests, once logging and tracing are set up. The 500s of `routes` are counted from 0,
+    so that an alert sees the first one: Prometheus cannot tell one that appears from one that was there."""
     global detailed
     detailed = tracing.enabled or access_log.isEnabledFor(logging.INFO)
+    for route in (*routes, UNKNOWN):
+        _series(route, 500)
+
+
+def _counted(child: Histogram | Counter) -> _Tally:
+    tally = _Tally(child)
+    _tallies.append(tally)
+    return tally
 
 
 @functools.cache  # routes and statuses are few and fixed
 def _series(route: str, status: int) -> tuple[_Tally, _Tally]:
-    return _Tally(_REQUESTS.labels(route, str(status))), _Tally(_REQUEST.labels(route))
+    return _counted(_REQUESTS.labels(route, str(status))), _counted(_REQUEST.labels(route))
 
 
 def finished(route: str, status: int, started: float, request_id: str, stages: Sequence[Stage] = ()) -> None:
@@ -229,7 +277,7 @@ def refused(status: int) -> None:
 
 @functools.cache
 def _refusals(status: int) -> _Tally:
-    return _Tally(_REFUSED.labels(str(status)))
+    return _counted(_REFUSED.labels(str(status)))
 
 
 def exposition() -> bytes:
@@ -238,9 +286,13 @@ def exposition() -> bytes:
     if VARIABLE not in os.environ:
         return generate_latest(REGISTRY)
     _forget_the_dead(Path(os.environ[VARIABLE]))
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+    while True:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        try:
+            return generate_latest(registry)
+        except FileNotFoundError:  # a new worker has just taken over a dead one's: once for each
+            continue
 
 
 def _forget_the_dead(folder: Path) -> None:

@@ -14,6 +14,7 @@ from serving.errors import StartError
 
 enabled = False
 _tracer: Any = None
+_provider: Any = None
 _EPOCH = time.time() - time.perf_counter()  # of perf_counter, in the world's time
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
@@ -27,7 +28,7 @@ def configured() -> str:
 
 def start() -> None:
     """In a process that answers requests. Raises StartError for an exporter that is not to be had."""
-    global enabled, _tracer
+    global enabled, _tracer, _provider
     name = configured()
     if not name:
         return
@@ -49,10 +50,16 @@ def start() -> None:
     else:
         raise StartError(f"OTEL_TRACES_EXPORTER={name}: must be otlp, console or none")
     resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "shortcut")})
-    provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    _tracer = provider.get_tracer("shortcut")
+    _provider = TracerProvider(resource=resource)
+    _provider.add_span_processor(BatchSpanProcessor(exporter))
+    _tracer = _provider.get_tracer("shortcut")
     enabled = True
+
+
+def stop() -> None:
+    """Send what was recorded and not sent yet."""
+    if _provider is not None:
+        _provider.shutdown()
 
 
 def record(

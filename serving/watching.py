@@ -38,8 +38,10 @@ def _watch(current: Repository, switch: Callable[[Repository], None], turn: Path
                 log.error("models are not changed: %s", err)
             said = str(err)
             continue
-        except Exception:  # never the end of watching
-            log.exception("models are not changed")
+        except Exception as err:  # never the end of watching
+            if str(err) != said:
+                log.exception("models are not changed")
+            said = str(err)
             continue
         said = ""
         if new is None:
@@ -51,7 +53,7 @@ def _watch(current: Repository, switch: Callable[[Repository], None], turn: Path
             if all(served is not old for old in current):
                 log.info("now served: %s", served.model)
         switch(new)
-        current.retire(new)
+        new.succeed(current)
         current = new
 
 

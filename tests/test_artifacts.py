@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving import artifacts
+from serving import artifacts, images
 from serving.errors import StartError
 from tests import toy
 from tests.server import committed_artifacts
@@ -62,6 +62,8 @@ def test_a_missing_file_is_named(artifact: Path, file: str) -> None:
         {"name": "other"},
         {"files": None},
         {"labels": ["a", "b"]},
+        {"resample": "sideways"},
+        {"metrics": {"loss": float("nan")}},
     ],
 )
 def test_a_card_that_does_not_fit_is_refused(artifact: Path, change: dict[str, object]) -> None:
@@ -112,3 +114,17 @@ def test_a_folder_without_models_is_named(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
     with pytest.raises(StartError, match="no such folder"):
         artifacts.select(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(model: Path) -> list[Path]:
+        raise PermissionError(13, "Permission denied", str(model))
+
+    toy.write_artifact(tmp_path, "a-b", 1)
+    monkeypatch.setattr(artifacts, "versions_of", denied)
+    with pytest.raises(StartError, match=r"a-b: cannot be read \(Permission denied\)"):
+        artifacts.select(tmp_path)
+
+
+def test_the_filters_are_those_that_pictures_can_be_resized_with() -> None:
+    assert set(artifacts.FILTERS) <= set(images._FILTERS)

@@ -321,3 +321,18 @@ def test_a_batch_is_short_beside_the_deadline() -> None:
         assert 2 <= model.sizes[1] <= 5  # what takes an eighth of the deadline, at the pace of the first
 
     asyncio.run(scenario(Model()))
+
+
+def test_a_wrong_number_of_answers_fails_its_batch_only() -> None:
+    class Short(Model):
+        def run(self, images: np.ndarray) -> np.ndarray:
+            return super().run(images)[: 1 if len(images) > 2 else None]
+
+    async def scenario(seconds: float) -> list[list[float]]:
+        queue = batcher(Short(), image_seconds=seconds)
+        with pytest.raises(ValueError, match="1 answers to 3 images"):
+            await queue.classify([image(1)] * 3)
+        return await answers(queue, [image(2)])
+
+    for seconds in (0.0, float("inf")):
+        assert asyncio.run(asyncio.wait_for(scenario(seconds), 10)) == [[8]]

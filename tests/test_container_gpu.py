@@ -1,4 +1,4 @@
-"""The image for CUDA, built for real and, without a GPU, run as far as that goes: `make container-test DEVICE=gpu`.
+"""The image for CUDA, built for real and, without a GPU, run as far as that goes: `make container-test-gpu`.
 
 Convolution on a GPU is for `python -m benchmarks.gpu` to prove; *not run* so far.
 """

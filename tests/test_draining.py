@@ -4,12 +4,14 @@ import contextlib
 import http.client
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests import toy
@@ -25,12 +27,12 @@ PICTURE = encode(colours())
 def started(tmp_path: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
     toy.write_artifact(tmp_path / "models")
     port = free_port()
-    served = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "2"}
+    served = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "2"} | settings
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             command(port),
             cwd=ROOT,
-            env=environment(**served, **settings),
+            env=environment(**served),
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -42,7 +44,10 @@ def started(tmp_path: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[
             assert process.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        time.sleep(2)  # until both workers are there: a SIGTERM before that may be lost (BentoML 1.4.39)
+        workers = f"{float(settings.get('workers', 2))}"
+        while serving_workers(client) != workers:  # a SIGTERM before that may be lost (BentoML 1.4.39)
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         yield process, client
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -55,6 +60,12 @@ def ready(client: Client) -> bool:
         return client.get("/readyz").status == 200
     except (OSError, http.client.HTTPException):
         return False
+
+
+def serving_workers(client: Client) -> str:
+    """Of the default model, as a number in /metrics."""
+    lines = client.get("/metrics").body.decode().splitlines()
+    return next((line.split()[-1] for line in lines if line.startswith("shortcut_model_workers{")), "0")
 
 
 class Balancer:
@@ -130,3 +141,56 @@ def test_a_drain_of_no_seconds_ends_it_at_once(tmp_path: Path) -> None:
         assert client.post("/classify", PICTURE).status == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(5) == 0
+
+
+def sent_in_two(client: Client) -> tuple[socket.socket, bytes]:
+    """A connection on which a part of a request was sent, and the rest."""
+    lines = ["POST /classify HTTP/1.1", "Host: t", f"Content-Length: {len(PICTURE)}", "", ""]
+    whole = "\r\n".join(lines).encode() + PICTURE
+    connection = socket.create_connection(("127.0.0.1", client.port), timeout=15)
+    connection.sendall(whole[:30])
+    return connection, whole[30:]
+
+
+def refused(client: Client) -> bool:
+    try:
+        client.get("/livez")
+    except ConnectionRefusedError:
+        return True
+    except (OSError, http.client.HTTPException):  # it had just been taken when the listening ended
+        return False
+    return False
+
+
+def test_after_the_draining_nobody_can_connect_and_what_has_begun_is_answered(tmp_path: Path) -> None:
+    with started(tmp_path, drain_seconds="1") as (process, client):
+        with contextlib.ExitStack() as stack:
+            connections = [sent_in_two(client) for _ in range(4)]  # in the middle of their heads
+            for connection, _ in connections:
+                stack.enter_context(connection)
+            process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + 8  # a head may take ten seconds
+            while not refused(client):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert process.poll() is None
+            for connection, rest in connections:
+                connection.sendall(rest)
+                answer = connection.recv(65536)
+                assert answer.startswith(b"HTTP/1.1 200 ")
+                assert b"\r\nconnection: close\r\n" in answer
+        assert process.wait(10) == 0
+
+
+def test_a_lone_worker_that_is_told_to_stop_is_replaced_and_listens_again(tmp_path: Path) -> None:
+    with started(tmp_path, drain_seconds="0", workers="1") as (process, client):
+        (worker,) = psutil.Process(process.pid).children(recursive=True)
+        worker.terminate()
+        worker.wait(20)
+        deadline = time.monotonic() + 30
+        while not ready(client):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert client.post("/classify", PICTURE).status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0

@@ -21,6 +21,7 @@ from serving.errors import StartError
 from tests import toy
 from tests.pictures import colours, encode
 from tests.server import PYTHON, Client, running
+from tests.test_draining import serving_workers
 
 PICTURE = encode(colours())
 CLIENTS = 8
@@ -30,11 +31,6 @@ REPLACED_SECONDS = 15
 def workers_of(client: Client) -> set[int]:
     children = psutil.Process(client.process).children(recursive=True)
     return {child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE}
-
-
-def serving_workers(client: Client) -> str:
-    lines = client.get("/metrics").body.decode().splitlines()
-    return next((line.split()[-1] for line in lines if line.startswith("shortcut_model_workers{")), "0")
 
 
 class Clients:
@@ -80,6 +76,7 @@ def test_a_killed_worker_costs_its_own_requests_only_and_is_replaced(tmp_path: P
     with running(tmp_path / "log", **settings) as client:
         wait_for_workers(client, 30)
         before = workers_of(client)
+        assert counted(client) > 0
         with Clients(client) as clients:
             time.sleep(1)
             os.kill(min(before), signal.SIGKILL)
@@ -96,7 +93,18 @@ def test_a_killed_worker_costs_its_own_requests_only_and_is_replaced(tmp_path: P
         assert len(clients.broken) <= CLIENTS, clients.broken  # what the dead one had in hand, each connection once
         after = workers_of(client)
         assert len(after) == 2
+        assert abs(counted(client) - clients.statuses[200]) < 100  # none twice, and of the dead one's but the last
+        place = Path(psutil.Process(max(after)).environ()["SHORTCUT_SCRATCH"])
+        assert len([*place.glob("counter_*.db")]) == 2  # the new one goes on where the dead one stopped
         assert min(before) not in after
+
+
+def counted(client: Client) -> float:
+    """Answers of /classify."""
+    assert client.post("/classify", PICTURE).status == 200
+    time.sleep(0.1)  # until another worker's /metrics knows of it
+    text = client.get("/metrics").body.decode()
+    return float(text.partition('shortcut_requests_total{route="/classify",status="200"} ')[2].split()[0])
 
 
 def wait_for_workers(client: Client, seconds: float) -> None:

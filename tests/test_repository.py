@@ -1,13 +1,15 @@
 import asyncio
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from serving import telemetry
 from serving.choices import Choices
-from serving.errors import ImageTooLarge, StartError, UnknownModel
+from serving.errors import ImageTooLarge, StartError, Unavailable, UnknownModel
 from serving.repository import Repository, verify
 from serving.served import INLINE_PIXELS
 from serving.settings import Settings
@@ -104,3 +106,41 @@ def test_what_is_served_is_described(repository: Repository) -> None:
     assert one["card"]["name"] == "toy-colours"
     assert one["versions"][0]["provider"] == "CPUExecutionProvider"
     assert one["versions"][0]["provider_reason"] == "SHORTCUT_PROVIDER=cpu"
+
+
+def test_beside_a_bad_version_good_ones_are_served_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    toy.write_artifact(tmp_path, version=1)
+    toy.write_artifact(tmp_path, name="other")
+    settings = Settings(models=tmp_path, default_model="toy-colours", versions="all", provider="cpu", cache=tmp_path)
+    repository = Repository(settings, 1, Choices(tmp_path))
+    repository.succeed(None)
+    watched, tallies = len(telemetry._watched), len(telemetry._tallies)
+    (toy.write_artifact(tmp_path, version=2) / "model.onnx").write_bytes(b"no graph")
+    for version in (3, 4):
+        toy.write_artifact(tmp_path, version=version)
+        renewed = repository.renewed()
+        assert renewed is not None
+        renewed.succeed(repository)
+        repository = renewed
+        assert [path.name for path in repository.refused] == ["2"]
+    assert sorted(served.artifact.version for served in repository) == [1, 1, 3, 4]
+    assert len(telemetry._watched) == watched + 2
+    shutil.rmtree(tmp_path / "toy-colours" / "3")
+    shutil.rmtree(tmp_path / "toy-colours" / "4")
+    renewed = repository.renewed()
+    assert renewed is not None
+    renewed.succeed(repository)
+    assert (len(telemetry._watched), len(telemetry._tallies)) == (watched, tallies)
+    for served in renewed:
+        served.retire()
+
+
+def test_a_model_that_is_refused_is_not_unknown(tmp_path: Path) -> None:
+    toy.write_artifact(tmp_path)
+    settings = Settings(models=tmp_path, default_model="toy-colours", provider="cpu", cache=tmp_path)
+    repository = Repository(settings, 1, Choices(tmp_path))
+    (toy.write_artifact(tmp_path, name="other") / "model.onnx").write_bytes(b"no graph")
+    renewed = repository.renewed()
+    assert renewed is not None
+    with pytest.raises(Unavailable, match="'other' cannot be served at the moment"):
+        renewed.find("other")

@@ -98,6 +98,8 @@ def test_an_operator_sees_where_time_goes_and_what_is_loaded(observed: tuple[Cli
         f"shortcut_compute_seconds_count{{{of}}} 3.0",
         f'shortcut_batch_images_bucket{{le="1.0",{of}}} 3.0',
         f"shortcut_queue_images{{{of}}} 0.0",
+        f"shortcut_queue_room_images{{{of}}} 1024.0",  # of both workers
+        'shortcut_requests_total{route="/classify",status="500"} 0.0',
         'shortcut_model_workers{model="toy-colours",precision="float32",provider="CPUExecutionProvider",version="1"} '
         "2.0",
     )

@@ -1,6 +1,9 @@
 """Lanes take turns, however much one has waiting."""
 
+import functools
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 
@@ -48,6 +51,7 @@ def test_what_is_cancelled_is_not_called() -> None:
     gate = Gate()
     first, second = gate.ask("a", "a0"), gate.ask("a", "a1")
     assert first.cancel()
+    assert gate.turns.waiting("a") == 1  # nor does it count
     gate.open()
     second.result(10)
     assert gate.done == ["a1"]
@@ -65,3 +69,26 @@ def test_what_a_call_raises_is_its_own() -> None:
     with pytest.raises(ValueError, match="this picture"):
         first.result(10)
     assert second.result(10) == "a picture"
+
+
+def test_what_a_call_raises_keeps_nothing_alive() -> None:
+    class Upload:
+        pass
+
+    def fail(upload: Upload) -> None:
+        raise ValueError("this picture")
+
+    upload = Upload()
+    gone = weakref.ref(upload)
+    turns = Turns(1, "test")
+    gc.disable()
+    try:
+        future = turns.submit("a", functools.partial(fail, upload))
+        del upload
+        with pytest.raises(ValueError, match="this picture"):
+            future.result(10)
+        del future
+        turns.submit("a", int).result(10)
+        assert gone() is None
+    finally:
+        gc.enable()

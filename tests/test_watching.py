@@ -149,11 +149,18 @@ def test_another_model_may_come_too_and_the_metrics_say_what_is_served(watched: 
     client, models, _ = watched
     toy.write_artifact(models, name="another")
     wait_for(client, lambda d: [m["name"] for m in d["models"]] == ["another", "toy-colours"])
+    while workers(client).get("another") != "2.0":
+        time.sleep(0.1)
     assert client.post("/classify?model=another", PICTURE).status == 200
     shutil.rmtree(models / "another")
-    wait_for(client, lambda d: [m["name"] for m in d["models"]] == ["toy-colours"])
+    deadline = time.monotonic() + 20
+    while workers(client) != {"toy-colours": "2.0", "another": "0.0"}:
+        assert time.monotonic() < deadline, workers(client)
+        time.sleep(0.1)
     assert client.post("/classify?model=another", PICTURE).status == 404
-    time.sleep(0.1)
+
+
+def workers(client: Client) -> dict[str, str]:
+    """That serve each model, by /metrics."""
     lines = client.get("/metrics").body.decode().splitlines()
-    served = {line.split('"')[1]: line.split()[-1] for line in lines if line.startswith("shortcut_model_workers{")}
-    assert served == {"toy-colours": "2.0", "another": "0.0"}
+    return {line.split('"')[1]: line.split()[-1] for line in lines if line.startswith("shortcut_model_workers{")}
