@@ -66,7 +66,6 @@ class Counts:
         self._process = os.getpid() if process is None else process
         self._memory: mmap.mmap | None = None
         self._slot = 0
-        self._stops = False
         with contextlib.suppress(OSError, KeyError):
             with Path(os.environ[_PLACE]).open("r+b") as file:
                 self._memory = mmap.mmap(file.fileno(), SLOTS * _SLOT.size)
@@ -78,19 +77,15 @@ class Counts:
         for slot in range(SLOTS):
             process, _, _ = _SLOT.unpack_from(memory, slot * _SLOT.size)
             if process <= 0 or not scratch.alive(process):
-                _SLOT.pack_into(memory, slot * _SLOT.size, self._process, 0, self._stops)
+                _SLOT.pack_into(memory, slot * _SLOT.size, self._process, 0, 0)
                 return slot
         raise OSError("no free slot")
 
-    def note(self, connections: int) -> None:
+    def note(self, connections: int, stops: bool = False) -> None:
         if self._memory is not None:
             if _SLOT.unpack_from(self._memory, self._slot * _SLOT.size)[0] != self._process:
                 self._slot = self._free_slot(self._memory)
-            _SLOT.pack_into(self._memory, self._slot * _SLOT.size, self._process, connections, self._stops)
-
-    def stop(self) -> None:
-        """From the next note on this worker counts as stopping."""
-        self._stops = True
+            _SLOT.pack_into(self._memory, self._slot * _SLOT.size, self._process, connections, stops)
 
     def all_stop(self) -> bool:
         """Whether every worker that lives was told to stop: the service ends, not only this worker."""
@@ -202,6 +197,7 @@ class Server(uvicorn.Server):
     _counts: Counts | None = None
     _listeners: Sequence[Listener] = ()
     _stop_at: float | None = None  # on the monotonic clock, once SIGTERM has come
+    _stops = False  # it has come, whether it drains or not
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if sockets is None:
@@ -227,7 +223,7 @@ class Server(uvicorn.Server):
     def _note(self) -> int:
         mine = len(self.server_state.connections) + sum(listener.opening for listener in self._listeners)
         if self._counts is not None:
-            self._counts.note(mine)
+            self._counts.note(mine, self._stops)
         return mine
 
     async def on_tick(self, counter: int) -> bool:
@@ -245,8 +241,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM drains, once: systemd sends it to the parent and the workers, and so does the parent. SIGINT ends it
         now, as uvicorn does."""
-        if sig == signal.SIGTERM and self._counts is not None:
-            self._counts.stop()
+        self._stops = self._stops or sig == signal.SIGTERM
         if sig != signal.SIGTERM or not self.drain_seconds:
             super().handle_exit(sig, frame)
             return
