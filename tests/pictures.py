@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import zlib
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
@@ -37,3 +38,11 @@ def colours(size: tuple[int, int] = (8, 8)) -> Image.Image:
     for x, y in itertools.product(range(size[0]), range(size[1])):
         image.putpixel((x, y), (x * 255 // size[0], y * 255 // size[1], (x + y) % 256))
     return image
+
+
+def with_chunks(png: bytes, chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """The PNG with more chunks behind its header."""
+    made = [
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big") for kind, data in chunks
+    ]
+    return b"".join([png[:33], *made, png[33:]])

@@ -2,13 +2,17 @@
 
 import json
 import socket
+import time
+import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from tests import toy
-from tests.pictures import colours, digit, encode
+from tests.pictures import colours, digit, encode, with_chunks
 from tests.server import Client, form, running
 
 SEVEN = encode(digit("7"))
@@ -115,6 +119,45 @@ def test_clients_that_go_away_leave_nothing_behind(service: Client) -> None:
             with closing(socket.create_connection(("127.0.0.1", service.port), timeout=15)) as connection:
                 connection.sendall(sent)
     assert service.post("/classify", SEVEN).status == 200
+
+
+def test_a_large_picture_whose_client_has_gone_is_not_computed(tmp_path: Path) -> None:
+    toy.write_artifact(tmp_path / "models")
+    settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1"}
+    large = encode(colours((3000, 2000)))
+    with running(tmp_path / "log", **settings) as client:
+        connections = [socket.create_connection(("127.0.0.1", client.port), timeout=15) for _ in range(40)]
+        for connection in connections:
+            connection.sendall(post(large))
+        time.sleep(0.5)
+        for connection in connections:
+            connection.close()
+        assert client.post("/classify", large).status == 200
+        text = client.get("/metrics").body.decode()
+        answered = float(text.partition('shortcut_requests_total{route="/classify",status="200"} ')[2].split()[0])
+        gone = float(text.partition('shortcut_requests_total{route="/classify",status="499"} ')[2].split()[0])
+        assert gone >= 15, text  # a picture takes some 50 ms, two at a time
+        assert answered + gone == 41
+
+
+def test_a_batch_of_many_leaves_the_event_loop_to_others_between_them(tmp_path: Path) -> None:
+    """Each is small and takes some ten milliseconds, for the texts in it."""
+    toy.write_artifact(tmp_path / "models")
+    settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1"}
+    slow = with_chunks(encode(colours((100, 100))), [(b"zTXt", b"k\0\0" + zlib.compress(bytes(1_000_000)))] * 4)
+    body, content_type = form(*[("image", f"{i}.png", slow) for i in range(64)])
+    with running(tmp_path / "log", **settings) as client, ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        upload = pool.submit(client.post, "/classify/batch", body, content_type)
+        waits: list[float] = []
+        while not upload.done():
+            asked = time.monotonic()
+            assert client.get("/livez").status == 200
+            waits.append(time.monotonic() - asked)
+        took = time.monotonic() - began
+        assert {"filename", "predictions"} == upload.result().json()["results"][-1].keys()
+        assert len(waits) > 3
+        assert max(waits) < took / 3
 
 
 @pytest.fixture

@@ -256,3 +256,13 @@ def test_batches_are_filled_up_to_the_next_bucket(artifact: artifacts.Artifact, 
 
 def test_the_machine_has_a_name_that_does_not_change() -> None:
     assert providers.machine() == providers.machine()
+
+
+def test_where_the_cache_cannot_be_written_workers_share_what_one_of_them_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    choice = Choice(Way("cpu"), {"cpu": 5.0}, [])
+    Choices(tmp_path / "file", shared).keep("a model", choice)
+    assert Choices(tmp_path / "file", shared).find("a model") == choice
+    assert Choices(tmp_path / "file").find("a model") is None

@@ -24,15 +24,7 @@ from serving.providers import Way
 from serving.served import ServedModel
 from serving.settings import Settings
 from tests import toy
-from tests.pictures import colours, encode
-
-
-def with_chunks(png: bytes, chunks: list[tuple[bytes, bytes]]) -> bytes:
-    """The PNG with more chunks behind its header."""
-    made = [
-        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big") for kind, data in chunks
-    ]
-    return b"".join([png[:33], *made, png[33:]])
+from tests.pictures import colours, encode, with_chunks
 
 
 def broken(images: np.ndarray) -> np.ndarray:

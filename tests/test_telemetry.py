@@ -144,6 +144,16 @@ def test_spans_are_exported_where_an_exporter_is_configured(observed: tuple[Clie
     assert {"/classify", "decode", "queue", "compute"} <= set(spans)
 
 
+def test_the_last_spans_are_sent_when_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
+    toy.write_artifact(tmp_path / "models")
+    with running(tmp_path / "log", models=str(tmp_path / "models"), default_model="toy-colours") as client:
+        assert client.post("/classify", encode(colours())).status == 200
+        assert '"name": "compute"' not in (tmp_path / "log").read_text()
+    assert '"name": "compute"' in (tmp_path / "log").read_text()
+
+
 def test_an_exporter_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
     toy.write_artifact(tmp_path / "models")
     done = subprocess.run(
