@@ -1,7 +1,7 @@
 """`make release-check`: would a stranger's clone work? Ends with the first thing that does not.
 
-In a clean clone of the committed state: `make test`; `make serve`, asked what a drawn seven is; the Bento; the image.
-Takes as long as building both environments anew does. Knows commands and one route.
+In a clean clone of the committed state: `make test`; `make serve`, asked what a drawn seven is; the Bento; the image,
+which needs root. Takes as long as building both environments anew does. Knows commands and one route.
 """
 
 import os
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -29,8 +28,8 @@ def say(text: str) -> None:
 
 
 def check(clone: Path) -> None:
-    """Raises CalledProcessError or RuntimeError."""
-    version = _output(clone, "python3", "-c", "import serving; print(serving.__version__)").decode().strip()
+    """Raises CalledProcessError, OSError or RuntimeError."""
+    version = _output(clone, sys.executable, "-c", "import serving; print(serving.__version__)").decode().strip()
     commit = _output(clone, "git", "log", "-1", "--format=%h %s").decode().strip()
     say(f"version {version}, {commit}")
     _run(clone, "make", "test")
@@ -52,7 +51,7 @@ def _serve(clone: Path) -> None:
                 with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
                     body = answer.read()
                 break
-            except (urllib.error.URLError, ConnectionError) as err:
+            except OSError as err:  # URLError is one
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"make serve does not answer: {err}") from err
                 time.sleep(0.5)
@@ -69,16 +68,18 @@ def _run(clone: Path, *command: str, **environment: str) -> None:
 
 
 def _output(clone: Path, *command: str) -> bytes:
-    return subprocess.run(command, cwd=clone, check=True, capture_output=True).stdout
+    return subprocess.run(command, cwd=clone, check=True, stdout=subprocess.PIPE).stdout
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="shortcut-release-") as folder:
         clone = Path(folder) / "shortcut"
-        subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
         try:
+            if _output(ROOT, "git", "status", "--porcelain"):
+                say("what is not committed is not looked at")
+            _run(ROOT, "git", "clone", "--quiet", str(ROOT), str(clone))
             check(clone)
-        except (subprocess.CalledProcessError, RuntimeError) as err:
+        except (subprocess.SubprocessError, OSError, RuntimeError) as err:
             say(f"FAILED: {err}")
             return 1
     return 0

@@ -1,7 +1,8 @@
 """`python -m deploy.sbom ROOT > sbom.json`: what an image holds, as a CycloneDX document (software bill of materials).
 
-ROOT is an image's root file system, mounted or unpacked. Read are Debian's package database and the metadata of every
-Python distribution, wherever it is installed; what came into the image another way is not seen.
+ROOT is an image's root file system, mounted or unpacked. Read are Debian's package database, the metadata of every
+Python distribution, wherever it is installed, and which Python runs them; what came into the image another way is not
+seen.
 """
 
 import argparse
@@ -29,16 +30,38 @@ def python_distributions(root: Path) -> Iterator[Component]:
             yield _component("pypi", None, name, version)
 
 
+def interpreters(root: Path) -> Iterator[Component]:
+    """The Python of each virtual environment; python:3.11-slim has one that is no package of Debian's."""
+    versions = set()
+    for configuration in sorted(root.glob("app/*/pyvenv.cfg")):
+        lines = configuration.read_text().splitlines()
+        fields = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
+        versions.add(fields.get("version_info") or fields.get("version", ""))
+    for version in sorted(versions - {""}):
+        yield _component("generic", None, "python", version)
+
+
 def debian_packages(root: Path) -> Iterator[Component]:
     """The installed ones."""
     status = root / "var" / "lib" / "dpkg" / "status"
     if not status.exists():
         return
+    distribution = _distribution(root)
     for paragraph in status.read_text(errors="replace").split("\n\n"):
         fields = HeaderParser().parsestr(paragraph, headersonly=True)
         if fields["Package"] and fields["Status"] == "install ok installed":
-            qualifiers = {"arch": fields["Architecture"]}
+            qualifiers = {"arch": fields["Architecture"]} | distribution
+            if fields["Source"]:
+                qualifiers["upstream"] = fields["Source"].split()[0]
             yield _component("deb", "debian", fields["Package"], fields["Version"], qualifiers)
+
+
+def _distribution(root: Path) -> dict[str, str]:
+    """What vulnerability scanners look the packages up by."""
+    file = root / "etc" / "os-release"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    fields = {key: value.strip('"') for key, _, value in (line.partition("=") for line in lines)}
+    return {"distro": f"{fields['ID']}-{fields['VERSION_ID']}"} if {"ID", "VERSION_ID"} <= fields.keys() else {}
 
 
 def _component(
@@ -48,11 +71,9 @@ def _component(
     return Component(type=ComponentType.LIBRARY, name=name, version=version, purl=purl, bom_ref=str(purl))
 
 
-def bill(root: Path) -> Bom:
-    bom = Bom(components=[*python_distributions(root), *debian_packages(root)])
-    bom.metadata.component = Component(
-        type=ComponentType.CONTAINER, name="shortcut", version=__version__, bom_ref="shortcut"
-    )
+def bill(root: Path, name: str = "shortcut") -> Bom:
+    bom = Bom(components=[*python_distributions(root), *interpreters(root), *debian_packages(root)])
+    bom.metadata.component = Component(type=ComponentType.CONTAINER, name=name, version=__version__, bom_ref=name)
     bom.register_dependency(bom.metadata.component, bom.components)
     return bom
 
@@ -60,8 +81,9 @@ def bill(root: Path) -> Bom:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.sbom", description=__doc__)
     parser.add_argument("root", type=Path, help="the root file system of an image")
+    parser.add_argument("--name", default="shortcut", help="of the image (default: %(default)s)")
     args = parser.parse_args(argv)
-    bom = bill(args.root)
+    bom = bill(args.root, args.name)
     if not bom.components:
         print(f"error: {args.root}: holds no Python distribution and no Debian package", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from serving.providers import cuda_may_work
 from serving.settings import Settings
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -39,6 +40,6 @@ def layout(settings: Settings) -> tuple[int, int]:
     the cores that are left.
     """
     cores = available()
-    on_gpu = settings.provider in ("auto", "cuda") and any(Path("/dev").glob("nvidia[0-9]*"))
+    on_gpu = settings.provider in ("auto", "cuda") and cuda_may_work()
     workers = settings.workers or (min(cores, MAX_GPU_WORKERS) if on_gpu else cores)
     return workers, max(1, cores // workers)

@@ -9,6 +9,7 @@ import os
 # Before ONNX Runtime is imported: its builds from 1.31 on report usage to Microsoft, from Linux too.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+import ctypes
 import functools
 import hashlib
 import json
@@ -124,16 +125,37 @@ def _cuda_session(onnx: bytes, options: ort.SessionOptions, precision: str) -> o
     """Not run where there is no GPU. Source: ONNX Runtime's "CUDA Execution Provider" page."""
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise ProviderError("this onnxruntime was built without CUDA (install requirements/serving-gpu.txt)")
-    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
+    if not cuda_may_work():
         raise ProviderError("no NVIDIA GPU was found")
     ort.preload_dlls()
     # Without this entry a missing library falls back to the CPU while the provider still counts as available.
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     settings = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "1" if precision == "tf32" else "0"}
-    session = ort.InferenceSession(onnx, options, providers=[("CUDAExecutionProvider", settings)])
-    if session.get_providers()[0] != "CUDAExecutionProvider":
-        raise ProviderError("the CUDA or cuDNN libraries cannot be loaded")
-    return session
+    try:
+        # Its wrapper's own fallback would try the CPU provider and report what came of that.
+        return ort.InferenceSession(onnx, options, providers=[("CUDAExecutionProvider", settings)], enable_fallback=0)
+    except Exception as err:
+        raise ProviderError(_missing_library() or one_line(err)) from err
+
+
+def cuda_may_work() -> bool:
+    """Whether there is a GPU, and an ONNX Runtime for it."""
+    return "CUDAExecutionProvider" in ort.get_available_providers() and any(
+        any(Path("/dev").glob(pattern)) for pattern in _GPUS
+    )
+
+
+_GPUS = ("nvidia[0-9]*", "dxg")  # the latter under WSL 2
+
+
+def _missing_library() -> str:
+    """What the CUDA provider is linked with and cannot be loaded; ONNX Runtime only says that nodes were left over."""
+    try:
+        ctypes.CDLL(str(Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"))
+    except OSError as err:
+        if "cannot open shared object" in str(err):
+            return str(err)
+    return ""
 
 
 @functools.cache

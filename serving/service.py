@@ -97,9 +97,11 @@ class _Loaded:
 @bentoml.service(
     name="shortcut",
     # "plain" leaves out BentoML's apt step, which would add compilers and git, 0.6 GB (1.4.39); every wheel is binary.
-    # The folders are what it would create in its home at each start, and cannot on a read-only root.
+    # The folders are what it would create in its home at each start, and cannot on a read-only root; the last one is
+    # for a volume that keeps what was measured.
     image=bentoml.images.Image(base_image="python:3.11-slim", distro="plain").run(
-        "mkdir -p /home/bentoml/bentos /home/bentoml/models /home/bentoml/envs /home/bentoml/tmp"
+        "mkdir -p /home/bentoml/bentos /home/bentoml/models /home/bentoml/envs /home/bentoml/tmp "
+        "/home/bentoml/.cache/shortcut && chown -R bentoml:bentoml /home/bentoml/.cache"
     ),
     workers=WORKERS,
     # Front answers before BentoML does, with metrics of fixed labels; no tracing without an exporter.

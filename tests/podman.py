@@ -1,7 +1,7 @@
 """Builds and runs the image for real, with podman: `bentoml build`, `bentoml containerize`, `podman run`.
 
-Where no registry of images can be reached, a Debian root made by debootstrap stands in for python:3.11-slim: its Python
-is Debian's. Everything stays in a folder of its own, CONTAINER_WORK, which makes the next time short.
+A Debian root made by debootstrap stands in for python:3.11-slim, so that no registry of images is needed: its Python is
+Debian's. Everything stays in a folder of its own, CONTAINER_WORK, which makes the next time short.
 """
 
 import http.client
@@ -131,11 +131,14 @@ def superfluous(container: str) -> dict[str, str]:
     )
     found = {
         "of training": inside(container, f'/app/.venv/bin/python -c "{python}"').replace("[]", ""),
-        "tools": inside(container, "command -v gcc cc g++ make git curl; true"),
+        "tools": inside(container, "for tool in gcc cc g++ make git curl; do command -v $tool; done; true"),
         "of apt": inside(
             container, "find /var/lib/apt/lists /var/cache/apt -name '*_*' -o -name '*.deb' -o -name '*.bin'"
         ),
-        "caches": inside(container, "find / -xdev -path '*/.cache/*' 2>/dev/null; true"),
+        "caches": podman(
+            *("exec", "--user", "0", container, "find", "/", "-xdev", "-type", "f", "-path", "*/.cache/*"),
+            *("!", "-name", "providers.json"),
+        ),
         "source": inside(container, source),
     }
     return {kind: names for kind, names in found.items() if names}
@@ -195,12 +198,10 @@ def _build_base() -> None:
 
 
 def _debian() -> str:
-    """The mirror that this machine uses."""
-    for file in sorted(Path("/etc/apt").glob("sources.list.d/*.sources")):
-        for line in file.read_text().splitlines():
-            if line.startswith("URIs:"):
-                return line.split()[1]
-    for line in Path("/etc/apt/sources.list").read_text().splitlines():
-        if line.startswith("deb "):
-            return next(word for word in line.split() if "://" in word)
-    raise RuntimeError("no mirror of Debian in /etc/apt")
+    """The mirror that this machine uses, if it is Debian itself."""
+    if "\nID=debian\n" in Path("/etc/os-release").read_text():
+        for file in (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list")):
+            for word in file.read_text().split() if file.exists() else ():
+                if "://" in word:
+                    return word
+    return "http://deb.debian.org/debian"

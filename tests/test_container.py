@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.pictures import subject
 from deploy import sbom
@@ -35,7 +36,7 @@ def workers(client: Client) -> int:
 @pytest.fixture(scope="module")
 def container(image: None) -> Iterator[tuple[str, Client, float]]:
     """One on a read-only root."""
-    with running("--read-only", "--cpus", "2") as started:
+    with running("--read-only", "--read-only-tmpfs=false", "--cap-drop", "ALL", "--cpus", "2") as started:
         yield started
 
 
@@ -119,10 +120,24 @@ def test_a_demanded_gpu_that_is_not_there_ends_it(image: None) -> None:
         podman.podman("rm", "--force", name)
 
 
-def test_the_health_check_of_the_compose_file_works(container: tuple[str, Client, float]) -> None:
+def test_the_health_check_of_compose_and_readme_works(container: tuple[str, Client, float]) -> None:
     name, client, _ = container
-    script = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{client.port}/readyz', timeout=3)"
-    assert podman.podman("exec", name, "python", "-c", script) == ""
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+    _, *command = compose["services"]["shortcut"]["healthcheck"]["test"]
+    assert f'python -c \\"{command[2]}\\"' in (ROOT / "deploy" / "README.md").read_text()
+    assert podman.podman("exec", name, *command[:2], command[2].replace("3000", str(client.port))) == ""
+
+
+def test_a_volume_keeps_what_was_measured(image: None) -> None:
+    volume = ("--volume", "shortcut-cache:/home/bentoml/.cache/shortcut")
+    podman.podman("volume", "rm", "--force", "shortcut-cache")
+    try:
+        with running("--read-only", *volume) as (name, _, first):
+            assert "providers.json" in inside(name, "ls /home/bentoml/.cache/shortcut")
+        with running("--read-only", *volume) as (_, _, second):
+            assert second < first
+    finally:
+        podman.podman("volume", "rm", "--force", "shortcut-cache")
 
 
 def test_the_bento_says_what_is_in_it(image: None) -> None:
@@ -137,7 +152,7 @@ def test_its_bill_of_materials_names_what_it_holds(image: None) -> None:
         purls = [str(component.purl) for component in sbom.bill(root).components]
     finally:
         podman.podman("image", "unmount", podman.IMAGE)
-    for start in ("pkg:pypi/bentoml@", "pkg:pypi/onnxruntime@", "pkg:deb/debian/libc6@"):
+    for start in ("pkg:pypi/bentoml@", "pkg:pypi/onnxruntime@", "pkg:generic/python@3.11", "pkg:deb/debian/libc6@"):
         assert any(purl.startswith(start) for purl in purls), start
     assert not [purl for purl in purls if "tensorflow" in purl or "/gcc@" in purl]
 

@@ -39,3 +39,12 @@ def test_the_quota_is_read_from_either_version_of_cgroups(
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(cores, "CGROUP", tmp_path)
     assert cores._quota() == expected
+
+
+@pytest.mark.parametrize(("provider", "expected"), [("auto", (4, 4)), ("cuda", (4, 4)), ("cpu", (16, 1))])
+def test_on_a_gpu_there_are_few_workers(
+    monkeypatch: pytest.MonkeyPatch, provider: str, expected: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(cores, "available", lambda: 16)
+    monkeypatch.setattr(cores, "cuda_may_work", lambda: True)
+    assert cores.layout(Settings(provider=provider)) == expected

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "serving.tracing": {"serving.errors"},
     "serving.telemetry": {"serving.scratch", "serving.tracing"},
     "serving.logs": {"serving.settings"},
-    "serving.cores": {"serving.settings"},
+    "serving.cores": {"serving.settings", "serving.providers"},
 }
 FRONT_DOORS = (
     "serving.service",

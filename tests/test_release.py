@@ -43,9 +43,13 @@ def root(tmp_path: Path) -> Path:
         info = tmp_path / environment / "lib/python3.11/site-packages/Some_Thing-1.2.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text("Metadata-Version: 2.4\nName: Some_Thing\nVersion: 1.2\n\nName: no header\n")
+    (tmp_path / "app/.venv/pyvenv.cfg").write_text("home = /usr/local/bin\nversion_info = 3.11.14\n")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/os-release").write_text('NAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n')
     (tmp_path / "var/lib/dpkg").mkdir(parents=True)
     paragraphs = [
-        "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.36-9+deb12u1\nTag: a\n b",
+        "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nSource: glibc (2.36-9)\n"
+        "Version: 2.36-9+deb12u1\nTag: a\n b",
         "Package: gone\nStatus: deinstall ok config-files\nArchitecture: all\nVersion: 1",
     ]
     (tmp_path / "var/lib/dpkg/status").write_text("\n\n".join(paragraphs) + "\n")
@@ -54,13 +58,19 @@ def root(tmp_path: Path) -> Path:
 
 def test_the_bill_of_materials_names_distributions_and_packages(root: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.sbom", str(root)], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "deploy.sbom", str(root), "--name", "mine"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     document = json.loads(done.stdout)
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
-    assert document["metadata"]["component"]["version"] == serving.__version__
+    named = document["metadata"]["component"]
+    assert (named["name"], named["version"]) == ("mine", serving.__version__)
     assert [component["purl"] for component in document["components"]] == [
-        "pkg:deb/debian/libc6@2.36-9%2Bdeb12u1?arch=amd64",
+        "pkg:deb/debian/libc6@2.36-9%2Bdeb12u1?arch=amd64&distro=debian-12&upstream=glibc",
+        "pkg:generic/python@3.11.14",
         "pkg:pypi/some-thing@1.2",
     ]
 
