@@ -130,13 +130,11 @@ class Batcher:
         self._waiting.extend(jobs)
         self._start(loop)
         try:
-            for future in futures:
-                await future
-        finally:
-            for job, future in zip(jobs, futures, strict=True):  # a client that went away, or a failed neighbour
-                job.cancelled = True
-                if future.done() and not future.cancelled():
-                    future.exception()
+            for number in range(len(futures)):
+                await futures[number]
+        except BaseException:  # a client that went away, or a failed neighbour
+            _give_up(jobs, futures)
+            raise
         return jobs
 
     def admit(self, count: int = 1) -> None:
@@ -252,6 +250,16 @@ class Batcher:
                 job.answer = answer
                 job.computed = now
                 _tell(job)
+
+
+def _give_up(jobs: list[Job], futures: list["asyncio.Future[None]"]) -> None:
+    """Empties both lists: a frame that has them is in an error's traceback, and must not keep what keeps the error."""
+    for job, future in zip(jobs, futures, strict=True):
+        job.cancelled = True
+        if future.done() and not future.cancelled():
+            future.exception()
+    jobs.clear()
+    futures.clear()
 
 
 def _each(batch: list[Job], answers: np.ndarray) -> list[np.ndarray]:

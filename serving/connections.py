@@ -109,6 +109,8 @@ class _GuardedProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task.cancel()
         if self._write_timer is not None:
             self._write_timer.cancel()
+        # Each of these keeps this object: without them it is freed at once, and no garbage collector is needed.
+        self.parser = self.cycle = self._answering = self._exchange = None  # type: ignore[assignment]
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -338,6 +340,7 @@ class _GuardedProtocol(HttpToolsProtocol):
                 cycle.message_event.set()
                 if isinstance(cycle, Exchange) and cycle.job is not None:
                     cycle.job.cancelled = True
+                    cycle.job = None
 
     def shutdown(self) -> None:
         """As uvicorn's at the end of the draining, but a request whose head has begun to arrive is still answered."""

@@ -42,7 +42,9 @@ class DirectClassify:
             try:
                 image = served.decode_now(uploads.one_image(body, content_type, self._max_parts))
             except InvalidImage as err:
-                raise uploads.undecodable(err, body, content_type) from err
+                if uploads.claims_an_image(body, content_type):
+                    raise
+                raise uploads.not_an_image(content_type) from err
             if image is None:
                 return False
             exchange.job = served.submit(image, functools.partial(_answer, exchange, served, asked.top_k, started))

@@ -86,6 +86,7 @@ class Exchange:
 
     def answer(self, body: bytes, status: int = 200, headers: Headers | None = None) -> None:
         """Send `body`, JSON, with `headers` (by default those of a 200). Does nothing if the client has gone."""
+        self.job = None  # which keeps the exchange: what is in no cycle needs no garbage collector
         connection = self.connection
         if self.disconnected or self.response_complete or not connection.is_open():
             return

@@ -178,7 +178,9 @@ async def classify(request: Request) -> Response:
     try:
         job = await uploads.unless_gone(request.receive, _classified(served, data, started))
     except InvalidImage as err:
-        raise uploads.undecodable(err, body, content_type) from err
+        if uploads.claims_an_image(body, content_type):
+            raise
+        raise uploads.not_an_image(content_type) from err
     request.state.stages += stages(started, job)
     return json_bytes(served.body(job.probabilities(), top_k))
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from serving.errors import BodyTooLarge, ClassifyError, InvalidImage, InvalidRequest, UnsupportedFormat
+from serving.errors import BodyTooLarge, InvalidRequest, UnsupportedFormat
 
 MAX_FILENAME = 255
 
@@ -62,6 +62,7 @@ async def unless_gone(receive: Callable[[], Awaitable[Any]], work: Coroutine[Any
     finally:
         working.cancel()
         gone.cancel()
+        del working, gone  # this frame is in an error's traceback: it must not keep the task, which keeps the error
 
 
 def is_multipart(content_type: str) -> bool:
@@ -88,11 +89,14 @@ def form_images(body: bytes, content_type: str, max_parts: int) -> list[Part]:
     return images
 
 
-def undecodable(err: InvalidImage, body: bytes, content_type: str) -> ClassifyError:
-    """What to say of a body that is no image: `err`, unless it was never said to be one."""
+def claims_an_image(body: bytes, content_type: str) -> bool:
+    """Whether a body that is no image was said to be one, or was said to be nothing."""
     kind = content_type.partition(";")[0].strip().lower()
-    if not body or kind in _IMAGE_TYPES or kind.startswith("image/"):
-        return err
+    return not body or kind in _IMAGE_TYPES or kind.startswith("image/")
+
+
+def not_an_image(content_type: str) -> UnsupportedFormat:
+    """What to say of a body that is none and was never said to be one."""
     return UnsupportedFormat(f"send the image's bytes or multipart/form-data, not {content_type[:80]!a}")
 
 
