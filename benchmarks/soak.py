@@ -255,10 +255,13 @@ def plot(samples: Sequence[Sample], path: Path) -> None:
         for name in names:
             axis.plot([row["minute"] for row in rows], [row[name] or math.nan for row in rows], label=name)
     for axis, label in ((memory, "resident MiB"), (answers, "by kind"), (latency, f"{TIMED} requests")):
-        axis.set(ylabel=label, ylim=(0, None), xlabel="minutes" if axis is latency else None)
+        axis.set(ylabel=label, xlabel="minutes" if axis is latency else None)
+        if axis is answers:
+            axis.set_yscale("log")
+        else:
+            axis.set_ylim(0, None)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    answers.set(ylim=(None, None), yscale="log")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
