@@ -64,8 +64,11 @@ def join(folder: Path | None) -> None:
             raise OSError("there is no folder for them")
         for kind, size in _FILES.items():
             file = folder / f"{kind}_{os.getpid()}.db"
-            if kind.startswith("gauge") or not _inherit(folder, kind, file):
-                scratch.reserve(file, size)
+            if kind.startswith("gauge"):
+                file.unlink(missing_ok=True)  # of a dead worker that had the same process id
+            elif file.exists() or _inherit(folder, kind, file):
+                continue
+            scratch.reserve(file, size)
     except OSError as err:
         log.warning("metrics are not shared between workers: %s", err)
         os.environ.pop(VARIABLE, None)

@@ -64,6 +64,7 @@ def test_the_garbage_collector_finds_nothing(tmp_path: Path, monkeypatch: pytest
     settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1"}
     with running(tmp_path / "log", **settings) as client:
         (worker,) = psutil.Process(client.process).children(recursive=True)
+        assert worker.environ()["MALLOC_MMAP_THRESHOLD_"] == "4194304"
         ask(client)  # what is made once
         time.sleep(0.5)
         garbage(worker.pid, tmp_path)
