@@ -4,7 +4,6 @@ A Debian root made by debootstrap stands in for python:3.11-slim, so that no reg
 Debian's. Everything stays in a folder of its own, CONTAINER_WORK, which makes the next time short.
 """
 
-import http.client
 import json
 import os
 import resource
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server import PYTHON, ROOT, Client, free_port
+from tests.server import PYTHON, ROOT, Client, free_port, ready
 
 WORK = Path(os.environ.get("CONTAINER_WORK") or Path.home() / ".cache" / "shortcut-containers")
 BASE = "localhost/python:3.11-slim"
@@ -96,17 +95,10 @@ def running(*options: str, image: str = IMAGE, **environment: str) -> Iterator[t
     began = time.monotonic()
     name = podman("run", "--detach", *settings, *options, image)
     try:
-        wait_until(lambda: is_ready(client), START_SECONDS, lambda: logs(name))
+        wait_until(lambda: ready(client), START_SECONDS, lambda: logs(name))
         yield name, client, time.monotonic() - began
     finally:
         podman("rm", "--force", "--time", "0", name)
-
-
-def is_ready(client: Client) -> bool:
-    try:
-        return client.get("/readyz").status == 200
-    except (OSError, http.client.HTTPException):
-        return False
 
 
 def wait_until(holds: Callable[[], bool], seconds: float, explain: Callable[[], str]) -> float:
@@ -201,7 +193,8 @@ def _debian() -> str:
     """The mirror that this machine uses, if it is Debian itself."""
     if "\nID=debian\n" in Path("/etc/os-release").read_text():
         for file in (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list")):
-            for word in file.read_text().split() if file.exists() else ():
-                if "://" in word:
-                    return word
+            for line in file.read_text().splitlines() if file.exists() else ():
+                for word in line.partition("#")[0].split():
+                    if "://" in word:
+                        return word
     return "http://deb.debian.org/debian"

@@ -129,7 +129,7 @@ def running(
     service.process = process.pid
     try:
         deadline = time.monotonic() + 90
-        while not _ready(service):
+        while not ready(service):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the service did not become ready:\n{log.read_text()[-3000:]}")
             time.sleep(0.2)
@@ -153,7 +153,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError("the service did not stop on SIGTERM")
 
 
-def _ready(client: Client) -> bool:
+def ready(client: Client) -> bool:
     try:
         return client.get("/readyz").status == 200
     except (OSError, http.client.HTTPException):

@@ -16,7 +16,7 @@ import pytest
 
 from tests import toy
 from tests.pictures import colours, encode
-from tests.server import ROOT, Client, command, environment, free_port
+from tests.server import ROOT, Client, command, environment, free_port, ready
 
 DRAIN_SECONDS = 2
 POLL_SECONDS = 0.3
@@ -53,13 +53,6 @@ def started(tmp_path: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def ready(client: Client) -> bool:
-    try:
-        return client.get("/readyz").status == 200
-    except (OSError, http.client.HTTPException):
-        return False
 
 
 def serving_workers(client: Client) -> str:
