@@ -25,10 +25,11 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.accuracy import POINTS, CheckError, TestSplit, read_split
-from serving import artifacts, cores
+from serving import artifacts
+from serving.engine import cores
+from serving.engine.providers import PROVIDERS, WAYS, ProviderError, Run, Way, as_run, one_line, open_run, open_session
+from serving.engine.selection import golden_check, open_way
 from serving.errors import StartError
-from serving.providers import PROVIDERS, WAYS, ProviderError, Run, Way, as_run, one_line, open_run, open_session
-from serving.runtime import golden_check, open_way
 
 BATCHES = (1, 8, 32)
 ROUNDS = 5

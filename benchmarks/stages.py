@@ -19,9 +19,10 @@ from statistics import median
 from benchmarks.load import Load, LoadError
 from benchmarks.pictures import Subject, subject
 from benchmarks.servers import CONTENDERS, OURS, Server, ServerError, short_name
-from serving import artifacts, runtime
-from serving.choices import Choices
-from serving.images import decode_image, plain_png
+from serving import artifacts
+from serving.engine import selection as runtime
+from serving.engine.measurements import Choices
+from serving.images.decode import decode_image, plain_png
 
 MODELS = ("dense_resnet-mnist", "conv_resnet_shallow-cifar10", "conv_resnet_deep-cifar10")
 CONNECTIONS = 32
@@ -49,7 +50,7 @@ def in_process(one: Subject, provider: str, precision: str, seconds: float) -> d
     images = artifact.golden_images[:BATCH]
 
     def decode() -> None:
-        """As serving.served does it."""
+        """As serving.repository.served does it."""
         data = next(pictures)
         if plain_png(data, shape, convention) is None:
             decode_image(data, shape, convention, resample, MAX_PIXELS)

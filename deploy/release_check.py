@@ -18,7 +18,7 @@ READY_SECONDS = 300  # with the serving environment's installation
 PORT = os.environ.get("PORT", "3999")
 SEVEN = """
 import io, sys
-from tests.pictures import digit, encode
+from tests.fixtures.pictures import digit, encode
 sys.stdout.buffer.write(encode(digit("7")))
 """
 

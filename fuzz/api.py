@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.server import running
+from tests.fixtures.server import running
 
 FOUND = Path(__file__).resolve().parent / "found" / "api"
 # Random bytes fit the document's `binary` and are rightly no picture; a number in a form is bytes like any other.

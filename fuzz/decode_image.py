@@ -17,7 +17,7 @@ with atheris.instrument_imports(include=["PIL", "serving"]):
     import PIL.WebPImagePlugin  # noqa: F401
 
     from serving.errors import ClassifyError
-    from serving.images import decode_image
+    from serving.images.decode import decode_image
 
 WAYS = (((28, 28, 1), "light_on_dark_centred"), ((32, 32, 3), "plain"), ((8, 8, 1), "plain"))
 MAX_PIXELS = 1_000_000  # small, so that an enormous but valid picture does not pass for a hang
@@ -37,7 +37,7 @@ def one_input(data: bytes) -> None:
 
 def seeds(folder: Path) -> None:
     """The corpus's pictures, as a start."""
-    from tests.hostile_images import pictures
+    from tests.fixtures.hostile_images import pictures
 
     for number, picture in enumerate(pictures()):
         if len(picture.data) < 4000:

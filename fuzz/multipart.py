@@ -9,8 +9,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["python_multipart", "serving"]):
+    from serving.edge.uploads import MAX_FILENAME, parse_multipart
     from serving.errors import InvalidRequest
-    from serving.uploads import MAX_FILENAME, parse_multipart
 
 MAX_PARTS = 4
 
@@ -31,7 +31,7 @@ def one_input(data: bytes) -> None:
 
 def seeds(folder: Path) -> None:
     """The corpus's forms, as a start."""
-    from tests.hostile_requests import requests
+    from tests.fixtures.hostile_requests import requests
 
     for number, case in enumerate(requests()):
         kind = dict(case.headers).get("Content-Type", "")

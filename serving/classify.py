@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from serving import cores
-from serving.choices import Choices
+from serving.engine import cores
+from serving.engine.measurements import Choices
 from serving.errors import ClassifyError, StartError, UnknownModel
-from serving.repository import Repository
-from serving.served import ServedModel
+from serving.repository.models import Repository
+from serving.repository.served import ServedModel
 from serving.settings import Settings
 
 

@@ -27,22 +27,11 @@ import bentoml
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving import (
-    connections,
-    cores,
-    listening,
-    logs,
-    openapi,
-    parameters,
-    scratch,
-    telemetry,
-    tracing,
-    uploads,
-    watching,
-)
-from serving.batching import Job
-from serving.choices import Choices
-from serving.direct import DirectClassify
+from serving.edge import connections, listening, uploads
+from serving.edge.router import Front, Route, json_bytes, json_response
+from serving.engine import cores
+from serving.engine.batching import Job
+from serving.engine.measurements import Choices
 from serving.errors import (
     ClassifyError,
     InvalidImage,
@@ -52,9 +41,14 @@ from serving.errors import (
     Unavailable,
     UnsupportedFormat,
 )
-from serving.http import Front, Route, json_bytes, json_response
-from serving.repository import Repository, verify
-from serving.served import ServedModel, stages
+from serving.operations import logs, tracing
+from serving.operations import metrics as telemetry
+from serving.operations import shared as scratch
+from serving.protocols import openapi, parameters
+from serving.protocols.direct import DirectClassify
+from serving.repository import watching
+from serving.repository.models import Repository, verify
+from serving.repository.served import ServedModel, stages
 from serving.settings import Settings
 
 log = logging.getLogger("shortcut")

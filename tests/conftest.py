@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import toy
-from tests.server import ROOT, Client, running
+from tests.fixtures import toy
+from tests.fixtures.server import ROOT, Client, running
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving import artifacts, images
+from serving import artifacts
 from serving.errors import StartError
-from tests import toy
-from tests.server import committed_artifacts
+from serving.images import decode as images
+from tests.fixtures import toy
+from tests.fixtures.server import committed_artifacts
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from serving import classify
-from tests.pictures import digit, encode
-from tests.server import CACHE, Client
+from tests.fixtures.pictures import digit, encode
+from tests.fixtures.server import CACHE, Client
 
 
 @pytest.fixture(autouse=True)

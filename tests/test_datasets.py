@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from tests.pictures import colours
+from tests.fixtures.pictures import colours
 from training.datasets import CIFAR10, DIGITS, NPZ_KEYS, Dataset, DatasetError, _decode, load
 
 Arrays = dict[str, np.ndarray]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
-from tests.server import committed_artifacts
+from tests.fixtures.server import committed_artifacts
 from training import evaluate
 from training.evaluate import latest_version, main, measure
 
-pytest_plugins = ["tests.training_fixtures"]
+pytest_plugins = ["tests.fixtures.training"]
 
 MNIST = [artifact for artifact in committed_artifacts() if artifact.parent.name.endswith("-mnist")]
 DATA = os.environ.get("SHORTCUT_TEST_DATA")

@@ -16,12 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving import scratch
 from serving.errors import StartError
-from tests import toy
-from tests.pictures import colours, encode
-from tests.server import PYTHON, Client, running
-from tests.test_draining import serving_workers
+from serving.operations import shared as scratch
+from tests.edge.test_draining import serving_workers
+from tests.fixtures import toy
+from tests.fixtures.pictures import colours, encode
+from tests.fixtures.server import PYTHON, Client, running
 
 PICTURE = encode(colours())
 CLIENTS = 8

@@ -18,7 +18,7 @@ from training.fit import batches_of, fit, main, splits
 from training.recipes import RECIPES, recipe_for
 from training.runs import RunError
 
-pytest_plugins = ["tests.training_fixtures"]
+pytest_plugins = ["tests.fixtures.training"]
 pytestmark = pytest.mark.usefixtures("keep_sigterm")
 
 ROOT = Path(__file__).parents[1]

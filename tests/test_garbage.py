@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests import toy
-from tests.pictures import colours, encode
-from tests.server import Client, form, running
+from tests.fixtures import toy
+from tests.fixtures.pictures import colours, encode
+from tests.fixtures.server import Client, form, running
 
 # Python runs it in every process at its start.
 REPORTING = """

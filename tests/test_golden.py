@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.server import committed_artifacts
+from tests.fixtures.server import committed_artifacts
 from training.golden import CLASSES, COUNT, golden_inputs
 
 COMMITTED = [artifact / "golden.npz" for artifact in committed_artifacts()]

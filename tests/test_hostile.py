@@ -9,9 +9,9 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from tests.hostile import STATUS, Case, Picture, corpus, pictures
-from tests.pictures import digit, encode
-from tests.server import Answer, Client, assert_failure
+from tests.fixtures.hostile import STATUS, Case, Picture, corpus, pictures
+from tests.fixtures.pictures import digit, encode
+from tests.fixtures.server import Answer, Client, assert_failure
 
 Thing = TypeVar("Thing", Case, Picture)
 MIB = 1024 * 1024

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.images import decode_image
-from tests.pictures import colours, encode
+from serving.images.decode import decode_image
+from tests.fixtures.pictures import colours, encode
 from training.datasets import _common_form, _decode
 
 ROOT = Path(__file__).parents[1]
@@ -26,21 +26,26 @@ MAY_IMPORT = {
     "training.runs": {"training.recipes", "training.networks", "training.datasets", "training.plots"},
     "serving.errors": set(),
     "serving.settings": {"serving.errors"},
-    "serving.images": {"serving.errors"},
+    "serving.images.decode": {"serving.errors"},
     "serving.artifacts": {"serving.errors"},
-    "serving.providers": set(),
-    "serving.choices": {"serving.providers"},
-    "serving.runtime": {"serving.artifacts", "serving.choices", "serving.providers", "serving.errors"},
-    "serving.pace": set(),
-    "serving.batching": {"serving.errors", "serving.pace"},
-    "serving.parameters": {"serving.errors"},
-    "serving.turns": set(),
-    "serving.scratch": {"serving.errors"},
-    "serving.listening": {"serving.scratch"},
-    "serving.tracing": {"serving.errors"},
-    "serving.telemetry": {"serving.scratch", "serving.tracing"},
-    "serving.logs": {"serving.settings"},
-    "serving.cores": {"serving.settings", "serving.providers"},
+    "serving.engine.providers": set(),
+    "serving.engine.measurements": {"serving.engine.providers"},
+    "serving.engine.selection": {
+        "serving.artifacts",
+        "serving.engine.measurements",
+        "serving.engine.providers",
+        "serving.errors",
+    },
+    "serving.engine.admission": set(),
+    "serving.engine.batching": {"serving.errors", "serving.engine.admission"},
+    "serving.protocols.parameters": {"serving.errors"},
+    "serving.engine.fair_pool": set(),
+    "serving.operations.shared": {"serving.errors"},
+    "serving.edge.listening": {"serving.operations.shared"},
+    "serving.operations.tracing": {"serving.errors"},
+    "serving.operations.metrics": {"serving.operations.shared", "serving.operations.tracing"},
+    "serving.operations.logs": {"serving.settings"},
+    "serving.engine.cores": {"serving.settings", "serving.engine.providers"},
 }
 FRONT_DOORS = (
     "serving.service",
@@ -77,8 +82,12 @@ def belongs_to(name: str, packages: set[str] | tuple[str, ...]) -> bool:
 
 
 def own_imports(name: str) -> set[str]:
-    """The modules of its own half that a module imports, itself left out."""
-    return {other for other in MODULES if other in IMPORTS[name] and "." in other and other != name}
+    """The modules of its own half that a module imports, itself and packages left out."""
+    return {
+        other
+        for other in MODULES
+        if other in IMPORTS[name] and "." in other and other != name and MODULES[other].name != "__init__.py"
+    }
 
 
 def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.overload import Outcome, Target, goodput, half_of_the_cores, measure
-from tests import toy
-from tests.pictures import colours, encode
-from tests.server import assert_failure, running
+from tests.fixtures import toy
+from tests.fixtures.pictures import colours, encode
+from tests.fixtures.server import assert_failure, running
 
 PICTURE = encode(colours())
 DEADLINE_MS = 1000

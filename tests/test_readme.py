@@ -12,8 +12,8 @@ import pytest
 
 from serving.errors import ClassifyError
 from serving.settings import Settings
-from tests.pictures import digit, encode
-from tests.server import ROOT, Client, committed_artifacts
+from tests.fixtures.pictures import digit, encode
+from tests.fixtures.server import ROOT, Client, committed_artifacts
 from training import cards
 
 README = (ROOT / "README.md").read_text()

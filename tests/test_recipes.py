@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.server import committed_artifacts
+from tests.fixtures.server import committed_artifacts
 from training.evaluate import binary_crossentropy
 from training.networks import NETWORKS
 from training.recipes import RECIPES, recipe_for

@@ -17,7 +17,7 @@ from training.fit import main
 from training.recipes import Recipe, recipe_for
 from training.runs import Run, RunError
 
-pytest_plugins = ["tests.training_fixtures"]
+pytest_plugins = ["tests.fixtures.training"]
 pytestmark = pytest.mark.usefixtures("keep_sigterm")
 
 

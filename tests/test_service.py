@@ -7,9 +7,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from tests import toy
-from tests.pictures import colours, digit, encode
-from tests.server import ROOT, Client, assert_failure, form
+from tests.fixtures import toy
+from tests.fixtures.pictures import colours, digit, encode
+from tests.fixtures.server import ROOT, Client, assert_failure, form
 
 SEVEN = encode(digit("7"))
 

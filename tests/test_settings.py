@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from serving.errors import StartError
 from serving.settings import Settings
-from tests.server import ROOT
+from tests.fixtures.server import ROOT
 
 
 def test_defaults_need_no_environment() -> None:

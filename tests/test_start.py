@@ -8,8 +8,8 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
-from tests import toy
-from tests.server import PYTHON, ROOT, command, environment, free_port, running
+from tests.fixtures import toy
+from tests.fixtures.server import PYTHON, ROOT, command, environment, free_port, running
 
 LIMIT_SECONDS = 10
 

@@ -1,0 +1,287 @@
+"""Dynamic batching with no queue delay: while one batch runs, the next gathers; many waiting requests -> one run.
+
+There is no timer: a lone image runs at once, and load makes the batches grow. A batch that costs less than a client
+would notice runs on the event loop itself, a longer one on a thread. Bounded and deadline-aware: the queue holds no
+more than can be computed in time at the pace of the last batches and refuses the rest at once, and an image that would
+miss its deadline even so is dropped before it costs compute. Knows the model as a function only.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+
+from serving.engine.admission import Pace
+from serving.errors import DeadlineExceeded, Overloaded
+
+log = logging.getLogger("shortcut")
+
+MAX_BATCH = 32  # larger ones gain nothing on a CPU and only add wait
+# Waking a thread and sharing the interpreter with it costs up to a millisecond on a busy core; a batch shorter than a
+# few of them is sooner done than handed over, and holds up the loop no longer than decoding a photo would.
+INLINE_SECONDS = 0.010
+# Of the deadline, that the queue may last: the pace may halve before an image's turn comes, and it is answered in time.
+DEADLINE_SHARE = 0.5
+BATCH_SHARE = 0.125  # of the deadline, that one batch may take: others wait for it
+STUCK_SECONDS = 30.0  # and three deadlines: a batch that has run for longer will not end
+
+
+class Job:
+    """One image (H, W, C) that waits for its batch; `done` is called with the job once `answer` is there: its
+    probabilities (K,), or what went wrong. Moments are by time.perf_counter()."""
+
+    __slots__ = ("answer", "asked", "cancelled", "computed", "done", "image", "queued", "taken")
+    answer: np.ndarray | Exception
+    taken: float  # when its batch began
+    computed: float  # and ended
+
+    def __init__(self, image: np.ndarray, done: Callable[["Job"], None], asked: float | None = None):
+        self.image = image
+        self.done = done
+        self.queued = time.perf_counter()
+        self.asked = self.queued if asked is None else asked  # what its deadline counts from
+        self.cancelled = False  # set it when nobody waits any more: the image is not computed, `done` is not called
+
+    def probabilities(self) -> np.ndarray:
+        """Its answer; raises what went wrong."""
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Meter(Protocol):
+    """What is told of a batcher's work."""
+
+    def waited(self, seconds: float, /) -> None: ...
+    def computed(self, images: int, seconds: float, /) -> None: ...
+    def rejected(self, images: int, /) -> None: ...
+    def expired(self, /) -> None: ...
+
+
+class Batcher:
+    """One model's queue in one worker. `run` maps (N, H, W, C) uint8 to (N, K) float32 and may block.
+
+    Belongs to the event loop it is used on. `image_seconds` is what an image of a batch costs; a batch of more than
+    INLINE_SECONDS is called on `executor`. One batch runs at a time. `stuck` is told if one does not end, after how
+    many seconds, and gives what to answer.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[np.ndarray], np.ndarray],
+        executor: ThreadPoolExecutor,
+        meter: Meter,
+        *,
+        image_seconds: float = float("inf"),
+        queue: int = 512,
+        deadline_seconds: float = 10.0,
+        stuck: Callable[[float], Exception] | None = None,
+    ):
+        self._run = run
+        self._executor = executor
+        self._meter = meter
+        self._pace = Pace(queue, DEADLINE_SHARE * deadline_seconds)
+        self._deadline_seconds = deadline_seconds
+        self._waiting: deque[Job] = deque()
+        self._busy = False  # a batch runs, or a turn of the loop that will start one is due
+        self._swept = False  # of cancelled jobs, since the last batch began
+        self._stuck = stuck
+        self._on_thread: list[Job] = []  # the batch that runs there
+        self._watch: asyncio.TimerHandle | None = None
+        self.costs(image_seconds)
+
+    def costs(self, image_seconds: float) -> None:
+        """What an image costs from now on."""
+        self._inline = int(min(INLINE_SECONDS / max(image_seconds, 1e-9), MAX_BATCH))
+        self._pace.set(image_seconds if image_seconds < float("inf") else 0.0)
+
+    def __len__(self) -> int:
+        """How many images wait."""
+        return len(self._waiting)
+
+    @property
+    def room(self) -> int:
+        """How many may wait."""
+        return self._pace.room
+
+    def submit(self, image: np.ndarray, done: Callable[[Job], None]) -> Job:
+        """Queue one image; `done` is called on the event loop. Raises Overloaded."""
+        self.admit()
+        job = Job(image, done)
+        self._waiting.append(job)
+        self._start(asyncio.get_running_loop())
+        return job
+
+    async def classify(self, images: Sequence[np.ndarray], asked: float | None = None) -> list[Job]:
+        """The jobs of all images (H, W, C), in order, once each has its probabilities. All are queued or none; their
+        deadline counts from `asked`, by default from now.
+
+        Raises Overloaded, or DeadlineExceeded if any of them waited too long.
+        """
+        self.admit(len(images))
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[None]] = [loop.create_future() for _ in images]
+        jobs = [Job(image, _setter(future), asked) for image, future in zip(images, futures, strict=True)]
+        self._waiting.extend(jobs)
+        self._start(loop)
+        try:
+            for number in range(len(futures)):
+                await futures[number]
+        except BaseException:  # a client that went away, or a failed neighbour
+            _give_up(jobs, futures)
+            raise
+        return jobs
+
+    def admit(self, count: int = 1) -> None:
+        """Raises Overloaded if `count` more images find no room; ask before they are decoded, too."""
+        if len(self._waiting) + count > self._pace.room:
+            if not self._swept:
+                self._swept = True
+                self._waiting = deque(job for job in self._waiting if not job.cancelled)  # of clients that went away
+            waiting = len(self._waiting)
+            if waiting + count > max(self._pace.room, 0 if waiting else count):
+                self._meter.rejected(count)
+                raise Overloaded(f"{waiting} images are waiting; the limit is {self._pace.room}{self._pace.why}")
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run a batch after this turn of the loop, so that requests which are read together run together."""
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._next, loop)
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        batch = self._gather()
+        if not batch:
+            self._busy = False
+            self._pace.ended(0, 0.0, 0.0, more_wait=False)  # all that waited was dropped, if anything did
+            return
+        answers: Sequence[np.ndarray | Exception]
+        try:
+            images = np.stack([job.image for job in batch])
+            if len(batch) > self._inline:
+                self._on_thread = batch
+                if self._watch is None:
+                    self._watch = loop.call_later(self._deadline_seconds, self._look, loop)
+                self._executor.submit(self._run, images).add_done_callback(
+                    lambda finished: loop.call_soon_threadsafe(self._finish, loop, batch, finished)
+                )
+                return
+            answers = _each(batch, self._run(images))
+        except Exception as err:  # whatever the runtime raises fails this batch, never the queue
+            answers = [err] * len(batch)
+        self._settle(batch, answers, time.perf_counter())
+        loop.call_soon(self._next, loop)  # not at once: the loop reads and answers between two batches
+
+    def _finish(self, loop: asyncio.AbstractEventLoop, batch: list[Job], finished: "Future[np.ndarray]") -> None:
+        now = time.perf_counter()
+        self._on_thread = []
+        threaded = len(self._waiting) > self._inline
+        if threaded:
+            self._next(loop)  # first, so that the thread has work while the answers are written
+        answers: Sequence[np.ndarray | Exception]
+        try:
+            answers = _each(batch, finished.result())
+        except Exception as err:
+            answers = [err] * len(batch)
+        self._settle(batch, answers, now)
+        if not threaded:
+            self._next(loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """While a batch runs on the thread: what waits behind it longer than the deadline is told so, and what runs too
+        long is given up."""
+        self._watch = None
+        if not self._on_thread:
+            return
+        now = time.perf_counter()
+        while self._waiting and self._waiting[0].asked < now - self._deadline_seconds:
+            self._expire(self._waiting.popleft())
+        ran = now - self._on_thread[0].taken
+        if self._stuck is not None and ran > max(STUCK_SECONDS, 3 * self._deadline_seconds):
+            answer = self._stuck(ran)
+            for job in (*self._on_thread, *self._waiting):
+                if not job.cancelled:
+                    job.answer = answer
+                    _tell(job)
+            self._waiting.clear()
+            return
+        self._watch = loop.call_later(self._deadline_seconds / 2, self._look, loop)
+
+    def _expire(self, job: Job) -> None:
+        if not job.cancelled:
+            self._meter.expired()
+            job.answer = DeadlineExceeded(f"not computed within {self._deadline_seconds * 1000:.0f} ms")
+            _tell(job)
+
+    def _gather(self) -> list[Job]:
+        batch: list[Job] = []
+        now = time.perf_counter()
+        pace = self._pace.seconds
+        most = int(min(MAX_BATCH, max(BATCH_SHARE * self._deadline_seconds / max(pace, 1e-9), 1)))
+        computing = pace * min(len(self._waiting), most)
+        # Whatever it costs, an image that has not waited gets its chance, and the pace is measured again.
+        latest = now + min(computing, DEADLINE_SHARE * self._deadline_seconds) - self._deadline_seconds
+        self._swept = False
+        while self._waiting and len(batch) < most:
+            job = self._waiting.popleft()
+            if job.cancelled:
+                continue
+            if job.asked < latest:
+                self._expire(job)
+                continue
+            job.taken = now
+            self._meter.waited(now - job.queued)
+            batch.append(job)
+        return batch
+
+    def _settle(self, batch: list[Job], answers: Sequence[np.ndarray | Exception], now: float) -> None:
+        if isinstance(answers[0], Exception):
+            self._pace.ended(0, 0.0, now, bool(self._waiting))  # how soon it failed says nothing
+        else:
+            self._meter.computed(len(batch), now - batch[0].taken)
+            self._pace.ended(len(batch), batch[0].taken, now, bool(self._waiting))
+        for job, answer in zip(batch, answers, strict=True):
+            if not job.cancelled:
+                job.answer = answer
+                job.computed = now
+                _tell(job)
+
+
+def _give_up(jobs: list[Job], futures: list["asyncio.Future[None]"]) -> None:
+    """Empties both lists: a frame that has them is in an error's traceback, and must not keep what keeps the error."""
+    for job, future in zip(jobs, futures, strict=True):
+        job.cancelled = True
+        if future.done() and not future.cancelled():
+            future.exception()
+    jobs.clear()
+    futures.clear()
+
+
+def _each(batch: list[Job], answers: np.ndarray) -> list[np.ndarray]:
+    if len(answers) != len(batch):
+        raise ValueError(f"{len(answers)} answers to {len(batch)} images")
+    return list(answers)
+
+
+def _tell(job: Job) -> None:
+    try:
+        job.done(job)
+    except Exception:  # one client's answer must not cost the others theirs
+        log.exception("an answer could not be given")
+
+
+def _setter(future: "asyncio.Future[None]") -> Callable[[Job], None]:
+    def done(job: Job) -> None:
+        if future.done():
+            return
+        if isinstance(job.answer, Exception):
+            future.set_exception(job.answer)
+        else:
+            future.set_result(None)
+
+    return done

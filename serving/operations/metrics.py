@@ -1,0 +1,307 @@
+"""What an operator sees: Prometheus metrics with fixed labels, correct across workers; the access log; spans.
+
+The workers of one service share a folder where prometheus_client keeps each process's values; /metrics sums them. A
+route's label is its pattern, never the path a client sent, so a scan of random URLs adds no series. What happens with
+every request is counted in plain numbers and handed to prometheus_client a little later, which is a tenth of the cost.
+"""
+
+import asyncio
+import functools
+import logging
+import os
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    values,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from serving.operations import shared as scratch
+from serving.operations import tracing
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+FLUSH_SECONDS = 0.01  # until another worker's /metrics knows of it
+
+UNKNOWN = "unknown"  # the route of any other path
+
+log = logging.getLogger("shortcut")
+access_log = logging.getLogger("shortcut.access")
+detailed = False  # somebody wants to know of each request: `start`
+
+
+class Stage(NamedTuple):
+    """A part of a request's time, both ends by time.perf_counter()."""
+
+    name: str
+    start: float
+    end: float
+
+
+# Reserved for a process, by file of prometheus_client's; each grows by itself, but then it may find no room.
+_FILES = {"counter": 64 * 1024, "gauge_livesum": 64 * 1024, "histogram": 512 * 1024}  # bytes
+FOLDER_BYTES = sum(_FILES.values())
+
+
+def join(folder: Path | None) -> None:
+    """In a worker, before the first request: share the figures in `folder`. Without one, or where it has no room left,
+    /metrics knows of this worker only.
+
+    (The folder that BentoML 1.4.39 names is one for all services of a user, and is emptied whenever one starts.)
+    """
+    try:
+        if folder is None:
+            raise OSError("there is no folder for them")
+        for kind, size in _FILES.items():
+            file = folder / f"{kind}_{os.getpid()}.db"
+            if kind.startswith("gauge"):
+                file.unlink(missing_ok=True)  # of a dead worker that had the same process id
+            elif file.exists() or _inherit(folder, kind, file):
+                continue
+            scratch.reserve(file, size)
+    except OSError as err:
+        log.warning("metrics are not shared between workers: %s", err)
+        os.environ.pop(VARIABLE, None)
+        values.ValueClass = values.MutexValue  # in memory, as without the variable
+        return
+    os.environ[VARIABLE] = str(folder)
+
+
+def _inherit(folder: Path, kind: str, file: Path) -> bool:
+    """Go on counting where a dead worker stopped: its counts stay, and there are no more files than workers."""
+    for old in folder.glob(f"{kind}_*.db"):
+        process = old.stem.rpartition("_")[2]
+        if process.isdecimal() and not scratch.alive(int(process)):
+            try:
+                old.rename(file)
+            except FileNotFoundError:  # another new worker has it
+                continue
+            return True
+    return False
+
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_SHORT = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+_MODEL = ("model", "version")
+
+_REQUESTS = Counter("shortcut_requests", "Requests answered", ("route", "status"))
+_REQUEST = Histogram(
+    "shortcut_request_seconds", "Seconds from a request's head to its answer", ("route",), buckets=_SECONDS
+)
+_DECODE = Histogram("shortcut_decode_seconds", "Seconds to decode an image", _MODEL, buckets=_SHORT)
+_QUEUE = Histogram("shortcut_queue_seconds", "Seconds an image waited for its batch", _MODEL, buckets=_SHORT)
+_COMPUTE = Histogram("shortcut_compute_seconds", "Seconds a batch was computed", _MODEL, buckets=_SHORT)
+_BATCH = Histogram("shortcut_batch_images", "Images of a batch", _MODEL, buckets=(1, 2, 4, 8, 16, 32))
+_WAITING = Gauge("shortcut_queue_images", "Images that wait now", _MODEL, multiprocess_mode="livesum")
+_ROOM = Gauge("shortcut_queue_room_images", "Images that may wait now", _MODEL, multiprocess_mode="livesum")
+_REJECTED = Counter("shortcut_rejected_images", "Images refused because the queue was full", _MODEL)
+_EXPIRED = Counter("shortcut_expired_images", "Images dropped because their deadline had passed", _MODEL)
+_FAILED = Counter("shortcut_failed_batches", "Batches that the execution provider failed on", _MODEL)
+_REFUSED = Counter("shortcut_refused_connections", "Connections closed for what arrived on them", ("status",))
+_LOADED = Gauge(
+    "shortcut_model_workers",
+    "Workers that serve this version, and how",
+    ("model", "version", "provider", "precision"),
+    multiprocess_mode="livesum",
+)
+
+
+class _Tally:
+    """What a histogram's or counter's child will be told at the next flush."""
+
+    def __init__(self, child: Histogram | Counter):
+        self._child = child
+        self._bounds = getattr(child, "_upper_bounds", [])
+        self._counts = [0] * max(1, len(self._bounds))
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+        _flush_soon()
+
+    def count(self, number: int = 1) -> None:
+        self._counts[0] += number
+        _flush_soon()
+
+    def flush(self) -> None:
+        """As many calls of the child's own observe() or inc() would do, at once."""
+        if not any(self._counts):
+            return
+        if isinstance(self._child, Counter):
+            self._child.inc(self._counts[0])
+        else:
+            for bucket, number in zip(self._child._buckets, self._counts, strict=True):
+                if number:
+                    bucket.inc(number)
+            self._child._sum.inc(self._sum)
+        self._counts = [0] * len(self._counts)
+        self._sum = 0.0
+
+
+_tallies: list[_Tally] = []
+_watched: list[Callable[[], None]] = []
+_due = False
+
+
+def _flush_soon() -> None:
+    global _due
+    if not _due:
+        try:
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, flush)
+        except RuntimeError:  # outside a server: exposition flushes
+            return
+        _due = True
+
+
+def flush() -> None:
+    """Hand over what was counted."""
+    global _due
+    _due = False
+    for tally in list(_tallies):  # a watching thread may add some
+        tally.flush()
+    for look in list(_watched):
+        look()
+
+
+class Queue(Protocol):
+    """How many wait in it, and how many may."""
+
+    def __len__(self) -> int: ...
+    @property
+    def room(self) -> int: ...
+
+
+class Meter:
+    """One served version's figures: what its batcher and decoder report."""
+
+    def __init__(self, model: str, version: int):
+        self._labels = (model, str(version))
+        kinds = (_DECODE, _QUEUE, _COMPUTE, _BATCH, _REJECTED, _EXPIRED, _FAILED)
+        self._tallies = [_Tally(kind.labels(*self._labels)) for kind in kinds]
+        decode, queue, self._compute, self._batch, rejected, expired, failed = self._tallies
+        self.decoded, self.waited = decode.observe, queue.observe
+        self.rejected, self.expired, self.failed = rejected.count, expired.count, failed.count
+        self._workers: Gauge | None = None  # while it is served
+
+    def computed(self, images: int, seconds: float) -> None:
+        self._batch.observe(images)
+        self._compute.observe(seconds)
+
+    def loaded(self, provider: str, precision: str, queue: "Queue") -> None:
+        """It is served from now on; `queue` is looked at whenever somebody wants to know."""
+        _tallies.extend(self._tallies)
+        self._workers = _LOADED.labels(*self._labels, provider, precision)
+        self._workers.inc()
+        waiting, room = (gauge.labels(*self._labels) for gauge in (_WAITING, _ROOM))
+
+        def look() -> None:
+            waiting.set(len(queue))
+            room.set(queue.room)
+
+        look()
+        self._look = look
+        _watched.append(look)
+
+    def moved(self, provider: str, precision: str) -> None:
+        """Another provider serves it from now on, if it is served at all."""
+        if self._workers is None:
+            return
+        self._workers.dec()
+        self._workers = _LOADED.labels(*self._labels, provider, precision)
+        self._workers.inc()
+
+    def retired(self) -> None:
+        """It is not served any more."""
+        if self._workers is None:
+            return
+        self._workers.dec()
+        self._workers = None
+        _watched.remove(self._look)
+        for gauge in (_WAITING, _ROOM):
+            gauge.labels(*self._labels).set(0)
+        for tally in self._tallies:
+            tally.flush()
+            _tallies.remove(tally)
+
+
+def start(routes: Sequence[str]) -> None:
+    """In a process that answers requests, once logging and tracing are set up. The 500s of `routes` are counted from 0,
+    so that an alert sees the first one: Prometheus cannot tell one that appears from one that was there."""
+    global detailed
+    detailed = tracing.enabled or access_log.isEnabledFor(logging.INFO)
+    for route in (*routes, UNKNOWN):
+        _series(route, 500)
+
+
+def _counted(child: Histogram | Counter) -> _Tally:
+    tally = _Tally(child)
+    _tallies.append(tally)
+    return tally
+
+
+@functools.cache  # routes and statuses are few and fixed
+def _series(route: str, status: int) -> tuple[_Tally, _Tally]:
+    return _counted(_REQUESTS.labels(route, str(status))), _counted(_REQUEST.labels(route))
+
+
+def finished(route: str, status: int, started: float, request_id: str, stages: Sequence[Stage] = ()) -> None:
+    """A request was answered, now; `started` is by time.perf_counter()."""
+    ended = time.perf_counter()
+    requests, duration = _series(route, status)
+    requests.count()
+    duration.observe(ended - started)
+    if not detailed:
+        return
+    if access_log.isEnabledFor(logging.INFO):
+        figures = {"route": route, "status": status, "seconds": round(ended - started, 6), "request_id": request_id}
+        times = {f"{stage.name}_seconds": round(stage.end - stage.start, 6) for stage in stages}
+        access_log.info("%s %s", route, status, extra={"figures": figures | times})
+    if tracing.enabled:
+        parts = [(stage.name, stage.start, stage.end) for stage in stages]
+        tracing.record(route, started, ended, {"http.response.status_code": status, "request_id": request_id}, parts)
+
+
+def refused(status: int) -> None:
+    """A connection was closed with this status: no valid HTTP, too slow, too large a head, or one too many."""
+    _refusals(status).count()
+
+
+@functools.cache
+def _refusals(status: int) -> _Tally:
+    return _counted(_REFUSED.labels(str(status)))
+
+
+def exposition() -> bytes:
+    """The text of /metrics, summed over all workers of this service."""
+    flush()
+    if VARIABLE not in os.environ:
+        return generate_latest(REGISTRY)
+    _forget_the_dead(Path(os.environ[VARIABLE]))
+    while True:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        try:
+            return generate_latest(registry)
+        except FileNotFoundError:  # a new worker has just taken over a dead one's: once for each
+            continue
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """The gauges of workers that are no more: what they served nobody serves now. Their counters stay."""
+    for file in folder.glob("gauge_live*_*.db"):
+        process = file.stem.rpartition("_")[2]
+        if process.isdecimal() and not scratch.alive(int(process)):
+            file.unlink(missing_ok=True)

@@ -1,0 +1,67 @@
+"""SHORTCUT_WATCH=1: new and removed versions in models/ are taken up without a restart.
+
+A thread of each worker looks at the folder and lets the repository load what is new beside what is served; the switch
+is one assignment, and requests that are under way keep what they have. Workers load in turn, so that the others' cores
+stay with the requests. Knows no model.
+"""
+
+import contextlib
+import fcntl
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from serving.errors import StartError
+from serving.repository.models import Repository
+
+log = logging.getLogger("shortcut")
+
+LOOK_SECONDS = 1.0
+
+
+def start(current: Repository, switch: Callable[[Repository], None], turn: Path | None) -> None:
+    """Watch in the background, for ever. `turn` is a file that all workers lock while they load, if there is one."""
+    threading.Thread(target=_watch, args=(current, switch, turn), name="watch", daemon=True).start()
+
+
+def _watch(current: Repository, switch: Callable[[Repository], None], turn: Path | None) -> None:
+    said = ""
+    while True:
+        time.sleep(LOOK_SECONDS)
+        try:
+            with _in_turn(turn):
+                new = current.renewed()
+        except StartError as err:
+            if str(err) != said:
+                log.error("models are not changed: %s", err)
+            said = str(err)
+            continue
+        except Exception as err:  # never the end of watching
+            if str(err) != said:
+                log.exception("models are not changed")
+            said = str(err)
+            continue
+        said = ""
+        if new is None:
+            continue
+        for path, reason in new.refused.items():
+            if current.refused.get(path) != reason:
+                log.error("%s is refused: %s", path, reason)
+        for served in new:
+            if all(served is not old for old in current):
+                log.info("now served: %s", served.model)
+        switch(new)
+        new.succeed(current)
+        current = new
+
+
+@contextlib.contextmanager
+def _in_turn(turn: Path | None) -> Iterator[None]:
+    if turn is None:
+        yield
+        return
+    with turn.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

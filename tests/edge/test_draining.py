@@ -1,0 +1,189 @@
+"""SIGTERM under load: readiness goes first, every request of a client that looks at it is answered, and all exit."""
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.fixtures import toy
+from tests.fixtures.pictures import colours, encode
+from tests.fixtures.server import ROOT, Client, command, environment, free_port, ready
+
+DRAIN_SECONDS = 2
+POLL_SECONDS = 0.3
+PICTURE = encode(colours())
+
+
+@contextlib.contextmanager
+def started(tmp_path: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
+    toy.write_artifact(tmp_path / "models")
+    port = free_port()
+    served = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "2"} | settings
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command(port),
+            cwd=ROOT,
+            env=environment(**served),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    client = Client(port)
+    try:
+        deadline = time.monotonic() + 60
+        while not ready(client):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        workers = f"{float(settings.get('workers', 2))}"
+        while serving_workers(client) != workers:  # a SIGTERM before that may be lost (BentoML 1.4.39)
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield process, client
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def serving_workers(client: Client) -> str:
+    """Of the default model, as a number in /metrics."""
+    lines = client.get("/metrics").body.decode().splitlines()
+    return next((line.split()[-1] for line in lines if line.startswith("shortcut_model_workers{")), "0")
+
+
+class Balancer:
+    """Clients that keep their connections, and open new ones only while the service was ready when last asked."""
+
+    def __init__(self, client: Client, clients: int, path: str, body: bytes):
+        self.ready = True
+        self.answers: list[tuple[float, int, bool]] = []  # when, status, whether it was the connection's last
+        self.lost: list[str] = []
+        self._client, self._path, self._body = client, path, body
+        self._threads = [threading.Thread(target=self._send) for _ in range(clients)]
+        self._threads.append(threading.Thread(target=self._watch))
+        for thread in self._threads:
+            thread.start()
+
+    def _watch(self) -> None:
+        while self.ready:
+            time.sleep(POLL_SECONDS)
+            self.ready = ready(self._client)
+
+    def _send(self) -> None:
+        while self.ready:
+            connection = self._client.connection()
+            try:
+                connection.connect()
+            except OSError as err:
+                self.lost.append(f"connecting while ready: {err}")
+                return
+            last = False
+            while not last:
+                try:
+                    connection.request("POST", self._path, self._body, {"Content-Type": "image/png"})
+                    response = connection.getresponse()
+                    response.read()
+                except (OSError, http.client.HTTPException) as err:
+                    self.lost.append(f"{type(err).__name__}: {err}")
+                    break
+                last = response.getheader("connection") == "close"
+                self.answers.append((time.monotonic(), response.status, last))
+            connection.close()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(30)
+
+
+@pytest.mark.parametrize("path", ["/classify", "/classify?top_k=1&model=toy-colours"])
+def test_sigterm_under_load_loses_nothing(tmp_path: Path, path: str) -> None:
+    with started(tmp_path, drain_seconds=str(DRAIN_SECONDS)) as (process, client):
+        load = Balancer(client, 8, path, PICTURE)
+        time.sleep(1)
+        terminated = time.monotonic()
+        os.killpg(process.pid, signal.SIGTERM)  # parent and all: so does systemd
+        process.send_signal(signal.SIGTERM)
+        while client.get("/readyz").status == 200:
+            assert time.monotonic() - terminated < 1
+            time.sleep(0.01)
+        time.sleep(DRAIN_SECONDS / 2)
+        late = client.post(path, PICTURE)  # of a client that does not look
+        assert (late.status, late.headers["connection"]) == (200, "close")
+        assert process.wait(20) == 0
+        took = time.monotonic() - terminated
+        load.join()
+        assert load.lost == []
+        assert {status for _, status, _ in load.answers} == {200}
+        assert sum(last for _, _, last in load.answers) >= 8  # each connection was told that it was its last
+        assert DRAIN_SECONDS <= took < DRAIN_SECONDS + 6
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_drain_of_no_seconds_ends_it_at_once(tmp_path: Path) -> None:
+    with started(tmp_path, drain_seconds="0") as (process, client):
+        assert client.post("/classify", PICTURE).status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+
+
+def sent_in_two(client: Client) -> tuple[socket.socket, bytes]:
+    """A connection on which a part of a request was sent, and the rest."""
+    lines = ["POST /classify HTTP/1.1", "Host: t", f"Content-Length: {len(PICTURE)}", "", ""]
+    whole = "\r\n".join(lines).encode() + PICTURE
+    connection = socket.create_connection(("127.0.0.1", client.port), timeout=15)
+    connection.sendall(whole[:30])
+    return connection, whole[30:]
+
+
+def refused(client: Client) -> bool:
+    try:
+        client.get("/livez")
+    except ConnectionRefusedError:
+        return True
+    except (OSError, http.client.HTTPException):  # it had just been taken when the listening ended
+        return False
+    return False
+
+
+def test_after_the_draining_nobody_can_connect_and_what_has_begun_is_answered(tmp_path: Path) -> None:
+    with started(tmp_path, drain_seconds="1") as (process, client):
+        with contextlib.ExitStack() as stack:
+            connections = [sent_in_two(client) for _ in range(4)]  # in the middle of their heads
+            for connection, _ in connections:
+                stack.enter_context(connection)
+            process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + 8  # a head may take ten seconds
+            while not refused(client):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert process.poll() is None
+            for connection, rest in connections:
+                connection.sendall(rest)
+                answer = connection.recv(65536)
+                assert answer.startswith(b"HTTP/1.1 200 ")
+                assert b"\r\nconnection: close\r\n" in answer
+        assert process.wait(10) == 0
+
+
+def test_a_lone_worker_that_is_told_to_stop_is_replaced_and_listens_again(tmp_path: Path) -> None:
+    with started(tmp_path, drain_seconds="0", workers="1") as (process, client):
+        (worker,) = psutil.Process(process.pid).children(recursive=True)
+        worker.terminate()
+        worker.wait(20)
+        deadline = time.monotonic() + 30
+        while not ready(client):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert client.post("/classify", PICTURE).status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0

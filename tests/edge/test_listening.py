@@ -1,0 +1,111 @@
+"""Connections spread over the workers, also while some are busy, and after one has died."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from serving.edge import listening
+from tests.fixtures import toy
+from tests.fixtures.pictures import colours, encode
+from tests.fixtures.server import Client, running
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SHORTCUT_BALANCE_FILE", "")  # so that it is taken back afterwards
+    listening.create_place(tmp_path)
+    return tmp_path
+
+
+def test_a_worker_knows_how_many_connections_others_have(place: Path) -> None:
+    first = listening.Counts()
+    assert first.others() is None
+    second = listening.Counts(process=os.getppid())
+    first.note(3)
+    second.note(5)
+    assert (first.others(), second.others()) == (5, 3)
+
+
+def test_the_slot_of_a_dead_worker_is_used_again(place: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    first = listening.Counts()
+    listening.Counts(process=gone.pid).note(0)
+    assert first.others() == 0
+    listening.Counts(process=os.getppid()).note(7)
+    assert first.others() == 7
+
+
+def test_without_a_place_everybody_takes_what_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("", str(tmp_path / "nothing")):
+        monkeypatch.setenv("SHORTCUT_BALANCE_FILE", value)
+        counts = listening.Counts()
+        counts.note(5)
+        assert counts.others() is None
+
+
+def workers(client: Client) -> dict[int, int]:
+    """Established connections of each process that listens on the client's port, from ss."""
+    command = ["ss", "-Htnp", "state", "established", f"( sport = :{client.port} )"]
+    sockets = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found: dict[int, int] = {}
+    for pid in re.findall(r"pid=(\d+)", sockets):
+        found[int(pid)] = found.get(int(pid), 0) + 1
+    return found
+
+
+@pytest.mark.skipif(shutil.which("ss") is None, reason="ss is not installed")
+def test_connections_are_spread_evenly_and_on_after_a_worker_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTOML_CONTAINERIZED", "True")  # as in the image, where BentoML would not replace the worker
+    toy.write_artifact(tmp_path / "models")
+    settings = {
+        "models": str(tmp_path / "models"),
+        "default_model": "toy-colours",
+        "workers": "2",
+        "idle_seconds": "60",
+    }
+    with running(tmp_path / "log", **settings) as client:
+        with contextlib.ExitStack() as stack:
+            deadline = time.monotonic() + 20
+            while len(workers_of(stack, client, 2)) < 2:  # the second one may still be loading
+                assert time.monotonic() < deadline
+                stack.close()
+            stack.close()
+            shares = []
+            for _ in range(5):  # while something else keeps a core busy, a worker may be late for its turn
+                counts = workers_of(stack, client, 24)
+                stack.close()
+                assert sum(counts.values()) == 24
+                shares.append(min(counts.values()))
+                time.sleep(0.3)  # until the workers have noted that these are gone
+            assert max(shares) >= 11, shares
+            assert sum(shares) >= 30, shares
+        os.kill(next(iter(counts)), signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+                if len(workers_of(stack, client, 8)) == 2:
+                    break
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert client.post("/classify", encode(colours())).status == 200
+
+
+def workers_of(stack: contextlib.ExitStack, client: Client, count: int) -> dict[int, int]:
+    """Open `count` connections, and count them by worker once all are accepted."""
+    for _ in range(count):
+        stack.enter_context(socket.create_connection(("127.0.0.1", client.port), timeout=5))
+    deadline = time.monotonic() + 5
+    while sum((counts := workers(client)).values()) < count and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return counts

@@ -1,0 +1,106 @@
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.edge.uploads import ClientGone, is_multipart, parse_multipart, read_body
+from serving.errors import BodyTooLarge, InvalidRequest
+from tests.fixtures.server import form
+
+
+def receiver(*chunks: bytes, gone: bool = False) -> Any:
+    messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    if gone:
+        messages.append({"type": "http.disconnect"})
+    elif messages:
+        messages[-1]["more_body"] = False
+    iterator = iter(messages)
+
+    async def receive() -> Any:
+        return next(iterator)
+
+    return receive
+
+
+def body(*chunks: bytes, limit: int = 100, **headers: str) -> bytes:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return asyncio.run(read_body(receiver(*chunks), named, limit))
+
+
+def test_a_body_is_read_whole() -> None:
+    assert body(b"ab", b"", b"cd") == b"abcd"
+    assert body(b"x" * 100) == b"x" * 100
+
+
+def test_a_declared_length_over_the_limit_is_refused_before_reading() -> None:
+    with pytest.raises(BodyTooLarge, match="101 bytes; the limit is 100"):
+        asyncio.run(read_body(None, {"content-length": "101"}, 100))  # type: ignore[arg-type]  # never called
+
+
+def test_an_undeclared_length_is_refused_as_it_streams() -> None:
+    with pytest.raises(BodyTooLarge, match="more than the limit of 100"):
+        asyncio.run(read_body(receiver(b"x" * 60, b"x" * 60, gone=True), {}, 100))
+
+
+def test_a_client_that_goes_away_is_noticed() -> None:
+    with pytest.raises(ClientGone):
+        asyncio.run(read_body(receiver(b"half", gone=True), {}, 100))
+
+
+def test_parts_are_found_with_their_names() -> None:
+    data, content_type = form(("image", "a.png", b"\x89PNG\r\n--bound"), ("note", None, "é".encode()))
+    first, second = parse_multipart(data, content_type, 2)
+    assert (first.name, first.filename, first.data) == ("image", "a.png", b"\x89PNG\r\n--bound")
+    assert (second.name, second.filename, second.data) == ("note", None, "é".encode())
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type", "told"),
+    [
+        (b"", "multipart/form-data", "without a boundary"),
+        (b"", "multipart/form-data; boundary=x", "closing boundary is missing"),
+        (b"hello", "multipart/form-data; boundary=x", "malformed"),
+        (form(("image", "a", b"1"))[0], "multipart/form-data; boundary=other", "malformed"),
+        (form(("image", "a", b"1"))[0][:-8], form()[1], "closing boundary is missing"),
+        (b"--x\r\nA: b\r\n\r\n1\r\n--x--\r\n", "multipart/form-data; boundary=x", "Content-Disposition"),
+        (b"--x\r\nContent-Disposition: form-data\r\n\r\n1\r\n--x--\r\n", "multipart/form-data; boundary=x", "name="),
+        (form(*[("image", "a", b"1")] * 30)[0], form()[1], "more than 2 parts"),
+    ],
+)
+def test_a_malformed_form_is_refused_with_the_reason(data: bytes, content_type: str, told: str) -> None:
+    with pytest.raises(InvalidRequest, match=told):
+        parse_multipart(data, content_type, 2)
+
+
+def test_base64_parts_are_refused_and_not_misread() -> None:
+    data = (
+        b'--x\r\nContent-Disposition: form-data; name="image"\r\nContent-Transfer-Encoding: base64\r\n\r\nAA\r\n--x--'
+    )
+    with pytest.raises(InvalidRequest, match="Content-Transfer-Encoding"):
+        parse_multipart(data, "multipart/form-data; boundary=x", 2)
+
+
+def test_only_multipart_form_data_is_multipart() -> None:
+    assert is_multipart("Multipart/Form-Data; boundary=x")
+    assert not is_multipart("multipart/mixed; boundary=x")
+    assert not is_multipart("image/png")
+
+
+@given(st.lists(st.tuples(st.sampled_from(["image", "é", "a b"]), st.binary(max_size=300)), max_size=5))
+def test_what_was_sent_is_what_is_read(parts: list[tuple[str, bytes]]) -> None:
+    data, content_type = form(*((name, "f", content) for name, content in parts), boundary="ahxohng8Phei8Ahsee1ooH4f")
+    if not parts:
+        return
+    assert [(part.name, part.data) for part in parse_multipart(data, content_type, 5)] == parts
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=400), st.text(st.characters(max_codepoint=255), max_size=40), st.booleans())
+def test_any_body_is_read_or_refused(data: bytes, tail: str, framed: bool) -> None:
+    body = b"--x\r\n" + data + b"\r\n--x--\r\n" if framed else data
+    try:
+        parse_multipart(body, f"multipart/form-data; boundary=x{'' if framed else tail}", 5)
+    except InvalidRequest as err:
+        assert str(err)

@@ -1,0 +1,168 @@
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures import toy
+from tests.fixtures.pictures import colours, encode
+from tests.fixtures.server import ROOT, Client, command, environment, free_port, running
+
+PROGRAM = """
+import time
+from serving.operations import metrics as telemetry
+for _ in range(3):
+    telemetry.finished("/classify", 200, time.perf_counter() - 0.004, "id")
+telemetry.finished("unknown", 404, time.perf_counter() - 0.001, "id")
+print(telemetry.exposition().decode())
+"""
+
+
+def run(folder: Path | None) -> list[str]:
+    shared = {} if folder is None else {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env=environment() | shared,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def test_requests_are_counted_by_route_and_status() -> None:
+    lines = run(None)
+    assert 'shortcut_requests_total{route="/classify",status="200"} 3.0' in lines
+    assert 'shortcut_requests_total{route="unknown",status="404"} 1.0' in lines
+    assert 'shortcut_request_seconds_bucket{le="0.005",route="/classify"} 3.0' in lines
+
+
+def test_processes_that_share_a_folder_are_summed(tmp_path: Path) -> None:
+    run(tmp_path)
+    assert 'shortcut_requests_total{route="/classify",status="200"} 6.0' in run(tmp_path)
+
+
+def test_a_second_service_leaves_the_metrics_of_the_first_alone(tmp_path: Path) -> None:
+    toy.write_artifact(tmp_path / "models")
+    settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "2"}
+    with running(tmp_path / "first.log", **settings) as first:
+        for _ in range(4):
+            assert first.post("/classify", encode(colours())).status == 200
+        with running(tmp_path / "second.log", **settings) as second:
+            assert '"/classify",status="200"' not in second.get("/metrics").body.decode()
+        expect(first, 'shortcut_requests_total{route="/classify",status="200"} 4.0')
+
+
+def expect(client: Client, *lines: str) -> str:
+    """The exposition, once it has all lines: another worker's figures come a moment later."""
+    deadline = time.monotonic() + 5
+    while True:
+        text = client.get("/metrics").body.decode()
+        missing = [line for line in lines if line not in text.splitlines()]
+        if not missing:
+            return text
+        assert time.monotonic() < deadline, (missing, text)
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, Path]]:
+    """A service with everything switched on, and its log."""
+    folder = tmp_path_factory.mktemp("observed")
+    toy.write_artifact(folder / "models")
+    settings = {"models": str(folder / "models"), "default_model": "toy-colours", "workers": "2", "provider": "cpu"}
+    os.environ["OTEL_TRACES_EXPORTER"] = "console"
+    os.environ["OTEL_BSP_SCHEDULE_DELAY"] = "200"
+    try:
+        with running(folder / "log", **settings, log_format="json", access_log="on", deadline_ms="5000") as client:
+            yield client, folder / "log"
+    finally:
+        del os.environ["OTEL_TRACES_EXPORTER"], os.environ["OTEL_BSP_SCHEDULE_DELAY"]
+
+
+def test_an_operator_sees_where_time_goes_and_what_is_loaded(observed: tuple[Client, Path]) -> None:
+    client, _ = observed
+    for _ in range(3):
+        assert client.post("/classify", encode(colours())).status == 200
+    of = 'model="toy-colours",version="1"'
+    text = expect(
+        client,
+        f"shortcut_decode_seconds_count{{{of}}} 3.0",
+        f"shortcut_queue_seconds_count{{{of}}} 3.0",
+        f"shortcut_compute_seconds_count{{{of}}} 3.0",
+        f'shortcut_batch_images_bucket{{le="1.0",{of}}} 3.0',
+        f"shortcut_queue_images{{{of}}} 0.0",
+        f"shortcut_queue_room_images{{{of}}} 1024.0",  # of both workers
+        'shortcut_requests_total{route="/classify",status="500"} 0.0',
+        'shortcut_model_workers{model="toy-colours",precision="float32",provider="CPUExecutionProvider",version="1"} '
+        "2.0",
+    )
+    assert "shortcut_rejected_images_total" in text
+    assert "shortcut_expired_images_total" in text
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"), [("abc-1.2_Z", True), ("", False), ("a b", False), ("x" * 65, False), ("<script>", False)]
+)
+@pytest.mark.parametrize("path", ["/classify", "/classify/batch", "/nowhere"])
+def test_every_answer_has_a_request_id(observed: tuple[Client, Path], path: str, sent: str, kept: bool) -> None:
+    client, _ = observed
+    answer = client.request("POST", path, encode(colours()), {"X-Request-Id": sent} if sent else {})
+    assert (answer.headers["x-request-id"] == sent) == kept
+    assert re.fullmatch("[A-Za-z0-9._-]{1,64}", answer.headers["x-request-id"])
+
+
+def test_the_log_is_json_and_names_each_request(observed: tuple[Client, Path]) -> None:
+    client, log = observed
+    client.request("POST", "/classify", encode(colours()), {"X-Request-Id": "find-me"})
+    client.request("POST", "/classify", b"junk", {"X-Request-Id": "find-me-too"})
+    named: dict[str, dict[str, object]] = {}
+    deadline = time.monotonic() + 5
+    while not named.keys() >= {"find-me", "find-me-too"}:  # the line follows the answer
+        assert time.monotonic() < deadline, named
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"time"')]
+        named = {line["request_id"]: line for line in lines if "request_id" in line}
+    good, bad = named["find-me"], named["find-me-too"]
+    assert (good["status"], bad["status"]) == (200, 400)
+    assert good.keys() >= {"level", "message", "route", "seconds", "decode_seconds", "queue_seconds", "compute_seconds"}
+
+
+def test_spans_are_exported_where_an_exporter_is_configured(observed: tuple[Client, Path]) -> None:
+    client, log = observed
+    client.request("POST", "/classify", encode(colours()), {"X-Request-Id": "traced"})
+    deadline = time.monotonic() + 10
+    while '"traced"' not in (text := log.read_text()) or text.count('"name": "compute"') < 1:
+        assert time.monotonic() < deadline, text
+        time.sleep(0.1)
+    spans = re.findall(r'^    "name": "(.+)",$', text, re.M)
+    assert {"/classify", "decode", "queue", "compute"} <= set(spans)
+
+
+def test_the_last_spans_are_sent_when_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
+    toy.write_artifact(tmp_path / "models")
+    with running(tmp_path / "log", models=str(tmp_path / "models"), default_model="toy-colours") as client:
+        assert client.post("/classify", encode(colours())).status == 200
+        assert '"name": "compute"' not in (tmp_path / "log").read_text()
+    assert '"name": "compute"' in (tmp_path / "log").read_text()
+
+
+def test_an_exporter_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
+    toy.write_artifact(tmp_path / "models")
+    done = subprocess.run(
+        command(free_port()),
+        cwd=ROOT,
+        env=environment(models=str(tmp_path / "models"), default_model="toy-colours") | {"OTEL_TRACES_EXPORTER": "x"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert "error: OTEL_TRACES_EXPORTER=x" in done.stdout + done.stderr

@@ -1,0 +1,66 @@
+"""docs/operations.md is true: its settings are the settings, its metrics the metrics, its log lines are in the code."""
+
+import re
+from dataclasses import fields
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from serving.operations import metrics as telemetry
+from serving.settings import Settings
+from tests.fixtures.server import ROOT
+
+PAGE = (ROOT / "docs" / "operations.md").read_text()
+METRICS = {
+    f"{metric._name}_total" if isinstance(metric, Counter) else metric._name: metric
+    for metric in vars(telemetry).values()
+    if isinstance(metric, Counter | Gauge | Histogram)
+}
+
+
+def section(title: str) -> str:
+    (text,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
+    return str(text)
+
+
+def settings(page: str) -> list[str]:
+    return re.findall(r"^\| `SHORTCUT_\w+` \| .* \| .+ \|$", page, re.M)
+
+
+def test_the_settings_table_is_the_dataclass() -> None:
+    rows = dict(re.findall(r"^\| `(SHORTCUT_\w+)` \| (.*?) \| .+ \|$", PAGE, re.M))
+    assert set(rows) == {f"SHORTCUT_{spec.name.upper()}" for spec in fields(Settings)}
+    for spec in fields(Settings):
+        assert rows[f"SHORTCUT_{spec.name.upper()}"].strip("` ") == ("" if spec.default == () else str(spec.default))
+
+
+def test_the_settings_table_is_the_one_of_the_readme() -> None:
+    assert settings(PAGE) == settings((ROOT / "README.md").read_text())
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    known = {f"SHORTCUT_{spec.name.upper()}" for spec in fields(Settings)}
+    assert set(re.findall(r"SHORTCUT_[A-Z_]+", PAGE)) <= known
+
+
+def test_the_metrics_table_is_what_telemetry_defines() -> None:
+    rows = {
+        name: (kind, labels) for name, kind, labels in re.findall(r"^\| `(\w+)` \| (\w+) \| ([\w, ]+) \|", PAGE, re.M)
+    }
+    assert rows == {
+        name: (type(metric).__name__.lower(), ", ".join(metric._labelnames)) for name, metric in METRICS.items()
+    }
+
+
+def test_every_metric_that_is_asked_for_exists() -> None:
+    series = set(METRICS)
+    for name, metric in METRICS.items():
+        if isinstance(metric, Histogram):
+            series |= {f"{name}_{part}" for part in ("bucket", "sum", "count")}
+    assert set(re.findall(r"\bshortcut_\w+", PAGE)) <= series
+
+
+def test_the_log_lines_are_in_the_code() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "serving").rglob("*.py"))
+    lines = re.findall(r"^\| `([^`]+)` \| (?:info|error|critical) \|", section("Log"), re.M)
+    assert len(lines) >= 7
+    assert [line for line in lines if line not in code] == []

@@ -1,0 +1,182 @@
+"""The direct way and the way through ASGI must say the same, whatever a client sends and whenever it goes away."""
+
+import json
+import socket
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures import toy
+from tests.fixtures.pictures import colours, digit, encode, with_chunks
+from tests.fixtures.server import Client, form, running
+
+SEVEN = encode(digit("7"))
+JSON = "application/json"
+
+
+def raw(client: Client, sent: bytes, answers: int) -> list[tuple[bytes, bytes]]:
+    """(status line, body) of each answer to bytes sent in one go over one connection."""
+    with closing(socket.create_connection(("127.0.0.1", client.port), timeout=15)) as connection:
+        connection.sendall(sent)
+        stream = connection.makefile("rb")
+        found = []
+        for _ in range(answers):
+            status = stream.readline()
+            length = 0
+            while (line := stream.readline()) not in (b"\r\n", b""):
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            found.append((status, stream.read(length)))
+        return found
+
+
+def post(body: bytes, *headers: str, path: str = "/classify") -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: t", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def chunked(body: bytes, *headers: str, path: str = "/classify") -> bytes:
+    """The same request as one that cannot go directly."""
+    lines = [f"POST {path} HTTP/1.1", "Host: t", "Transfer-Encoding: chunked", *headers, "", ""]
+    parts = [b"%x\r\n%s\r\n" % (len(body), body)] if body else []
+    return "\r\n".join(lines).encode() + b"".join([*parts, b"0\r\n\r\n"])
+
+
+FORM, FORM_TYPE = form(("image", "seven.png", SEVEN))
+TWO, _ = form(("image", "a.png", SEVEN), ("image", "b.png", SEVEN))
+OTHER, _ = form(("picture", "a.png", SEVEN))
+CASES = [
+    (SEVEN, "image/png", ""),
+    (SEVEN, JSON, ""),
+    (SEVEN, "", "?top_k=2"),
+    (FORM, FORM_TYPE, "?model=dense_resnet-mnist&version=1"),
+    (TWO, FORM_TYPE, ""),
+    (OTHER, FORM_TYPE, ""),
+    (FORM[:-10], FORM_TYPE, ""),
+    (FORM, "multipart/form-data", ""),
+    (encode(colours()), "image/png", "?model=toy-colours&top_k=3"),
+    (encode(colours((300, 200)), "JPEG"), "image/jpeg", "?model=toy-colours"),  # small file, large picture
+    (b"", "", ""),
+    (b"hello", "text/plain", ""),
+    (b"hello", "image/png", ""),
+    (b"{}", JSON, ""),
+    (b"http://example.com/a.png", "", ""),
+    (b"%PDF-1.7", "", ""),
+    (SEVEN[:-20], "image/png", ""),
+    (SEVEN, "", "?top_k=0"),
+    (SEVEN, "", "?model=nobody"),
+    (SEVEN, "", "?version=9"),
+    (SEVEN, "", "?version=x"),
+    (SEVEN, "", "?"),
+]
+
+
+@pytest.mark.parametrize(("body", "content_type", "query"), CASES)
+def test_both_ways_say_the_same(service: Client, body: bytes, content_type: str, query: str) -> None:
+    headers = [f"Content-Type: {content_type}"] if content_type else []
+    direct, through = (way(body, *headers, path=f"/classify{query}") for way in (post, chunked))
+    ((status, answer),) = raw(service, direct, 1)
+    assert [(status, answer)] == raw(service, through, 1)
+    assert json.loads(answer)
+
+
+def test_the_answer_has_the_same_headers(service: Client) -> None:
+    direct = service.post("/classify", SEVEN, "image/png").headers
+    through = service.request("POST", "/classify", SEVEN, {"Connection": "close"}).headers  # goes through ASGI
+    assert direct.keys() == through.keys() - {"connection"}
+    assert direct["content-type"] == through["content-type"] == JSON
+
+
+def test_pipelined_requests_are_answered_in_turn_whichever_way_each_goes(service: Client) -> None:
+    ways = [post(SEVEN), chunked(SEVEN), post(b"junk"), post(SEVEN, path="/classify?top_k=1"), chunked(b"junk")]
+    answers = raw(service, b"".join(ways), len(ways))
+    assert [status.split()[1] for status, _ in answers] == [b"200", b"200", b"400", b"200", b"400"]
+    assert len(json.loads(answers[3][1])["predictions"]) == 1
+
+
+def test_a_body_in_pieces_is_put_together(service: Client) -> None:
+    with closing(socket.create_connection(("127.0.0.1", service.port), timeout=15)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in post(SEVEN):
+            connection.sendall(bytes([byte]))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_longer_path_is_another_route(service: Client) -> None:
+    assert service.post("/classify2", SEVEN).status == 404
+    assert service.post("/classify/batch", SEVEN).status == 415
+    assert service.request("GET", "/classify").status == 405
+
+
+def test_clients_that_go_away_leave_nothing_behind(service: Client) -> None:
+    for sent in (post(SEVEN), post(SEVEN)[:-5], post(SEVEN) + post(SEVEN)[:30], chunked(SEVEN)):
+        for _ in range(20):
+            with closing(socket.create_connection(("127.0.0.1", service.port), timeout=15)) as connection:
+                connection.sendall(sent)
+    assert service.post("/classify", SEVEN).status == 200
+
+
+def test_a_large_picture_whose_client_has_gone_is_not_computed(tmp_path: Path) -> None:
+    toy.write_artifact(tmp_path / "models")
+    settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1"}
+    large = encode(colours((3000, 2000)))
+    with running(tmp_path / "log", **settings) as client:
+        connections = [socket.create_connection(("127.0.0.1", client.port), timeout=15) for _ in range(40)]
+        for connection in connections:
+            connection.sendall(post(large))
+        time.sleep(0.5)
+        for connection in connections:
+            connection.close()
+        assert client.post("/classify", large).status == 200
+        text = client.get("/metrics").body.decode()
+        answered = float(text.partition('shortcut_requests_total{route="/classify",status="200"} ')[2].split()[0])
+        gone = float(text.partition('shortcut_requests_total{route="/classify",status="499"} ')[2].split()[0])
+        assert gone >= 15, text  # a picture takes some 50 ms, two at a time
+        assert answered + gone == 41
+
+
+def test_a_batch_of_many_leaves_the_event_loop_to_others_between_them(tmp_path: Path) -> None:
+    """Each is small and takes some ten milliseconds, for the texts in it."""
+    toy.write_artifact(tmp_path / "models")
+    settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1"}
+    slow = with_chunks(encode(colours((100, 100))), [(b"zTXt", b"k\0\0" + zlib.compress(bytes(1_000_000)))] * 4)
+    body, content_type = form(*[("image", f"{i}.png", slow) for i in range(64)])
+    with running(tmp_path / "log", **settings) as client, ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        upload = pool.submit(client.post, "/classify/batch", body, content_type)
+        waits: list[float] = []
+        while not upload.done():
+            asked = time.monotonic()
+            assert client.get("/livez").status == 200
+            waits.append(time.monotonic() - asked)
+        took = time.monotonic() - began
+        assert {"filename", "predictions"} == upload.result().json()["results"][-1].keys()
+        assert len(waits) > 3
+        assert max(waits) < took / 3
+
+
+@pytest.fixture
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, str]]:
+    from serving.edge import keys
+
+    key, hashed = keys.make()
+    folder = tmp_path_factory.mktemp("guarded")
+    toy.write_artifact(folder / "models")
+    settings = {"models": str(folder / "models"), "default_model": "toy-colours", "workers": "1"}
+    with running(folder / "log", **settings, api_keys=hashed) as client:
+        yield client, key
+
+
+def test_a_key_is_asked_for_on_both_ways(guarded: tuple[Client, str]) -> None:
+    client, key = guarded
+    picture = encode(colours())
+    cases = (([], b"401"), ([f"Authorization: Bearer {key}"], b"200"), (["Authorization: x"], b"401"))
+    for way in (post, chunked):
+        for headers, status in cases:
+            ((line, _),) = raw(client, way(picture, *headers), 1)
+            assert line.split()[1] == status

@@ -1,0 +1,146 @@
+import asyncio
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.engine.measurements import Choices
+from serving.errors import ImageTooLarge, StartError, Unavailable, UnknownModel
+from serving.operations import metrics as telemetry
+from serving.repository.models import Repository, verify
+from serving.repository.served import INLINE_PIXELS
+from serving.settings import Settings
+from tests.fixtures import toy
+from tests.fixtures.pictures import colours, encode
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    models = tmp_path_factory.mktemp("models")
+    for version in (1, 2):
+        toy.write_artifact(models, version=version, seed=version)
+    return Settings(
+        models=models, default_model="toy-colours", versions="all", provider="cpu", max_pixels=1_000_000, cache=models
+    )
+
+
+@pytest.fixture(scope="module")
+def repository(settings: Settings) -> Repository:
+    return Repository(settings, 1, Choices(settings.cache))
+
+
+def test_the_latest_version_of_the_default_is_meant_when_nothing_is_said(repository: Repository) -> None:
+    assert repository.find().artifact.version == 2
+    assert repository.find("toy-colours", 1).artifact.version == 1
+    assert len(list(repository)) == 2
+
+
+def test_an_unknown_model_is_told_what_there_is(repository: Repository) -> None:
+    with pytest.raises(UnknownModel, match=r"no model 'x\\ny'; there is toy-colours"):
+        repository.find("x\ny")
+    with pytest.raises(UnknownModel, match="no version 3; there is 1, 2"):
+        repository.find("toy-colours", 3)
+
+
+def test_a_default_that_is_not_there_ends_the_start(settings: Settings) -> None:
+    wrong = replace(settings, default_model="nobody")
+    with pytest.raises(StartError, match="SHORTCUT_DEFAULT_MODEL=nobody"):
+        Repository(wrong, 1, Choices(settings.cache))
+    with pytest.raises(StartError, match="SHORTCUT_DEFAULT_MODEL=nobody"):
+        list(verify(wrong, 1, Choices(settings.cache)))
+
+
+def test_the_parent_decides_for_every_model_and_the_workers_follow(settings: Settings, tmp_path: Path) -> None:
+    auto = replace(settings, provider="auto", cache=tmp_path)
+    choices = Choices(tmp_path)
+    lines = list(verify(auto, 1, choices))
+    assert [line.split(":")[0] for line in lines] == ["toy-colours version 1", "toy-colours version 2"]
+    assert list(verify(auto, 1, Choices(tmp_path))) != []
+    reasons = [served.model.reason for served in Repository(auto, 1, Choices(tmp_path))]
+    assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
+
+
+def test_predictions_are_ranked_with_ties_by_index(repository: Repository) -> None:
+    ranked = repository.find().rank(np.array([0.25, 0.5, 0.25], np.float32), 3)
+    assert [p["index"] for p in ranked] == [1, 0, 2]
+    assert ranked[0] == {"label": "green", "index": 1, "probability": 0.5}
+    assert len(repository.find().rank(np.array([0.25, 0.5, 0.25]), 99)) == 3
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 99])
+def test_the_body_is_what_json_would_write(repository: Repository, top_k: int) -> None:
+    served = repository.find()
+    probabilities = np.array([1e-7, 0.9999999, 0.0123456], np.float32)
+    whole = {"model": "toy-colours", "version": 2, "predictions": served.rank(probabilities, top_k)}
+    assert served.body(probabilities, top_k) == json.dumps(whole, separators=(",", ":")).encode()
+
+
+def test_an_answer_that_is_no_number_is_not_given(repository: Repository) -> None:
+    with pytest.raises(ArithmeticError):
+        repository.find().body(np.full(3, np.nan, np.float32), 1)
+
+
+@pytest.mark.parametrize("side", [8, 2 * int(INLINE_PIXELS**0.5)])
+def test_small_and_big_pictures_are_decoded_alike(repository: Repository, side: int) -> None:
+    served = repository.find()
+    image = asyncio.run(served.decode(encode(colours((side, side)))))
+    assert image.shape == (8, 8, 3)
+    (job,) = asyncio.run(served.classify([image]))
+    expected = toy.expected(image[None], toy.weights((8, 8, 3), 3, seed=2))[0]
+    assert job.probabilities().tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_the_pixel_limit_is_the_settings(repository: Repository) -> None:
+    with pytest.raises(ImageTooLarge, match="the limit is 1,000,000"):
+        asyncio.run(repository.find().decode(encode(colours((8, 8)).resize((2000, 1000)))))
+
+
+def test_what_is_served_is_described(repository: Repository) -> None:
+    described = repository.describe()
+    assert described["default"] == "toy-colours"
+    assert [v["version"] for v in described["models"][0]["versions"]] == [1, 2]
+    one = repository.describe_model("toy-colours")
+    assert one["card"]["name"] == "toy-colours"
+    assert one["versions"][0]["provider"] == "CPUExecutionProvider"
+    assert one["versions"][0]["provider_reason"] == "SHORTCUT_PROVIDER=cpu"
+
+
+def test_beside_a_bad_version_good_ones_are_served_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    toy.write_artifact(tmp_path, version=1)
+    toy.write_artifact(tmp_path, name="other")
+    settings = Settings(models=tmp_path, default_model="toy-colours", versions="all", provider="cpu", cache=tmp_path)
+    repository = Repository(settings, 1, Choices(tmp_path))
+    repository.succeed(None)
+    watched, tallies = len(telemetry._watched), len(telemetry._tallies)
+    (toy.write_artifact(tmp_path, version=2) / "model.onnx").write_bytes(b"no graph")
+    for version in (3, 4):
+        toy.write_artifact(tmp_path, version=version)
+        renewed = repository.renewed()
+        assert renewed is not None
+        renewed.succeed(repository)
+        repository = renewed
+        assert [path.name for path in repository.refused] == ["2"]
+    assert sorted(served.artifact.version for served in repository) == [1, 1, 3, 4]
+    assert len(telemetry._watched) == watched + 2
+    shutil.rmtree(tmp_path / "toy-colours" / "3")
+    shutil.rmtree(tmp_path / "toy-colours" / "4")
+    renewed = repository.renewed()
+    assert renewed is not None
+    renewed.succeed(repository)
+    assert (len(telemetry._watched), len(telemetry._tallies)) == (watched, tallies)
+    for served in renewed:
+        served.retire()
+
+
+def test_a_model_that_is_refused_is_not_unknown(tmp_path: Path) -> None:
+    toy.write_artifact(tmp_path)
+    settings = Settings(models=tmp_path, default_model="toy-colours", provider="cpu", cache=tmp_path)
+    repository = Repository(settings, 1, Choices(tmp_path))
+    (toy.write_artifact(tmp_path, name="other") / "model.onnx").write_bytes(b"no graph")
+    renewed = repository.renewed()
+    assert renewed is not None
+    with pytest.raises(Unavailable, match="'other' cannot be served at the moment"):
+        renewed.find("other")

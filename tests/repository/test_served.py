@@ -1,0 +1,216 @@
+"""An execution provider that fails while it serves, at its seam: a model whose `run` raises."""
+
+import asyncio
+import gc
+import os
+import signal
+import threading
+import time
+import weakref
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving import artifacts
+from serving.engine import batching
+from serving.engine import selection as runtime
+from serving.engine.measurements import Choices
+from serving.engine.providers import Way
+from serving.errors import DeadlineExceeded, Overloaded, StartError, Unavailable
+from serving.images import decode as images
+from serving.repository import served as served_module
+from serving.repository.served import ServedModel
+from serving.settings import Settings
+from tests.fixtures import toy
+from tests.fixtures.pictures import colours, encode, with_chunks
+
+
+def broken(images: np.ndarray) -> np.ndarray:
+    raise RuntimeError("CUDA error: device lost")
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> artifacts.Artifact:
+    return artifacts.read(toy.write_artifact(tmp_path))
+
+
+@pytest.fixture
+def sound(artifact: artifacts.Artifact, tmp_path: Path) -> runtime.Model:
+    return runtime.load(artifact, Choices(tmp_path), "cpu")
+
+
+def test_a_provider_that_fails_is_replaced_by_another(artifact: artifacts.Artifact, sound: runtime.Model) -> None:
+    asked = []
+
+    def load(without: Way | None) -> runtime.Model:
+        asked.append(without)
+        time.sleep(0.1)
+        return sound
+
+    failing = replace(sound, run=broken, way=Way("cuda", "tf32"))
+    served = ServedModel(failing, Settings(), load)
+    image = artifact.golden_images[0]
+    for _ in range(3):  # while it is replaced, nothing is tried on what has failed
+        with pytest.raises(Unavailable, match="cannot be computed at the moment"):
+            asyncio.run(served.classify([image]))
+        assert not served.computes
+    wait_until(lambda: served.computes)
+    assert asked == [Way("cuda", "tf32")]
+    (job,) = asyncio.run(served.classify([image]))
+    assert np.abs(job.probabilities() - artifact.golden_probabilities[0]).max() < 1e-5
+    described = served.describe()
+    assert described["provider"] == "CPUExecutionProvider"
+    assert described["provider_reason"].startswith("cuda tf32 failed (CUDA error: device lost); ")
+
+
+def test_a_worker_without_another_provider_ends_to_be_replaced(
+    sound: runtime.Model, artifact: artifacts.Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(without: Way | None) -> runtime.Model:
+        raise StartError("nothing else is here")
+
+    ended: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda process, number: ended.append((process, number)))
+    served = ServedModel(replace(sound, run=broken), Settings(), load)
+    with pytest.raises(Unavailable):
+        asyncio.run(served.classify([artifact.golden_images[0]]))
+    wait_until(lambda: bool(ended))
+    assert ended == [(os.getpid(), signal.SIGINT)]
+    assert not served.computes
+
+
+def test_what_has_failed_is_only_taken_again_where_there_is_no_other(
+    artifact: artifacts.Artifact, tmp_path: Path
+) -> None:
+    assert runtime.load(artifact, Choices(tmp_path), without=Way("openvino", "bf16")).way == Way("cpu")
+    assert runtime.load(artifact, Choices(tmp_path), "cpu", without=Way("cpu")).way == Way("cpu")
+
+
+def test_no_more_large_pictures_wait_for_a_decoder_than_can_be_decoded_in_time(
+    sound: runtime.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate = [], threading.Event()
+
+    def open_image(data: bytes, max_pixels: int, quick: bool = False) -> Image.Image:
+        if threading.current_thread() is not threading.main_thread():
+            begun.append(data)
+            gate.wait(10)
+        return images.open_image(data, max_pixels, quick)
+
+    async def scenario(served: ServedModel, picture: bytes) -> None:
+        waiting = [asyncio.create_task(served.decode(picture)) for _ in range(2)]
+        while len(begun) < 2:  # two decoders
+            await asyncio.sleep(0.01)
+        waiting += [asyncio.create_task(served.decode(picture)) for _ in range(8)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="8 large pictures wait to be decoded; the limit is 8, what can be"):
+            await served.decode(picture)
+        waiting[-1].cancel()  # its client has gone, and leaves its place
+        await asyncio.sleep(0)
+        waiting[-1] = asyncio.create_task(served.decode(picture))
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(*waiting)
+
+    monkeypatch.setattr(served_module, "open_image", open_image)
+    served = ServedModel(sound, Settings(deadline_ms=1000), lambda way: sound)
+    asyncio.run(asyncio.wait_for(scenario(served, encode(colours((200, 200)), "PNG")), 30))
+
+
+def test_the_deadline_counts_from_when_it_was_asked(sound: runtime.Model, artifact: artifacts.Artifact) -> None:
+    served = ServedModel(sound, Settings(deadline_ms=1000), lambda way: sound)
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(served.classify([artifact.golden_images[0]], time.perf_counter() - 1.1))
+    asyncio.run(served.classify([artifact.golden_images[0]], time.perf_counter() - 0.1))
+
+
+def test_a_burst_of_large_pictures_does_not_make_the_next_one_look_slow(sound: runtime.Model) -> None:
+    async def scenario(served: ServedModel, picture: bytes) -> None:
+        for _ in range(20):
+            await served.decode(picture)
+        usual = served._decoding.seconds
+        await asyncio.gather(*(served.decode(picture) for _ in range(40)))
+        assert served._decoding.seconds < 10 * usual  # and not the time of the burst, 40 times that
+
+    served = ServedModel(sound, Settings(), lambda way: sound)
+    asyncio.run(asyncio.wait_for(scenario(served, encode(colours((400, 400)), "PNG")), 60))
+
+
+PIECES = b"\xff\xe5\x00\x02" * 1000  # empty segments
+TEXTS = [(b"zTXt", b"k\0\0" + zlib.compress(b"x" * 100_000)) for _ in range(5)]
+
+
+@pytest.mark.parametrize(
+    "laborious",
+    [
+        encode(colours(), "JPEG")[:2] + PIECES + encode(colours(), "JPEG")[2:],
+        encode(colours(), "JPEG")[:-2] + b"\xff\xda\x00\x02" * 20 + b"\xff\xd9",
+        with_chunks(encode(colours((100, 100))), TEXTS),
+    ],
+)
+def test_what_takes_long_though_it_is_small_is_not_decoded_on_the_event_loop(
+    sound: runtime.Model, laborious: bytes
+) -> None:
+    served = ServedModel(sound, Settings(), lambda way: sound)
+    assert served.decode_now(laborious) is None
+    assert served.decode_now(encode(colours(), "JPEG")) is not None
+
+
+def test_a_batch_that_never_ends_is_given_up_and_the_worker_with_it(
+    sound: runtime.Model, artifact: artifacts.Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, ended = threading.Event(), []
+
+    def hang(images: np.ndarray) -> np.ndarray:
+        gate.wait(20)
+        return sound.run(images)
+
+    async def scenario(served: ServedModel) -> None:
+        image = artifact.golden_images[0]
+        running = asyncio.create_task(served.classify([image]))
+        await asyncio.sleep(0.01)
+        waiting = asyncio.create_task(served.classify([image]))
+        with pytest.raises(DeadlineExceeded):  # though nothing takes it from the queue
+            await waiting
+        with pytest.raises(Unavailable):
+            await running
+        with pytest.raises(Unavailable):
+            served.admit()
+        await asyncio.sleep(0.1)
+        gate.set()
+
+    monkeypatch.setattr(batching, "STUCK_SECONDS", 0.5)
+    monkeypatch.setattr(served_module, "LAST_SECONDS", 0.01)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    slow = replace(sound, run=hang, image_seconds=1.0)
+    served = ServedModel(slow, Settings(deadline_ms=100), lambda way: sound)
+    asyncio.run(asyncio.wait_for(scenario(served), 20))
+    assert ended == [1]
+
+
+def test_a_model_is_freed_with_its_last_request_even_if_no_garbage_is_collected(
+    sound: runtime.Model, artifact: artifacts.Artifact
+) -> None:
+    gc.disable()
+    try:
+        served = ServedModel(sound, Settings(), lambda way: sound)
+        served.adopt()
+        asyncio.run(served.classify([artifact.golden_images[0]]))
+        served.retire()
+        gone = weakref.ref(served)
+        del served
+        assert gone() is None
+    finally:
+        gc.enable()

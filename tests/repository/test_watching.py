@@ -1,0 +1,166 @@
+"""Versions come and go under load: no request fails, what is bad is never served, and every worker follows."""
+
+import contextlib
+import http.client
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.fixtures import toy
+from tests.fixtures.pictures import colours, encode
+from tests.fixtures.server import Client, running
+
+PICTURE = encode(colours())
+
+
+def publish(models: Path, version: int, damaged: bool = False) -> Path:
+    """As training.export does: written beside, then renamed into place."""
+    folder = toy.write_artifact(models.parent / f"beside-{version}", version=version, seed=version)
+    if damaged:
+        (folder / "model.onnx").write_bytes(b"no graph")
+    return folder.rename(models / "toy-colours" / str(version))
+
+
+class Load:
+    """Clients that ask all the time, on connections old and new."""
+
+    def __init__(self, client: Client, clients: int = 4):
+        self.statuses: Counter[int] = Counter()
+        self.versions: Counter[int] = Counter()
+        self.problems: list[str] = []
+        self._client = client
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self) -> None:
+        while not self._stop.is_set():
+            try:
+                answer = self._client.post("/classify", PICTURE)
+                self.statuses[answer.status] += 1
+                self.versions[answer.json().get("version")] += 1
+            except Exception as err:
+                self.problems.append(repr(err))
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+
+def wait_for(client: Client, holds: Callable[[dict[str, Any]], bool], seconds: float = 20) -> None:
+    """Until GET /models says so ten times in a row, which all workers have answered by then."""
+    deadline = time.monotonic() + seconds
+    in_a_row = 0
+    while in_a_row < 10:
+        described = client.get("/models").json()
+        in_a_row = in_a_row + 1 if holds(described) else 0
+        assert time.monotonic() < deadline, described
+        time.sleep(0.02 if in_a_row else 0.2)
+
+
+def serves(*versions: int) -> Callable[[dict[str, Any]], bool]:
+    def holds(described: dict[str, Any]) -> bool:
+        return [v["version"] for v in described["models"][0]["versions"]] == list(versions)
+
+    return holds
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[tuple[Client, Path, Path]]:
+    models = tmp_path / "models"
+    toy.write_artifact(models, version=1, seed=1)
+    log = tmp_path / "log"
+    with running(log, models=str(models), default_model="toy-colours", workers="2", watch="1") as client:
+        deadline = time.monotonic() + 30
+        while b"} 2.0" not in client.get("/metrics").body.partition(b"\nshortcut_model_workers{")[2][:200]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield client, models, log
+
+
+def test_versions_come_and_go_under_load(watched: tuple[Client, Path, Path]) -> None:
+    client, models, log = watched
+    load = Load(client)
+    try:
+        publish(models, 2)
+        wait_for(client, serves(2))
+        bad = publish(models, 3, damaged=True)
+        wait_for(client, lambda d: serves(2)(d) and [r["version"] for r in d["refused"]] == [3])
+        (refused,) = client.get("/models").json()["refused"]
+        assert "model.onnx" in refused["error"]
+        shutil.rmtree(bad)
+        wait_for(client, lambda d: serves(2)(d) and d["refused"] == [])
+        shutil.rmtree(models / "toy-colours" / "2")
+        wait_for(client, serves(1))
+    finally:
+        load.stop()
+    assert load.problems == []
+    assert set(load.statuses) == {200}
+    assert set(load.versions) == {1, 2}
+    text = log.read_text()
+    assert "toy-colours/3 is refused: " in text
+    assert "now served: toy-colours version 2" in text
+    assert "Traceback" not in text
+
+
+def test_a_worker_that_is_replaced_beside_a_bad_version_serves_the_one_before(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    toy.write_artifact(models, version=1, seed=1)
+    settings = {"models": str(models), "default_model": "toy-colours", "workers": "1", "watch": "1"}
+    with running(tmp_path / "log", **settings) as client:
+        publish(models, 2, damaged=True)
+        wait_for(client, lambda d: serves(1)(d) and d["refused"] != [])
+        (worker,) = psutil.Process(client.process).children(recursive=True)
+        worker.kill()
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if client.get("/readyz").status == 200:
+                    break
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        wait_for(client, lambda d: serves(1)(d) and d["refused"] != [])
+        assert client.post("/classify", PICTURE).json()["version"] == 1
+
+
+def test_the_default_model_is_never_taken_away(watched: tuple[Client, Path, Path]) -> None:
+    client, models, log = watched
+    models.rename(models.parent / "away")
+    deadline = time.monotonic() + 15
+    while "models are not changed" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert client.post("/classify", PICTURE).status == 200
+    (models.parent / "away").rename(models)
+    publish(models, 2)
+    wait_for(client, serves(2))
+
+
+def test_another_model_may_come_too_and_the_metrics_say_what_is_served(watched: tuple[Client, Path, Path]) -> None:
+    client, models, _ = watched
+    toy.write_artifact(models, name="another")
+    wait_for(client, lambda d: [m["name"] for m in d["models"]] == ["another", "toy-colours"])
+    while workers(client).get("another") != "2.0":
+        time.sleep(0.1)
+    assert client.post("/classify?model=another", PICTURE).status == 200
+    shutil.rmtree(models / "another")
+    deadline = time.monotonic() + 20
+    while workers(client) != {"toy-colours": "2.0", "another": "0.0"}:
+        assert time.monotonic() < deadline, workers(client)
+        time.sleep(0.1)
+    assert client.post("/classify?model=another", PICTURE).status == 404
+
+
+def workers(client: Client) -> dict[str, str]:
+    """That serve each model, by /metrics."""
+    lines = client.get("/metrics").body.decode().splitlines()
+    return {line.split('"')[1]: line.split()[-1] for line in lines if line.startswith("shortcut_model_workers{")}
