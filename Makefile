@@ -24,7 +24,7 @@ check: .venv-dev/ready  ## ruff, mypy, pip-audit
 	.venv-dev/bin/python requirements/audit.py
 
 study: .venv-dev/ready  ## the notebook's claims put to the test; ARGS="--list" says what there is
-	.venv-dev/bin/python -m training.compare $(ARGS)
+	.venv-dev/bin/python -m study $(ARGS)
 
 fuzz: .venv-fuzz/ready .venv/ready  ## FUZZ_SECONDS=600 over all targets; what crashes lands in fuzz/found/
 	.venv-fuzz/bin/python -m fuzz --seconds $(or $(FUZZ_SECONDS),600)

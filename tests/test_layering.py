@@ -9,21 +9,13 @@ from PIL import Image
 
 from serving.images.decode import decode_image
 from tests.fixtures.pictures import colours, encode
-from training.datasets import _common_form, _decode
+from training.data.pictures import common_form, decode
 
 ROOT = Path(__file__).parents[1]
 TRAINING_ONLY = {"training", "keras", "tensorflow", "tf2onnx", "sklearn", "matplotlib"}
 
 # Modules of their own package that each may import. One that is not listed may import whatever does not import it.
 MAY_IMPORT = {
-    "training.networks": set(),
-    "training.datasets": set(),
-    "training.golden": set(),
-    "training.plots": set(),
-    "training.recipes": {"training.networks", "training.datasets"},
-    "training.evaluate": {"training.datasets"},
-    "training.export": {"training.golden"},
-    "training.runs": {"training.recipes", "training.networks", "training.datasets", "training.plots"},
     "serving.errors": set(),
     "serving.settings": {"serving.errors"},
     "serving.images.decode": {"serving.errors"},
@@ -47,13 +39,23 @@ MAY_IMPORT = {
     "serving.operations.logs": {"serving.settings"},
     "serving.engine.cores": {"serving.settings", "serving.engine.providers"},
 }
+# The rooms of training: which other rooms each may import. Commands and the study may import all of them.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "training.data": (),
+    "training.networks": (),
+    "training.recipes": ("training.networks",),
+    "training.artifact": ("training.data", "training.recipes"),
+    "training.runs": ("training.data", "training.networks", "training.recipes", "training.artifact"),
+}
 FRONT_DOORS = (
     "serving.service",
     "serving.protocols",
     "serving.classify",
     "training.fit",
-    "training.compare",
-    "training.study",
+    "training.export",
+    "training.evaluate",
+    "training.cards",
+    "study",
 )
 
 
@@ -73,7 +75,9 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = {module_name(path): path for half in ("serving", "training") for path in sorted((ROOT / half).rglob("*.py"))}
+MODULES = {
+    module_name(path): path for half in ("serving", "training", "study") for path in sorted((ROOT / half).rglob("*.py"))
+}
 IMPORTS = {name: imported(path) for name, path in MODULES.items()}
 
 
@@ -105,6 +109,25 @@ def test_serving_never_imports_training_or_its_libraries(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("training")])
 def test_training_never_imports_serving_or_bentoml(name: str) -> None:
     assert [other for other in sorted(IMPORTS[name]) if belongs_to(other, {"serving", "bentoml"})] == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("study")])
+def test_the_study_never_imports_serving(name: str) -> None:
+    assert [other for other in sorted(IMPORTS[name]) if belongs_to(other, {"serving", "bentoml"})] == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_of_training_imports_only_the_rooms_it_may(room: str) -> None:
+    allowed = {room, *ROOMS[room]}
+    for name in MODULES:
+        if belongs_to(name, (room,)):
+            foreign = {other for other in own_imports(name) if not belongs_to(other, tuple(allowed))}
+            assert not foreign, f"{name} may import {', '.join(sorted(allowed))}, but imports {', '.join(foreign)}"
+
+
+def test_every_module_of_training_is_in_a_room_or_a_command() -> None:
+    rooms = (*ROOMS, *FRONT_DOORS)
+    assert [name for name in MODULES if name.startswith("training.") and not belongs_to(name, rooms)] == []
 
 
 @pytest.mark.parametrize("name", MAY_IMPORT)
@@ -158,11 +181,11 @@ def test_training_and_serving_decode_a_file_to_the_same_bytes(tmp_path: Path, fo
         exif[0x0112] = orientation
         file = tmp_path / f"picture.{form.lower()}"
         file.write_bytes(encode(drawn(mode), form, **({"exif": exif} if orientation > 1 else {})))
-        upright, _ = _common_form([file])
+        upright, _ = common_form([file])
         assert upright == ((7, 11) if orientation >= 5 else (11, 7))
         for width, height in (upright, (32, 32), (5, 4)):
             for target, channels in (("L", 1), ("RGB", 3)):
-                trained = _decode(file, target, (width, height))
+                trained = decode(file, target, (width, height))
                 served = decode_image(file.read_bytes(), (height, width, channels), "plain", "bilinear")
                 np.testing.assert_array_equal(trained, served)
                 assert trained.dtype == served.dtype == np.uint8
@@ -172,5 +195,5 @@ def test_training_and_serving_decode_a_file_to_the_same_bytes(tmp_path: Path, fo
 def test_neither_half_minds_a_broken_orientation(tmp_path: Path, tags: bytes) -> None:
     file = tmp_path / "broken.jpg"
     colours((9, 6)).save(file, exif=b"Exif\0\0" + tags)
-    trained = _decode(file, "RGB", _common_form([file])[0])
+    trained = decode(file, "RGB", common_form([file])[0])
     np.testing.assert_array_equal(trained, decode_image(file.read_bytes(), (6, 9, 3)))

@@ -94,4 +94,5 @@ def test_the_commands_of_the_readme_exist() -> None:
     for target in re.findall(r"make ([a-z-]+)", README):
         assert re.search(rf"^{target}:", makefile, re.M), target
     for module in re.findall(r"python -m ([a-z_.]+)", README):
-        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module

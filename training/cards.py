@@ -6,11 +6,11 @@ Knows only `card.json`; `--check` says whether the two files are up to date inst
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.evaluate import latest_version
+from training.artifact.reading import latest_version
 
 BEGIN, END = "<!-- cards: python -m training.cards -->", "<!-- /cards -->"
 
@@ -21,7 +21,12 @@ def read_cards(models: Path) -> list[dict[str, Any]]:
     for folder in sorted(p for p in models.iterdir() if p.is_dir()):
         path = latest_version(folder)
         cards.append(json.loads((path / "card.json").read_text()) | {"version": int(path.name)})
-    return sorted(cards, key=lambda c: (c["dataset"]["origin"], -c["metrics"]["accuracy"]))
+    return sorted(cards, key=lambda c: (c["dataset"]["origin"], -(_metrics(c).get("accuracy") or 0)))
+
+
+def _metrics(card: dict[str, Any]) -> dict[str, Any]:
+    """What was measured: nothing of a model that was trained elsewhere, whose card holds null."""
+    return card["metrics"] or {}
 
 
 def table(cards: Sequence[dict[str, Any]]) -> str:
@@ -31,14 +36,23 @@ def table(cards: Sequence[dict[str, Any]]) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for card in cards:
-        metrics, training = card["metrics"], card["training"]
-        rows.append(
-            f"| `{card['name']}` | {card['dataset']['origin']} | {100 * metrics['accuracy']:.2f} % "
-            f"| {metrics['calibration_error']:.3f} | {card['parameters']:,} "
-            f"| {card['files']['model.onnx']['bytes'] / 1e6:.1f} MB "
-            f"| {_duration(training['seconds'])} | {training['images_per_second']:,.0f} |"
+        metrics, training = _metrics(card), card["training"] or {}
+        cells = (
+            f"`{card['name']}`",
+            card["dataset"]["origin"],
+            _cell(metrics.get("accuracy"), lambda accuracy: f"{100 * accuracy:.2f} %"),
+            _cell(metrics.get("calibration_error"), lambda error: f"{error:.3f}"),
+            f"{card['parameters']:,}",
+            f"{card['files']['model.onnx']['bytes'] / 1e6:.1f} MB",
+            _cell(training.get("seconds"), _duration),
+            _cell(training.get("images_per_second"), lambda rate: f"{rate:,.0f}"),
         )
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _cell(value: float | None, text: Callable[[float], str]) -> str:
+    return "–" if value is None else text(value)
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,53 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from training import cards
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    for name, accuracy in (("a-mnist", 0.5), ("b-mnist", 0.75)):
+        card = {
+            "name": name,
+            "dataset": {"origin": "drawn"},
+            "metrics": {"accuracy": accuracy, "calibration_error": 0.1234},
+            "parameters": 12345,
+            "files": {"model.onnx": {"bytes": 2_500_000}},
+            "training": {"seconds": 300, "images_per_second": 1234.5},
+        }
+        (folder / name / "1").mkdir(parents=True)
+        (folder / name / "1" / "card.json").write_text(json.dumps(card))
+    for page in (folder / "README.md", tmp_path / "README.md"):
+        page.write_text(f"before\n{cards.BEGIN}\n{cards.END}\nafter\n")
+    return folder
+
+
+def test_both_pages_get_the_table_and_keep_the_rest(models: Path) -> None:
+    assert cards.main(["--models", str(models), "--check"]) == 1
+    assert cards.main(["--models", str(models)]) == 0
+    assert cards.main(["--models", str(models), "--check"]) == 0
+    text = (models / "README.md").read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert rows[0] == "| `b-mnist` | drawn | 75.00 % | 0.123 | 12,345 | 2.5 MB | 5 min | 1,234 |"
+    assert rows[1].startswith("| `a-mnist` | drawn | 50.00 % ")
+
+
+def test_a_model_that_was_trained_elsewhere_has_a_row_without_figures(models: Path) -> None:
+    shutil.copytree(models / "a-mnist", models / "c-shapes")
+    path = models / "c-shapes" / "1" / "card.json"
+    unknown = {"name": "c-shapes", "metrics": None, "training": None}
+    path.write_text(json.dumps(json.loads(path.read_text()) | unknown))
+    assert cards.main(["--models", str(models)]) == 0
+    rows = [line for line in (models / "README.md").read_text().splitlines() if line.startswith("| `")]
+    assert rows[-1] == "| `c-shapes` | drawn | – | – | 12,345 | 2.5 MB | – | – |"
+
+
+def test_a_page_without_markers_is_told() -> None:
+    with pytest.raises(ValueError, match="markers"):
+        cards.replaced("no markers here", "table")

@@ -1,0 +1,174 @@
+"""Metrics against values by hand, scikit-learn and Keras; and an artifact measured again against its card."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
+
+from tests.fixtures.server import committed_artifacts
+from training.artifact import metrics as module
+from training.artifact.metrics import measure
+from training.artifact.reading import latest_version
+from training.evaluate import main
+
+pytest_plugins = ["tests.fixtures.training"]
+
+MNIST = [artifact for artifact in committed_artifacts() if artifact.parent.name.endswith("-mnist")]
+DATA = os.environ.get("SHORTCUT_TEST_DATA")
+
+
+def predictions(seed: int, count: int = 200, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (N, K) float32 and targets (N,) that they often get right."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, classes, count)
+    scores = rng.normal(0, 1.5, (count, classes)) + 2 * np.eye(classes)[targets]
+    e = np.exp(scores)
+    return (e / e.sum(axis=1, keepdims=True)).astype(np.float32), targets
+
+
+# Metrics
+
+
+def test_metrics_of_four_answers_by_hand() -> None:
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.2, 0.6, 0.2]])
+    metrics = measure(probabilities, np.array([0, 1, 1, 1]), ("a", "b", "c"))
+    assert metrics["accuracy"] == 0.75
+    assert metrics["per_class_accuracy"] == {"a": 1.0, "b": pytest.approx(2 / 3), "c": None}
+    right = 0.7 * 0.8 * 0.9 * 0.3 * 0.4 * 0.9 * 0.8 * 0.9 * 0.9 * 0.6 * 0.8 * 0.8  # p where the label is, 1-p elsewhere
+    assert metrics["loss"] == pytest.approx(-np.log(right) / 12)
+    # confidences 0.7 and 0.6 (twice) and 0.8 lie in bins (10/15, 11/15], (8/15, 9/15] and (11/15, 12/15]
+    assert metrics["calibration_error"] == pytest.approx(abs(1 - 0.7) / 4 + abs(0.5 - 0.6) / 2 + abs(1 - 0.8) / 4)
+
+
+def test_calibration_error_by_hand() -> None:
+    confidence = np.array([1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.05])
+    hits = np.array([True, True, True, False, True, False, False])
+    assert module.calibration_error(confidence, hits) == pytest.approx((4 * 0.25 + 2 * 0.0 + 1 * 0.05) / 7)
+    assert module.calibration_error(confidence, hits, bins=1) == pytest.approx(abs(4 / 7 - confidence.mean()))
+
+
+def test_a_bin_holds_its_upper_edge_and_not_its_lower() -> None:
+    # 0.5 lies in the first of two bins: one bin of mean confidence 0.3, of which a third is right
+    assert module.calibration_error(np.array([0.15, 0.25, 0.5]), np.array([0, 0, 1]), bins=2) == pytest.approx(1 / 30)
+
+
+def test_certain_and_right_answers_have_no_calibration_error() -> None:
+    assert module.calibration_error(np.ones(9), np.ones(9, bool)) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_accuracy_recall_and_confusion_are_scikit_learns(seed: int) -> None:
+    probabilities, targets = predictions(seed)
+    predicted = probabilities.argmax(axis=1)
+    metrics = measure(probabilities, targets, "abcde")
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(targets, predicted))
+    recalls = recall_score(targets, predicted, average=None)
+    assert list(metrics["per_class_accuracy"].values()) == pytest.approx(list(recalls))
+    counts = module.confusion_matrix(predicted, targets, 5)
+    np.testing.assert_array_equal(counts, confusion_matrix(targets, predicted, labels=range(5)))
+
+
+def test_the_confusion_matrix_keeps_classes_that_never_occur() -> None:
+    counts = module.confusion_matrix(np.array([0, 2]), np.array([0, 1]), 4)
+    assert counts.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_loss_and_binary_accuracy_are_keras(seed: int) -> None:
+    probabilities, targets = predictions(seed)
+    one_hot = np.eye(5, dtype=np.float32)[targets]
+    loss = float(np.mean(keras.losses.binary_crossentropy(one_hot, probabilities)))
+    assert module.binary_crossentropy(probabilities, targets) == pytest.approx(loss, rel=1e-5)
+    flattering = float(np.mean(keras.metrics.binary_accuracy(one_hot, probabilities)))
+    assert module.binary_accuracy(probabilities, targets) == pytest.approx(flattering)
+
+
+def test_a_certain_wrong_answer_is_clipped_as_keras_does() -> None:
+    probabilities, targets = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32), np.array([0, 0])
+    expected = float(np.mean(keras.losses.binary_crossentropy(np.eye(2, dtype=np.float32)[targets], probabilities)))
+    assert module.binary_crossentropy(probabilities, targets) == pytest.approx(expected, rel=0.02)
+    assert 7 < expected < 9
+
+
+# Which artifact
+
+
+def test_the_latest_version_is_the_highest_number(tmp_path: Path) -> None:
+    for name in ("9", "10", "notes"):
+        (tmp_path / name).mkdir()
+    assert latest_version(tmp_path) == tmp_path / "10"
+    (tmp_path / "9" / "card.json").write_text("{}")
+    assert latest_version(tmp_path / "9") == tmp_path / "9"
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_a_folder_without_an_artifact_is_told(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / name)]) == 1
+    assert f"{name}: neither an artifact (card.json) nor a model's folder" in capsys.readouterr().err
+
+
+# An artifact again
+
+
+@pytest.fixture
+def model(toy_run: Path, tmp_path: Path) -> Path:
+    """A copy of the toy model's folder, to damage."""
+    return Path(shutil.copytree(toy_run / "models" / "tiny-digits", tmp_path / "tiny-digits"))
+
+
+def test_an_artifact_agrees_with_its_card(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = json.loads((model / "1" / "card.json").read_text())
+    assert main([str(model)]) == 0
+    printed, _, verdict = capsys.readouterr().out.strip().rpartition("\n")
+    assert verdict.endswith(": agrees")
+    metrics = json.loads(printed)
+    assert metrics["accuracy"] == pytest.approx(card["metrics"]["accuracy"], abs=0.001)
+    assert metrics["loss"] == pytest.approx(card["metrics"]["loss"], abs=1e-5)
+    assert set(metrics) == set(card["metrics"])
+
+
+def test_a_card_that_says_something_else_is_found_out(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = model / "1" / "card.json"
+    card = json.loads(path.read_text())
+    card["metrics"]["accuracy"] += 0.002
+    path.write_text(json.dumps(card))
+    assert main([str(model / "1")]) == 1
+    assert capsys.readouterr().out.strip().endswith("DIFFERS")
+
+
+def test_a_card_without_metrics_has_nothing_to_compare(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = model / "1" / "card.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": None, "recipe": None}))
+    assert main([str(model)]) == 0
+    assert "records no accuracy" in capsys.readouterr().out
+
+
+def test_data_that_does_not_fit_the_model_is_told(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = np.zeros((3, 9, 9, 3), np.uint8), np.arange(3)
+    np.savez(tmp_path / "colour.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    assert main([str(model), "--data", str(tmp_path / "colour.npz")]) == 1
+    assert "takes images of shape [28, 28, 1], got [28, 28, 3]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["card.json", "model.onnx"])
+def test_a_damaged_artifact_is_told_in_one_line(model: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (model / "1" / damage).unlink()
+    assert main([str(model)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert damage in error
+
+
+@pytest.mark.skipif(not DATA, reason="SHORTCUT_TEST_DATA does not name a folder with mnist.npz")
+@pytest.mark.parametrize("artifact", MNIST, ids=lambda path: path.parent.name)
+def test_a_committed_model_agrees_with_its_card_on_the_real_test_split(artifact: Path) -> None:
+    assert main([str(artifact), "--data", str(Path(str(DATA)) / "mnist.npz")]) == 0

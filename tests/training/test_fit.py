@@ -1,0 +1,251 @@
+"""`python -m training.fit`: what it publishes and keeps, what it says, and how it stops."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.artifact.graph import ExportError
+from training.data.dataset import Dataset
+from training.fit import main
+from training.recipes.notebook import SYSTEMS
+from training.recipes.table import recipe_for
+from training.runs.epochs import batches_of, splits
+from training.runs.fitting import fit
+from training.runs.run import RunError
+
+pytest_plugins = ["tests.fixtures.training"]
+pytestmark = pytest.mark.usefixtures("keep_sigterm")
+
+ROOT = Path(__file__).parents[2]
+
+
+def npz(path: Path, count: int = 40) -> Path:
+    """Pictures of 6x5 grey pixels in three classes."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (count, 6, 5), np.uint8), np.arange(count) % 3
+    np.savez(path, x_train=images, y_train=labels, x_test=images[:9], y_test=labels[:9])
+    return path
+
+
+def drawn(count: int = 10) -> Dataset:
+    images, labels = np.zeros((count, 4, 4, 1), np.uint8), np.arange(count) % 2
+    images[:, 0, 0, 0] = np.arange(count)
+    return Dataset("drawn", "drawn", ("a", "b"), "plain", images, labels, images[:3], labels[:3])
+
+
+# What a run leaves
+
+
+def test_the_card_has_every_documented_key(toy_run: Path) -> None:
+    card = json.loads((toy_run / "models/tiny-digits/1/card.json").read_text())
+    assert set(card) == {
+        *("name", "network", "dataset", "labels", "input_shape", "input_convention", "resample", "parameters"),
+        *("recipe", "metrics", "training", "libraries", "revision", "files"),
+    }
+    assert (card["name"], card["network"]) == ("tiny-digits", "_tiny")
+    assert set(card["dataset"]) == {"name", "origin", "train", "test"}
+    assert (card["dataset"]["name"], card["dataset"]["train"], card["dataset"]["test"]) == ("digits", 1438, 359)
+    assert set(card["metrics"]) == {"accuracy", "loss", "calibration_error", "per_class_accuracy"}
+    assert list(card["metrics"]["per_class_accuracy"]) == card["labels"] == list("0123456789")
+    assert set(card["training"]) == {"epochs", "seconds", "images_per_second", "hardware"}
+    assert (card["input_shape"], card["input_convention"]) == ([28, 28, 1], "light_on_dark_centred")
+    assert card["recipe"] == {"name": "notebook", **replace(recipe_for("_tiny"), epochs=4).hyper_parameters()}
+    assert card["training"]["epochs"] == 4
+
+
+def test_the_run_folder_has_the_versions_number_and_everything_to_go_on_from(toy_run: Path) -> None:
+    runs = toy_run / "runs" / "tiny-digits"
+    assert [path.name for path in runs.iterdir()] == ["1"]
+    assert {path.name for path in (runs / "1").iterdir()} == {"model.keras", "run.json", "curves.png", "confusion.png"}
+
+
+def test_the_record_repeats_the_card_and_adds_history_and_confusion(toy_run: Path) -> None:
+    record = json.loads((toy_run / "runs/tiny-digits/1/run.json").read_text())
+    card = json.loads((toy_run / "models/tiny-digits/1/card.json").read_text())
+    assert (record["model"], record["version"]) == ("tiny-digits", 1)
+    assert all(record[key] == card[key] for key in ("network", "dataset", "recipe", "metrics", "training"))
+    names = {"loss", "categorical_accuracy", "val_loss", "val_categorical_accuracy"}
+    assert {key: len(values) for key, values in record["history"].items()} == dict.fromkeys(names, 4)
+    confusion = np.array(record["confusion"])
+    assert (confusion.shape, confusion.sum()) == ((10, 10), 359)
+    assert np.trace(confusion) / 359 == pytest.approx(card["metrics"]["accuracy"])
+    assert record["binary_accuracy"] > card["metrics"]["accuracy"]
+
+
+def test_keras_own_last_validation_is_the_cards_accuracy(toy_run: Path) -> None:
+    record = json.loads((toy_run / "runs/tiny-digits/1/run.json").read_text())
+    assert record["history"]["val_categorical_accuracy"][-1] == pytest.approx(record["metrics"]["accuracy"], abs=1e-6)
+
+
+def test_the_output_tells_the_plan_each_epoch_the_result_and_how_to_serve(toy_run: Path) -> None:
+    lines = (toy_run / "output.txt").read_text().splitlines()
+    assert lines[0].startswith("tiny-digits: 202,890 parameters, images 28x28x1, 10 classes")
+    assert len([line for line in lines if re.match(r"epoch [1-4]/4: loss \d.*categorical accuracy 0\.\d+", line)]) == 4
+    assert any(line.startswith("test split: categorical accuracy 0.") for line in lines)
+    assert lines[-2] == f"published {toy_run}/models/tiny-digits/1"
+    assert lines[-1] == f"serve it: SHORTCUT_MODELS={toy_run}/models SHORTCUT_DEFAULT_MODEL=tiny-digits make serve"
+
+
+# What the options do
+
+
+def test_options_reach_the_card_and_the_default_folders_need_no_setting_to_be_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--epochs", "1", "--batch-size", "16", "--seed", "7", "--labels", "cat,dog,eel,fox", "--image-size", "9"]
+    assert main(["_tiny", "--data", str(npz(tmp_path / "pets.npz")), "--origin", "a shelter", *options]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "serve it: SHORTCUT_DEFAULT_MODEL=tiny-pets make serve"
+    assert (tmp_path / "runs/tiny-pets/1/run.json").is_file()
+    card = json.loads((tmp_path / "models/tiny-pets/1/card.json").read_text())
+    assert card["dataset"] == {"name": "pets", "origin": "a shelter", "train": 40, "test": 9}
+    assert (card["labels"], card["input_shape"]) == (["cat", "dog", "eel", "fox"], [9, 9, 1])
+    assert card["metrics"]["per_class_accuracy"]["fox"] is None
+    recipe = card["recipe"]
+    assert (recipe["epochs"], recipe["batch_size"], recipe["seed"], recipe["dataset"]) == (1, 16, 7, "pets")
+
+
+@pytest.mark.parametrize(
+    ("system", "train", "validation"),
+    [("conv_resnet_deep-mnist", range(8), range(8, 10)), ("dense_resnet-mnist", range(10), range(3))],
+)
+def test_validation_is_the_end_of_the_training_split_or_the_test_split(
+    system: str, train: range, validation: range
+) -> None:
+    (images, labels), (held_out, targets) = splits(SYSTEMS[system], drawn())
+    assert list(images[:, 0, 0, 0]) == list(train)
+    assert list(held_out[:, 0, 0, 0]) == list(validation)
+    assert list(labels) == [i % 2 for i in train]
+    assert list(targets) == [i % 2 for i in validation]
+
+
+def test_batches_are_pixels_in_0_1_and_one_hot_labels_in_the_order_given() -> None:
+    images = np.arange(0, 250, 50, np.uint8).reshape(5, 1, 1, 1)
+    batches = list(batches_of(images, np.arange(5), 6, size=2, order=np.array([4, 0, 3, 1, 2])))
+    assert [len(pixels) for pixels, _ in batches] == [2, 2, 1]
+    pixels, labels = (np.concatenate([np.asarray(batch[i]) for batch in batches]) for i in (0, 1))
+    assert pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels.ravel() * 255, [200, 0, 150, 50, 100], rtol=1e-6)
+    np.testing.assert_array_equal(labels, np.eye(6)[[4, 0, 3, 1, 2]])
+
+
+# What is refused
+
+
+def test_a_name_that_could_not_be_published_is_refused_before_training(tmp_path: Path) -> None:
+    recipe = replace(recipe_for("_tiny", "my pets"), epochs=1)
+    with pytest.raises(ExportError, match="model name 'tiny-my pets'"):
+        fit(recipe, drawn(), output=tmp_path / "models", runs=tmp_path / "runs")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_few_images_to_hold_some_out_are_refused(tmp_path: Path) -> None:
+    recipe = replace(recipe_for("_tiny", "drawn"), validation=0.2)
+    with pytest.raises(RunError, match="4 training images are too few to hold out 20%"):
+        fit(recipe, drawn(4), output=tmp_path / "models", runs=tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["_tiny", "--dataset", "imagenet"], "unknown data set 'imagenet': choose from mnist, cifar10, digits"),
+        (["_tiny", "--data", "nowhere.npz"], "nowhere.npz: no such file or folder"),
+        (["conv_resnet_deep", "--data", "pets.npz"], "at least 13x13 pixels, got 5x6"),
+        (["_tiny", "--data", "pets.npz", "--labels", "a,b"], "--labels must name at least 3 different classes, got 2"),
+        (["_tiny", "--data", "pets.npz", "--dataset", "../pets"], "model name 'tiny-../pets'"),
+        (["_tiny", "--data", "pets.npz", "--runs", "pets.npz"], "cannot write to pets.npz/tiny-pets"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    npz(tmp_path / "pets.npz")
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert told in error
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "required: NETWORK"),
+        (["alexnet"], "argument NETWORK: invalid choice: 'alexnet'"),
+        (["_tiny", "--epochs", "0"], "argument --epochs: must be at least 1, got 0"),
+        (["_tiny", "--batch-size", "-4"], "argument --batch-size: must be at least 1, got -4"),
+        (["_tiny", "--seed", "-1"], "argument --seed: must not be negative, got -1"),
+        (["_tiny", "--image-size", "big"], "argument --image-size: expected a whole number, got 'big'"),
+    ],
+)
+def test_a_bad_argument_is_told_in_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_help_names_the_networks_and_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    page = capsys.readouterr().out
+    options = ("dataset", "data", "labels", "image-size", "epochs", "batch-size", "seed", "output", "runs", "resume")
+    assert all(f"--{option}" in page for option in options)
+    assert all(network in page for network in ("dense_resnet", "conv_resnet_deep", "conv_resnet_shallow", "dense_sum"))
+
+
+# Stopping
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_training_publishes_nothing_and_can_be_resumed(tmp_path: Path, sent: int, code: int) -> None:
+    data = npz(tmp_path / "pets.npz")
+    folders = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs"), "--data", str(data)]
+    command = [sys.executable, "-m", "training.fit", "_tiny", "--epochs", "500", *folders]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
+    ) as process:
+        try:
+            state = first_state(tmp_path / "runs", process)
+            process.send_signal(sent)
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == code, error
+    assert "Traceback" not in error
+    assert not (tmp_path / "models").exists()
+    done = len(json.loads(state.read_text())["seconds"])
+    assert 1 <= done < 500
+    if sent == signal.SIGINT:
+        assert "interrupted: nothing was published; the same command with --resume continues" in error
+        assert main(["_tiny", "--epochs", str(done + 1), "--resume", *folders]) == 0
+        record = json.loads((tmp_path / "runs/tiny-pets/1/run.json").read_text())
+        assert len(record["epoch_seconds"]) == done + 1
+
+
+def first_state(runs: Path, process: subprocess.Popen[str]) -> Path:
+    """Wait for the first checkpoint of the run that `process` is."""
+    deadline = time.monotonic() + 180  # TensorFlow's import, on a busy machine
+    while time.monotonic() < deadline and process.poll() is None:
+        if found := list(runs.glob("tiny-pets/unfinished-*/state.json")):
+            return found[0]
+        time.sleep(0.05)
+    raise AssertionError(f"no checkpoint came; exit code {process.poll()}")

@@ -1,0 +1,246 @@
+"""A run's folder: what an interruption leaves, what resuming gives, what a finished run keeps."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from training.data.dataset import Dataset
+from training.data.loading import load
+from training.fit import main
+from training.recipes.recipe import Recipe
+from training.recipes.table import recipe_for
+from training.runs import run as module
+from training.runs.run import Run, RunError
+
+pytest_plugins = ["tests.fixtures.training"]
+pytestmark = pytest.mark.usefixtures("keep_sigterm")
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    """A handful of drawn pictures: enough to build a model for and to tell one data set from another."""
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1), np.uint8)
+    return Dataset("drawn", "drawn", ("a", "b"), "plain", images, np.arange(6) % 2, images[:2], np.arange(2))
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return replace(recipe_for("_tiny", "drawn"), epochs=2)
+
+
+FIGURES = {key: 0.5 for n in ("loss", "categorical_accuracy") for key in (n, f"val_{n}")}
+
+
+def begun(folder: Path, recipe: Recipe, data: Dataset, epochs: int = 1) -> Run:
+    """An unfinished run with that many checkpoints of an untrained model."""
+    run = Run.open(folder, recipe, data, resume=False)
+    model = run.restore()
+    model.optimizer.build(model.trainable_variables)  # as the first batch does
+    for _ in range(epochs):
+        run.save(model, FIGURES, seconds=1.5)
+    return run
+
+
+def weights(path: Path) -> list[np.ndarray]:
+    return keras.saving.load_model(path).get_weights()
+
+
+def interrupting(save: Callable[..., None], after: int) -> Callable[..., None]:
+    """`Run.save`, and then Ctrl-C once that many epochs are saved."""
+
+    def save_and_interrupt(self: Run, *rest: Any) -> None:
+        save(self, *rest)
+        if len(self.seconds) == after:
+            raise KeyboardInterrupt
+
+    return save_and_interrupt
+
+
+# Resuming a real training
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory, toy_run: Path) -> Path:
+    """The toy run again, interrupted after epoch 2 of 4 and resumed."""
+    folder = tmp_path_factory.mktemp("resumed")
+    command = ["_tiny", "--epochs", "4", "--output", str(folder / "models"), "--runs", str(folder / "runs")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "save", interrupting(Run.save, after=2))
+        assert main(command) == 130
+    assert not (folder / "models").exists()
+    assert main([*command, "--resume"]) == 0
+    return folder
+
+
+def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(toy_run: Path, resumed: Path) -> None:
+    whole, again = (weights(folder / "runs/tiny-digits/1/model.keras") for folder in (toy_run, resumed))
+    assert len(whole) == len(again) > 0
+    for one, other in zip(whole, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_resumed_run_has_the_very_figures_of_an_uninterrupted_one(toy_run: Path, resumed: Path) -> None:
+    whole, again = (json.loads((folder / "runs/tiny-digits/1/run.json").read_text()) for folder in (toy_run, resumed))
+    assert again["history"] == whole["history"]
+    assert again["metrics"] == whole["metrics"]
+    assert again["confusion"] == whole["confusion"]
+    assert len(again["epoch_seconds"]) == 4
+
+
+def test_the_training_learns_something(toy_run: Path) -> None:
+    record = json.loads((toy_run / "runs/tiny-digits/1/run.json").read_text())
+    assert record["history"]["loss"][-1] < record["history"]["loss"][0]
+    assert record["metrics"]["accuracy"] > 0.2
+
+
+# What lies on the disk
+
+
+def test_each_epoch_leaves_one_checkpoint_and_the_state_that_names_it(
+    tmp_path: Path, recipe: Recipe, data: Dataset
+) -> None:
+    run = begun(tmp_path / "toy", recipe, data, epochs=3)
+    assert run.folder.name.startswith("unfinished-")
+    assert {path.name for path in run.folder.iterdir()} == {"epoch-003.keras", "state.json"}
+    state = json.loads((run.folder / "state.json").read_text())
+    assert state["checkpoint"] == "epoch-003.keras"
+    assert state["seconds"] == [1.5] * 3
+    assert state["history"]["loss"] == [0.5] * 3
+
+
+def test_resuming_restores_the_newest_checkpoint_with_its_history(
+    tmp_path: Path, recipe: Recipe, data: Dataset
+) -> None:
+    old = begun(tmp_path, recipe, data)
+    shutil.copytree(old.folder, tmp_path / "unfinished-29991231-000000-1")
+    model = keras.saving.load_model(tmp_path / "unfinished-29991231-000000-1" / "epoch-001.keras")
+    model.set_weights([w + 1 for w in model.get_weights()])
+    model.save(tmp_path / "unfinished-29991231-000000-1" / "epoch-001.keras")
+    run = Run.open(tmp_path, recipe, data, resume=True)
+    assert run.folder.name == "unfinished-29991231-000000-1"
+    assert (run.seconds, run.history["loss"]) == ([1.5], [0.5])
+    for restored, saved in zip(run.restore().get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(restored, saved)
+
+
+def test_an_interrupted_save_leaves_the_epoch_before_it(
+    tmp_path: Path, recipe: Recipe, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(tmp_path, recipe, data)
+
+    def interrupted(path: Path, text: str) -> None:
+        raise KeyboardInterrupt
+
+    model = run.restore()
+    monkeypatch.setattr(module, "_replace_text", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.save(model, FIGURES, 1.5)
+    again = Run.open(tmp_path, recipe, data, resume=True)
+    assert (len(again.seconds), again.checkpoint) == (1, run.folder / "epoch-001.keras")
+    assert again.restore().count_params() > 0
+
+
+def test_a_finished_run_keeps_weights_record_and_plots_only(
+    tmp_path: Path, recipe: Recipe, data: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begun(tmp_path, recipe, data, epochs=2)
+    (run.folder / "epoch-001.keras").write_text("left by an interruption")
+    run.finish(run.restore(), {"confusion": [[1, 0], [1, 0]]}, "7")
+    assert run.folder == tmp_path / "7"
+    assert {path.name for path in run.folder.iterdir()} == {"model.keras", "run.json", "curves.png", "confusion.png"}
+    assert (run.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (run.folder / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert str(tmp_path / "7") in capsys.readouterr().out
+
+
+def test_a_version_of_the_same_number_is_kept_beside(tmp_path: Path, recipe: Recipe, data: Dataset) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "run.json").write_text("of another output folder")
+    run = begun(tmp_path, recipe, data)
+    run.finish(run.restore(), {"confusion": [[1, 0], [1, 0]]}, "1")
+    assert run.folder.name.startswith("1-")
+    assert (tmp_path / "1" / "run.json").read_text() == "of another output folder"
+
+
+# What cannot be resumed
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("batch_size", 64, "batch_size was 128, now 64"),
+        ("seed", 3, "seed was 0, now 3"),
+        ("validation", 0.2, "validation was test, now 0.2"),
+        ("learning_rate", 0.1, "learning_rate was 0.001, now 0.1"),
+        ("amsgrad", False, "amsgrad was True, now False"),
+    ],
+)
+def test_other_hyper_parameters_are_refused_and_named(
+    tmp_path: Path, recipe: Recipe, data: Dataset, field: str, value: Any, told: str
+) -> None:
+    begun(tmp_path, recipe, data)
+    with pytest.raises(RunError, match=rf"cannot be resumed: {told}\. Leave out --resume"):
+        Run.open(tmp_path, replace(recipe, **{field: value}), data, resume=True)
+
+
+def test_other_data_is_refused(tmp_path: Path, recipe: Recipe, data: Dataset) -> None:
+    begun(tmp_path, recipe, data)
+    other = replace(data, y_test=data.y_test[::-1])
+    with pytest.raises(RunError, match=f"data was {data.fingerprint()}, now {other.fingerprint()}"):
+        Run.open(tmp_path, recipe, other, resume=True)
+
+
+def test_more_epochs_may_be_asked_for_but_not_fewer_than_are_done(
+    tmp_path: Path, recipe: Recipe, data: Dataset
+) -> None:
+    begun(tmp_path, recipe, data, epochs=2)
+    assert len(Run.open(tmp_path, replace(recipe, epochs=9), data, resume=True).seconds) == 2
+    with pytest.raises(RunError, match="has 2 epochs, more than --epochs 1"):
+        Run.open(tmp_path, replace(recipe, epochs=1), data, resume=True)
+
+
+def test_without_a_checkpoint_resuming_starts_anew_and_says_so(
+    tmp_path: Path, recipe: Recipe, data: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "unfinished-20200101-000000-1").mkdir()
+    run = Run.open(tmp_path, recipe, data, resume=True)
+    assert (run.seconds, run.checkpoint) == ([], None)
+    assert f"nothing to resume under {tmp_path}" in capsys.readouterr().out
+
+
+def test_a_new_run_beside_an_unfinished_one_mentions_it(
+    tmp_path: Path, recipe: Recipe, data: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = begun(tmp_path, recipe, data)
+    old.folder = old.folder.rename(tmp_path / "unfinished-20200101-000000-1")
+    assert Run.open(tmp_path, recipe, data, resume=False).folder != old.folder
+    assert "--resume would continue it" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, recipe: Recipe, data: Dataset) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match=f"cannot write to {tmp_path}/file"):
+        Run.open(tmp_path / "file", recipe, data, resume=False)
+
+
+def test_the_seed_alone_decides_the_first_weights(tmp_path: Path, recipe: Recipe, data: Dataset) -> None:
+    first, same, other = (
+        Run(tmp_path, replace(recipe, seed=seed), data).restore().get_weights()[0] for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)
+
+
+def test_a_fingerprint_tells_order_and_labels_apart() -> None:
+    digits = load("digits")
+    order = np.arange(len(digits.x_train))[::-1]
+    turned = replace(digits, x_train=digits.x_train[order], y_train=digits.y_train[order])
+    assert len({digits.fingerprint(), turned.fingerprint(), replace(digits, y_train=turned.y_train).fingerprint()}) == 3
+    assert replace(digits, name="other").fingerprint() == digits.fingerprint()

@@ -1,0 +1,117 @@
+"""A trained Keras model -> one self-contained artifact, compared in three forms before it is published.
+
+`models/NAME/VERSION/` receives model.onnx, the SavedModel, card.json and golden.npz, or nothing at all: everything is
+written under a temporary name, checked and renamed into place. Knows no network, recipe or data set: what the card
+says of them is passed in.
+"""
+
+import contextlib
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnxruntime
+import tensorflow as tf
+
+from training.artifact.card import write_card
+from training.artifact.golden import CLASSES, golden_inputs
+from training.artifact.graph import ExportError, serving_function, write_onnx, write_saved_model
+
+TOLERANCE = 1e-4  # largest difference of a probability between Keras, SavedModel and ONNX
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def export(
+    model: keras.Model,
+    name: str,
+    *,
+    labels: Sequence[str],
+    output: Path,
+    card: dict[str, Any],
+    input_shape: tuple[int, ...] | None = None,
+    scale: float = 1 / 255,
+) -> Path:
+    """Publish `model` as the next free version of `output/name` and return that folder.
+
+    `card` holds the keys of card.json that only the caller knows; `input_shape` (H, W, C) is needed when the model
+    takes flat vectors; `scale` is multiplied onto the uint8 pixels. Raises ExportError.
+    """
+    check_name(name)
+    if tuple(model.output_shape[1:]) != (len(labels),) or len(labels) < 2:
+        raise ExportError(
+            f"the model gives {tuple(model.output_shape[1:])} outputs but there are {len(labels)} labels (at least 2)"
+        )
+    function, shape = serving_function(model, input_shape, scale)
+    parent = output / name
+    existed = parent.exists()
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
+    except OSError as err:
+        raise ExportError(f"cannot write to {parent}: {err}") from err
+    try:
+        images, reference = golden_inputs(shape, lambda x: np.asarray(function(tf.constant(x))["probabilities"]))
+        _check_probabilities(reference)
+        covered = len(np.unique(reference.argmax(axis=1)))
+        if covered < min(CLASSES, len(labels)):
+            print(f"warning: the golden answers cover {covered} classes, not {CLASSES}: this model tells few apart")
+        write_saved_model(model, function, folder)
+        write_onnx(function, folder / "model.onnx", name, labels)
+        compare(folder, images, reference)
+        np.savez(folder / "golden.npz", image=images, probabilities=reference)
+        write_card(folder, model, name, labels, shape, card)
+        folder.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
+        return _publish(folder, parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not existed:
+            with contextlib.suppress(OSError):  # another export's version is in it, or that export removed it
+                parent.rmdir()
+
+
+def check_name(name: str) -> None:
+    """Raise ExportError unless `name` can name a model's folder."""
+    if not NAME.fullmatch(name):
+        raise ExportError(f"model name {name!r}: use letters, digits, '.', '_' and '-', at most 100")
+
+
+def compare(folder: Path, images: np.ndarray, reference: np.ndarray) -> None:
+    """Raise ExportError unless SavedModel and ONNX give `reference` within 1e-4 and the same top-1 for `images`."""
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    answers = {
+        "SavedModel": signature(image=tf.constant(images))["probabilities"].numpy(),
+        "ONNX": session.run(["probabilities"], {"image": images})[0],
+    }
+    for form, answer in answers.items():
+        difference = float(np.abs(answer - reference).max())
+        flipped = int((answer.argmax(axis=1) != reference.argmax(axis=1)).sum())
+        if not difference <= TOLERANCE or flipped:
+            raise ExportError(
+                f"{form} disagrees with Keras on the golden inputs: largest difference {difference:.2g} "
+                f"(limit {TOLERANCE}), {flipped} of {len(images)} answers changed; nothing was published"
+            )
+
+
+def _check_probabilities(reference: np.ndarray) -> None:
+    if reference.min() < 0 or np.abs(reference.sum(axis=1) - 1).max() > 1e-3:
+        raise ExportError("the model's outputs are no probabilities (a row must sum to 1): end it with a softmax")
+
+
+def _publish(folder: Path, parent: Path) -> Path:
+    """Rename `folder` to the next free integer; another process may take the same number first."""
+    while True:
+        taken = [int(p.name) for p in parent.iterdir() if p.name.isdecimal()]
+        target = parent / str(max(taken, default=0) + 1)
+        try:
+            # rename(2) replaces an empty folder only: a published version is never empty
+            folder.rename(target)
+            return target
+        except OSError:
+            if not target.exists():
+                raise

@@ -1,0 +1,24 @@
+"""Published artifacts, read again: which version is the latest, and what ONNX Runtime answers on the CPU."""
+
+from pathlib import Path
+
+import numpy as np
+
+
+def latest_version(path: Path) -> Path:
+    """The artifact folder itself, or the highest version inside a model's folder."""
+    if (path / "card.json").is_file():
+        return path
+    versions = [p for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
+    if not versions:
+        raise FileNotFoundError(f"{path}: neither an artifact (card.json) nor a model's folder with versions")
+    return max(versions, key=lambda p: int(p.name))
+
+
+def run_onnx(path: Path, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Probabilities (N, K) of an artifact's model.onnx for images (N, H, W, C) uint8, on the CPU provider."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path / "model.onnx", providers=["CPUExecutionProvider"])
+    batches = [images[i : i + batch] for i in range(0, len(images), batch)]
+    return np.concatenate([session.run(["probabilities"], {"image": part})[0] for part in batches])

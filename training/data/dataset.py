@@ -1,0 +1,109 @@
+"""A data set: uint8 images and integer labels, split in train and test, and the checks that make arrays into one.
+
+Knows neither files nor networks nor recipes.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+MAX_CLASSES = 100_000  # a larger label is no class index but damage, and would ask for as many outputs
+
+DIGITS = tuple("0123456789")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+# Arrays of a known name get that data set's labels and convention, if their number of channels is this.
+_KNOWN = {
+    "mnist": (DIGITS, "light_on_dark_centred", 1),
+    "digits": (DIGITS, "light_on_dark_centred", 1),
+    "cifar10": (CIFAR10, "plain", 3),
+}
+
+
+class DatasetError(ValueError):
+    """The data cannot be used; the message says what was tried and what would help."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images (N, H, W, C) uint8 with C 1 or 3; labels (N,) int64 in [0, len(labels))."""
+
+    name: str
+    origin: str
+    labels: tuple[str, ...]
+    input_convention: str
+    x_train: Array
+    y_train: Array
+    x_test: Array
+    y_test: Array
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        height, width, channels = self.x_train.shape[1:]
+        return height, width, channels
+
+    def fingerprint(self) -> str:
+        """A SHA-256 over all arrays: equal only for the same images and labels in the same order."""
+        digest = hashlib.sha256()
+        for array in (self.x_train, self.y_train, self.x_test, self.y_test):
+            digest.update(str(array.shape).encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def checked(
+    name: str,
+    origin: str,
+    arrays: Iterable[Array],
+    *,
+    labels: tuple[str, ...] | None = None,
+    convention: str = "plain",
+    where: str = "",
+) -> Dataset:
+    """A Dataset of canonical shapes and types, or DatasetError naming the first array that is wrong and how."""
+    x_train, y_train, x_test, y_test = arrays
+    x_train, x_test = _images(x_train, f"{where}x_train"), _images(x_test, f"{where}x_test")
+    y_train, y_test = _targets(y_train, f"{where}y_train"), _targets(y_test, f"{where}y_test")
+    for split, images, targets in (("train", x_train, y_train), ("test", x_test, y_test)):
+        if len(images) != len(targets):
+            raise DatasetError(f"{where}x_{split} has {len(images)} images but y_{split} {len(targets)} labels")
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise DatasetError(f"{where}x_train is {x_train.shape[1:]} per image but x_test {x_test.shape[1:]}")
+    if labels is None:
+        classes = int(max(y_train.max(), y_test.max())) + 1
+        known, known_convention, channels = _KNOWN.get(name, ((), "plain", 0))
+        if classes <= len(known) and x_train.shape[-1] == channels:
+            labels, convention = known, known_convention
+        else:
+            labels = tuple(str(i) for i in range(classes))
+    return Dataset(name, origin, tuple(labels), convention, x_train, y_train, x_test, y_test)
+
+
+def _images(array: Array, what: str) -> Array:
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
+        raise DatasetError(f"{what}: expected images (N, H, W), (N, H, W, 1) or (N, H, W, 3), got shape {array.shape}")
+    if array.dtype != np.uint8:
+        raise DatasetError(f"{what}: expected uint8 values 0..255, got {array.dtype}")
+    return array
+
+
+def _targets(array: Array, what: str) -> Array:
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.dtype.kind not in "iu":  # issubdtype would let time differences pass
+        raise DatasetError(f"{what}: expected integer labels (N,) or (N, 1), got {array.dtype} {array.shape}")
+    if len(array) and array.min() < 0:
+        raise DatasetError(f"{what}: labels start at 0, got {array.min()}")
+    if len(array) and array.max() >= MAX_CLASSES:
+        raise DatasetError(f"{what}: labels are class indices below {MAX_CLASSES:,}, got {array.max()}")
+    return array.astype(np.int64)
+
+
+def first_line(err: Exception) -> str:
+    return f"{type(err).__name__}: {err}".splitlines()[0][:300]

@@ -1,0 +1,44 @@
+"""Augmentations: batches of training images -> changed copies, drawn anew in every epoch.
+
+Each is a function of a batch of float32 images (N, H, W, C) in [0, 1] and a seed of two integers; the same seed gives
+the same result. A recipe names those that it uses, in their order. Knows no labels and no data set.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import tensorflow as tf
+
+Augmentation: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Half of the images mirrored left to right."""
+    mirrored = tf.random.stateless_uniform([tf.shape(images)[0]], seed) < 0.5
+    return tf.where(mirrored[:, None, None, None], tf.reverse(images, [2]), images)
+
+
+def shift(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Each image moved by up to an eighth of its size in both directions; the edge is mirrored into the gap."""
+    shape = tf.shape(images)
+    count, sides = shape[0], shape[1:3]
+    reach = sides // 8
+    gap = [[0, 0], [reach[0], reach[0]], [reach[1], reach[1]], [0, 0]]
+    padded = tf.pad(images, gap, "REFLECT")
+    places = tf.cast(2 * reach + 1, tf.float32)
+    offsets = tf.cast(tf.random.stateless_uniform([count, 2], seed) * places, tf.int32)
+    rows = offsets[:, :1] + tf.range(sides[0])[None]
+    columns = offsets[:, 1:] + tf.range(sides[1])[None]
+    return tf.gather(tf.gather(padded, rows, batch_dims=1), columns, axis=2, batch_dims=1)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "shift": shift}
+
+
+def augmented(images: tf.Tensor, names: tuple[str, ...], seed: tf.Tensor) -> tf.Tensor:
+    """The named augmentations in turn. Raises ValueError for a name that there is not."""
+    if unknown := [name for name in names if name not in AUGMENTATIONS]:
+        raise ValueError(f"unknown augmentation {unknown[0]!r}: choose from {', '.join(AUGMENTATIONS)}")
+    for i, name in enumerate(names):
+        images = AUGMENTATIONS[name](images, seed + i)
+    return images

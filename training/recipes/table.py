@@ -1,0 +1,31 @@
+"""The RECIPES table: the rows of every recipe by its name, and which row a network and a data set get.
+
+A new recipe is one file with its ROWS and one line here. Knows the NETWORKS table for a network's first data set only.
+"""
+
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from training.networks.table import NETWORKS
+from training.recipes import notebook
+from training.recipes.recipe import Recipe
+
+RECIPES: dict[str, tuple[Recipe, ...]] = {"notebook": notebook.ROWS}
+
+
+def recipe_for(network: str, dataset: str | None = None, name: str | None = None) -> Recipe:
+    """The recipe NAME of NETWORK on DATASET (default: the network's first), by default the first that has such a row.
+
+    A row that names both comes before one that holds a pattern. Raises ValueError where no row fits.
+    """
+    dataset = dataset or NETWORKS[network].datasets[0]
+    if name is not None and name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}: choose from {', '.join(RECIPES)}")
+    rows = [row for rows in ([RECIPES[name]] if name else RECIPES.values()) for row in rows]
+    for row in rows:
+        if (row.network, row.dataset) == (network, dataset):
+            return row
+    for row in rows:
+        if fnmatchcase(network, row.network) and fnmatchcase(dataset, row.dataset):
+            return replace(row, network=network, dataset=dataset)
+    raise ValueError(f"no recipe {name or ''} for {network} on {dataset}".replace("  ", " "))
