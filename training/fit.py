@@ -17,7 +17,7 @@ from training.data.dataset import DatasetError
 from training.data.loading import load
 from training.networks.table import NETWORKS
 from training.recipes.table import RECIPES, recipe_for
-from training.runs.fitting import fit
+from training.runs.fitting import InterruptedAfterPublishing, fit
 from training.runs.run import RunError
 
 
@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--image-size", type=_positive, help="resize to N pixels square (default: the common size)")
     parser.add_argument("--epochs", type=_positive, help="default: the recipe's")
     parser.add_argument("--batch-size", type=_positive, help="default: the recipe's")
+    parser.add_argument("--learning-rate", type=_rate, metavar="RATE", help="default: the recipe's")
     parser.add_argument("--seed", type=_not_negative, help="default: the recipe's")
     parser.add_argument("--output", type=Path, default=Path("models"), help="where artifacts go (default: models)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints, weights, plots (default: runs)")
@@ -48,7 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` cleans up as for Ctrl-C
     tf.config.experimental.enable_op_determinism()  # costs nothing measurable on the CPU; exact --resume needs it
-    overrides = {"epochs": args.epochs, "batch_size": args.batch_size, "seed": args.seed}
+    overrides = {
+        "epochs": args.epochs,
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+        "learning_rate": args.learning_rate,
+    }
     try:
         name = args.dataset or (None if args.data else NETWORKS[args.network].datasets[0])
         seed = recipe_for(args.network, args.dataset, args.recipe).seed if args.seed is None else args.seed
@@ -66,12 +72,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DatasetError, RunError, ExportError, ValueError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
+    except OSError as err:  # a full disk, mostly; other problems with files have messages of their own
+        print(f"error: {err.filename or args.runs}: {err.strerror or err}", file=sys.stderr)
+        return 1
+    except InterruptedAfterPublishing as err:
+        print(f"\ninterrupted: {err}", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
         print("\ninterrupted: nothing was published; the same command with --resume continues", file=sys.stderr)
         return 130
     models = "" if args.output == Path("models") else f"SHORTCUT_MODELS={args.output} "
     print(f"published {artifact}\nserve it: {models}SHORTCUT_DEFAULT_MODEL={recipe.model_name} make serve")
     return 0
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from err
+    if not 0 < value < 100:  # false for nan too
+        raise argparse.ArgumentTypeError(f"must be above 0 and below 100, got {text}")
+    return value
 
 
 def _positive(text: str) -> int:

@@ -48,7 +48,7 @@ def test_the_card_has_every_documented_key(toy_run: Path) -> None:
     card = json.loads((toy_run / "models/tiny-digits/1/card.json").read_text())
     assert set(card) == {
         *("name", "network", "dataset", "labels", "input_shape", "input_convention", "resample", "parameters"),
-        *("recipe", "metrics", "training", "libraries", "revision", "files"),
+        *("recipe", "metrics", "intervals", "warnings", "training", "libraries", "revision", "files"),
     }
     assert (card["name"], card["network"]) == ("tiny-digits", "_tiny")
     assert set(card["dataset"]) == {"name", "origin", "train", "test"}
@@ -64,7 +64,8 @@ def test_the_card_has_every_documented_key(toy_run: Path) -> None:
 def test_the_run_folder_has_the_versions_number_and_everything_to_go_on_from(toy_run: Path) -> None:
     runs = toy_run / "runs" / "tiny-digits"
     assert [path.name for path in runs.iterdir()] == ["1"]
-    assert {path.name for path in (runs / "1").iterdir()} == {"model.keras", "run.json", "curves.png", "confusion.png"}
+    names = {"model.keras", "run.json", "curves.png", "confusion.png", "state.json"}
+    assert {path.name for path in (runs / "1").iterdir()} == names
 
 
 def test_the_record_repeats_the_card_and_adds_history_and_confusion(toy_run: Path) -> None:
@@ -102,6 +103,7 @@ def test_options_reach_the_card_and_the_default_folders_need_no_setting_to_be_se
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = ["--epochs", "1", "--batch-size", "16", "--seed", "7", "--labels", "cat,dog,eel,fox", "--image-size", "9"]
+    options += ["--learning-rate", "0.01"]
     assert main(["_tiny", "--data", str(npz(tmp_path / "pets.npz")), "--origin", "a shelter", *options]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "serve it: SHORTCUT_DEFAULT_MODEL=tiny-pets make serve"
     assert (tmp_path / "runs/tiny-pets/1/run.json").is_file()
@@ -111,6 +113,7 @@ def test_options_reach_the_card_and_the_default_folders_need_no_setting_to_be_se
     assert card["metrics"]["per_class_accuracy"]["fox"] is None
     recipe = card["recipe"]
     assert (recipe["epochs"], recipe["batch_size"], recipe["seed"], recipe["dataset"]) == (1, 16, 7, "pets")
+    assert (recipe["name"], recipe["learning_rate"]) == ("augmented", 0.01)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +188,8 @@ def test_what_cannot_be_trained_is_told_in_one_line(
         (["_tiny", "--epochs", "0"], "argument --epochs: must be at least 1, got 0"),
         (["_tiny", "--batch-size", "-4"], "argument --batch-size: must be at least 1, got -4"),
         (["_tiny", "--seed", "-1"], "argument --seed: must not be negative, got -1"),
+        (["_tiny", "--learning-rate", "nan"], "argument --learning-rate: must be above 0 and below 100, got nan"),
+        (["_tiny", "--recipe", "secret"], "argument --recipe: invalid choice: 'secret'"),
         (["_tiny", "--image-size", "big"], "argument --image-size: expected a whole number, got 'big'"),
     ],
 )
@@ -202,7 +207,19 @@ def test_help_names_the_networks_and_every_option(capsys: pytest.CaptureFixture[
         main(["--help"])
     assert caught.value.code == 0
     page = capsys.readouterr().out
-    options = ("dataset", "data", "labels", "image-size", "epochs", "batch-size", "seed", "output", "runs", "resume")
+    options = (
+        "dataset",
+        "data",
+        "labels",
+        "image-size",
+        "epochs",
+        "batch-size",
+        "seed",
+        "output",
+        "runs",
+        "resume",
+        "recipe",
+    )
     assert all(f"--{option}" in page for option in options)
     assert all(network in page for network in ("dense_resnet", "conv_resnet_deep", "conv_resnet_shallow", "dense_sum"))
 

@@ -58,13 +58,27 @@ def test_the_default_is_the_networks_first_data_set() -> None:
 
 def test_other_data_gets_the_networks_first_recipe_without_its_result() -> None:
     expected = replace(SYSTEMS["conv_resnet_deep-mnist"], dataset="pets", achieved=None)
-    assert recipe_for("conv_resnet_deep", "pets") == expected
+    assert recipe_for("conv_resnet_deep", "pets", "notebook") == expected
     assert expected.model_name == "conv_resnet_deep-pets"
 
 
 def test_plain_trains_as_the_network_it_is_compared_with() -> None:
-    assert recipe_for("plain") == replace(SYSTEMS["conv_resnet_deep-cifar10"], network="plain", achieved=None)
+    assert recipe_for("plain", name="notebook") == replace(
+        SYSTEMS["conv_resnet_deep-cifar10"], network="plain", achieved=None
+    )
     assert recipe_for("plain", "mnist").dataset == "mnist"
+
+
+def test_own_pictures_and_small_data_sets_get_a_recipe_that_validates_augments_and_recomputes() -> None:
+    for network, dataset, augmentation in (
+        ("plain", "pets", ("flip", "shift")),
+        ("conv_resnet_shallow", "digits", ("shift",)),
+    ):
+        recipe = recipe_for(network, dataset)
+        assert (recipe.name, recipe.network, recipe.dataset) == ("augmented", network, dataset)
+        assert recipe.augmentation == augmentation
+        assert (recipe.batch_norm, recipe.published, recipe.class_weights) == ("recomputed", "best", True)
+        assert 0 < float(recipe.validation) < 0.5
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,9 +34,10 @@ def data() -> Dataset:
 
 @pytest.fixture
 def recipe() -> Recipe:
-    return replace(recipe_for("_tiny", "drawn"), epochs=2)
+    return replace(recipe_for("_tiny", "drawn", "notebook"), epochs=2)
 
 
+FINISHED = {"model.keras", "run.json", "curves.png", "confusion.png", "state.json"}
 FIGURES = {key: 0.5 for n in ("loss", "categorical_accuracy") for key in (n, f"val_{n}")}
 
 
@@ -154,7 +157,8 @@ def test_a_finished_run_keeps_weights_record_and_plots_only(
     (run.folder / "epoch-001.keras").write_text("left by an interruption")
     run.finish(run.restore(), {"confusion": [[1, 0], [1, 0]]}, "7")
     assert run.folder == tmp_path / "7"
-    assert {path.name for path in run.folder.iterdir()} == {"model.keras", "run.json", "curves.png", "confusion.png"}
+    assert {path.name for path in run.folder.iterdir()} == FINISHED
+    assert [path.name for path in tmp_path.iterdir()] == ["7"]
     assert (run.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (run.folder / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path / "7") in capsys.readouterr().out
@@ -167,6 +171,82 @@ def test_a_version_of_the_same_number_is_kept_beside(tmp_path: Path, recipe: Rec
     run.finish(run.restore(), {"confusion": [[1, 0], [1, 0]]}, "1")
     assert run.folder.name.startswith("1-")
     assert (tmp_path / "1" / "run.json").read_text() == "of another output folder"
+
+
+# The best epoch, and stopping early
+
+
+def with_validation(folder: Path, recipe: Recipe, data: Dataset, accuracies: list[float]) -> Run:
+    """A run with an epoch of each validation accuracy; its first bias holds the epoch's number."""
+    run = Run.open(folder, recipe, data, resume=False)
+    model = run.restore()
+    model.optimizer.build(model.trainable_variables)
+    for epoch, accuracy in enumerate(accuracies):
+        model.layers[-1].bias.assign(np.full(2, epoch))
+        run.save(model, FIGURES | {"val_categorical_accuracy": accuracy}, seconds=1.0)
+    return run
+
+
+def bias(model: keras.Model) -> float:
+    return float(model.layers[-1].bias.numpy()[0])
+
+
+@pytest.mark.parametrize(("published", "epoch"), [("best", 1), ("last", 3)])
+def test_the_best_epoch_or_the_last_is_published_and_more_epochs_start_from_the_last(
+    tmp_path: Path, recipe: Recipe, data: Dataset, published: str, epoch: int
+) -> None:
+    recipe = replace(recipe, published=published, epochs=4)
+    run = with_validation(tmp_path, recipe, data, [0.5, 0.75, 0.6, 0.75 - 1e-9])
+    assert run.done
+    kept = {f"epoch-{i + 1:03}.keras" for i in (epoch, 3)}
+    assert {path.name for path in run.folder.iterdir()} == {*kept, "state.json"}
+    assert bias(run.published_model(run.restore())) == epoch
+    run.finish(run.published_model(run.restore()), {"confusion": [[1, 0], [1, 0]]}, "1")
+    assert bias(keras.saving.load_model(tmp_path / "1" / "model.keras")) == epoch
+    more = Run.open(tmp_path, replace(recipe, epochs=6), data, resume=True)
+    assert (len(more.seconds), more.best_epoch, more.done) == (4, epoch, False)
+    assert bias(more.restore()) == 3
+    assert (tmp_path / "1" / "run.json").is_file()
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, recipe: Recipe, data: Dataset) -> None:
+    run = begun(tmp_path, recipe, data, epochs=2)
+    run.finish(run.restore(), {"confusion": [[1, 0], [1, 0]]}, "1")
+    with pytest.raises(RunError, match="1 is finished with 2 epochs; --epochs with more continues it"):
+        Run.open(tmp_path, recipe, data, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_of_equal_accuracies_the_least_loss_is_best(tmp_path: Path, recipe: Recipe, data: Dataset) -> None:
+    run = begun(tmp_path, replace(recipe, published="best"), data, epochs=3)
+    run.history["val_loss"] = [0.5, 0.4, 0.45]
+    assert run.best_epoch == 1
+
+
+def test_enough_epochs_without_a_better_one_end_the_training(tmp_path: Path, recipe: Recipe, data: Dataset) -> None:
+    recipe = replace(recipe, published="best", epochs=100, early_stopping=2)
+    assert not with_validation(tmp_path / "a", recipe, data, [0.5, 0.7, 0.6]).done
+    assert with_validation(tmp_path / "b", recipe, data, [0.5, 0.7, 0.6, 0.6]).done
+    assert not with_validation(tmp_path / "c", replace(recipe, early_stopping=0), data, [0.7, 0.6, 0.6, 0.6]).done
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(tmp_path: Path, recipe: Recipe, data: Dataset) -> None:
+    run = begun(tmp_path, recipe, data)
+    other = (
+        "import fcntl, sys, time; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX);"
+        "print('held', flush=True); time.sleep(600)"
+    )
+    run._release()
+    command = [sys.executable, "-c", other, str(tmp_path / f".{run.folder.name}.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == b"held\n"
+            with pytest.raises(RunError, match="is being trained by another process"):
+                Run.open(tmp_path, recipe, data, resume=True)
+        finally:
+            process.kill()
+    assert len(Run.open(tmp_path, recipe, data, resume=True).seconds) == 1
 
 
 # What cannot be resumed

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from training.artifact.metrics import measure
+from training.artifact.trust import warnings_of, wilson_interval
 from training.data.dataset import Dataset
 from training.data.pictures import RESAMPLE
 from training.recipes.recipe import Recipe
@@ -26,9 +29,19 @@ LIBRARIES = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy")
 
 
 def card_of_training(
-    recipe: Recipe, data: Dataset, metrics: dict[str, Any], epochs: int, seconds: float, images_per_second: float
+    recipe: Recipe,
+    data: Dataset,
+    probabilities: np.ndarray,
+    train_accuracy: float,
+    epochs: int,
+    seconds: float,
+    images_per_second: float,
 ) -> dict[str, Any]:
-    """The part of a card that states what was trained on which data, and what it reached on the test split."""
+    """The part of a card that states what was trained on which data, and what it reached.
+
+    `probabilities` (N, K) are the answers to the test split; `train_accuracy` is that of the published epoch.
+    """
+    metrics = measure(probabilities, data.y_test, data.labels)
     return {
         "network": recipe.network,
         "dataset": {"name": data.name, "origin": data.origin, "train": len(data.x_train), "test": len(data.x_test)},
@@ -36,6 +49,8 @@ def card_of_training(
         "resample": RESAMPLE.name.lower(),
         "recipe": {"name": recipe.name, **recipe.hyper_parameters()},
         "metrics": metrics,
+        "intervals": {"accuracy": wilson_interval(metrics["accuracy"], len(data.x_test))},
+        "warnings": warnings_of(probabilities, data.y_test, data.labels, train_accuracy),
         "training": {
             "epochs": epochs,
             "seconds": round(seconds, 1),

@@ -39,5 +39,6 @@ ROWS: tuple[Recipe, ...] = (
     _elsewhere("conv_resnet_shallow-cifar10"),
     _elsewhere("dense_sum-mnist"),
     _elsewhere("conv_resnet_deep-cifar10", "plain"),
+    replace(_elsewhere("dense_resnet-mnist", "_tiny"), dataset="digits"),
     _elsewhere("dense_resnet-mnist", "_tiny"),
 )

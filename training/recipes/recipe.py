@@ -22,9 +22,13 @@ class Recipe:
     """How one system is trained.
 
     `validation` is "test" (validate on the test split, as the notebook does for its dense networks) or the fraction at
-    the end of the training split that is held out. `weight_decay` is decoupled from the loss. `achieved` is the
-    categorical accuracy on the whole real test split that the committed artifact measured, None where no full run is
-    committed. In a table's row `network` and `dataset` may be patterns (`*`).
+    the end of the training split that is held out. `weight_decay` is decoupled from the loss. `class_weights` lets
+    every class count alike in the loss, however many images it has. `batch_norm` says which statistics are used
+    outside of training: the "moving" averages, or the ones "recomputed" after every epoch from training images.
+    `published` is the epoch whose weights are published: the "last", or the "best" on the validation images.
+    `early_stopping` is the number of epochs without a better one that ends the training; 0 never does. `achieved` is
+    the categorical accuracy on the whole real test split that the committed artifact measured, None where no full run
+    is committed. In a table's row `network` and `dataset` may be patterns (`*`).
     """
 
     network: str
@@ -41,6 +45,10 @@ class Recipe:
     loss: str = "binary_crossentropy"
     label_smoothing: float = 0.0
     augmentation: tuple[str, ...] = ()
+    class_weights: bool = False
+    batch_norm: Literal["moving", "recomputed"] = "moving"
+    published: Literal["last", "best"] = "last"
+    early_stopping: int = 0
     seed: int = 0
     achieved: float | None = None
 

@@ -5,7 +5,7 @@ uninterrupted one exactly.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +16,9 @@ from training.data.dataset import Dataset
 from training.recipes.augmentation import augmented
 from training.recipes.recipe import Recipe
 from training.runs.run import RunError
+
+# Images of the training split that batch norm's statistics are recomputed from: more change them in the third digit.
+STATISTICS_IMAGES = 4096
 
 Part = tuple[np.ndarray, np.ndarray]  # images (N, H, W, C) uint8 and labels (N,) int64
 
@@ -40,14 +43,65 @@ def train_epoch(
     started = time.perf_counter()
     history = model.fit(
         batches,
-        validation_data=batches_of(*validation, classes),
         initial_epoch=epoch,
         epochs=epoch + 1,
         shuffle=False,
         verbose=0,
         callbacks=list(callbacks),
+        class_weight=class_weights(train[1], classes) if recipe.class_weights else None,
     ).history
-    return {key: float(values[-1]) for key, values in history.items()}, time.perf_counter() - started
+    if recipe.batch_norm == "recomputed":
+        recompute_batch_norm(model, train[0][np.sort(order[:STATISTICS_IMAGES])])
+    found = model.evaluate(batches_of(*validation, classes), verbose=0, return_dict=True)
+    figures = {key: float(values[-1]) for key, values in history.items()}
+    figures |= {f"val_{key}": float(value) for key, value in found.items()}
+    return figures, time.perf_counter() - started
+
+
+def class_weights(targets: np.ndarray, classes: int) -> dict[int, float]:
+    """A weight for each class that makes all count alike, with a mean of 1 over the images; a missing class gets 1."""
+    counts = np.bincount(targets, minlength=classes)
+    present = np.count_nonzero(counts)
+    return {k: len(targets) / (present * int(n)) if n else 1.0 for k, n in enumerate(counts)}
+
+
+def recompute_batch_norm(model: keras.Model, images: np.ndarray, batch: int = 256) -> None:
+    """Set every batch norm's mean and variance to those of `images` (N, H, W, C) uint8, as training sees its batches.
+
+    The moving averages keep 0.99 of themselves at each step, so after few steps they still lie near their start.
+    Layers that are frozen keep theirs. The mean of the batches' variances and the variance of their means add up.
+    """
+    found = [layer for layer in flattened(model) if isinstance(layer, keras.layers.BatchNormalization)]
+    norms = [layer for layer in found if layer.trainable]
+    if not norms:
+        return
+    momenta = [layer.momentum for layer in norms]
+    means: list[list[np.ndarray]] = [[] for _ in norms]
+    variances: list[list[np.ndarray]] = [[] for _ in norms]
+    sizes = []
+    for layer in norms:
+        layer.momentum = 0.0  # the averages then hold the last batch's values
+    for i in range(0, len(images), batch):
+        part = images[i : i + batch]
+        model(tf.cast(part, tf.float32) / 255, training=True)
+        sizes.append(len(part))
+        for k, layer in enumerate(norms):
+            means[k].append(np.asarray(layer.moving_mean))
+            variances[k].append(np.asarray(layer.moving_variance))
+    for layer, momentum, mean, variance in zip(norms, momenta, means, variances, strict=True):
+        layer.momentum = momentum
+        centre = np.average(mean, axis=0, weights=sizes)
+        spread = np.average(np.square(np.asarray(mean) - centre), axis=0, weights=sizes)
+        layer.moving_mean.assign(centre)
+        layer.moving_variance.assign(np.average(variance, axis=0, weights=sizes) + spread)
+
+
+def flattened(model: keras.Model) -> Iterator[keras.Layer]:
+    """The layers of a model and of the models nested in it."""
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, keras.Model):
+            yield from flattened(layer)
 
 
 def splits(recipe: Recipe, data: Dataset) -> tuple[Part, Part]:
@@ -64,10 +118,20 @@ def batches_of(
     images: np.ndarray, targets: np.ndarray, classes: int, size: int = 256, order: np.ndarray | None = None
 ) -> tf.data.Dataset:
     """Batches of float32 images in [0, 1] and one-hot labels; only the batch at hand is float, the rest stays uint8."""
-    pixels, labels = tf.constant(images), tf.constant(targets)
+    labels = tf.constant(targets)
+    if isinstance(images, np.memmap):  # stays on the disk but for the batch at hand
+
+        def gathered(index: tf.Tensor) -> tf.Tensor:
+            pixels = tf.numpy_function(lambda rows: images[rows], [index], tf.uint8)
+            return tf.ensure_shape(pixels, (None, *images.shape[1:]))
+    else:
+        whole = tf.constant(images)
+
+        def gathered(index: tf.Tensor) -> tf.Tensor:
+            return tf.gather(whole, index)
 
     def take(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.cast(tf.gather(pixels, index), tf.float32) / 255, tf.one_hot(tf.gather(labels, index), classes)
+        return tf.cast(gathered(index), tf.float32) / 255, tf.one_hot(tf.gather(labels, index), classes)
 
     index = np.arange(len(images)) if order is None else order
     return tf.data.Dataset.from_tensor_slices(index).batch(size).map(take).prefetch(2)
@@ -97,7 +161,7 @@ class _Schedule(keras.callbacks.Callback):
 
 def seed_dropout(model: keras.Model, seed: int, epoch: int) -> None:
     """Set every Dropout's random state from (seed, epoch): a .keras file does not restore it."""
-    for i, layer in enumerate(layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)):
+    for i, layer in enumerate(layer for layer in flattened(model) if isinstance(layer, keras.layers.Dropout)):
         layer.seed_generator.state.assign(np.random.SeedSequence((seed, epoch, i)).generate_state(2))
 
 

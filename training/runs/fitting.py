@@ -5,18 +5,22 @@ result, and tells the user what happens.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from training.artifact.card import card_of_training, hardware
-from training.artifact.metrics import binary_accuracy, confusion_matrix, measure
+from training.artifact.metrics import binary_accuracy, confusion_matrix
 from training.artifact.publishing import check_name, export
 from training.data.dataset import Dataset
 from training.recipes.recipe import Recipe
-from training.runs.epochs import Progress, batches_of, splits, train_epoch
+from training.runs.epochs import Part, Progress, batches_of, splits, train_epoch
 from training.runs.run import Run
+
+SHOWN = 30  # classes whose counts are printed
 
 
 def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool = False) -> Path:
@@ -25,55 +29,83 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
     `runs/MODEL/VERSION/` keeps weights, history, plots and the run's record. Raises RunError and ExportError.
     """
     check_name(recipe.model_name)  # now, not after the training
+    train, validation = splits(recipe, data)
     run = Run.open(runs / recipe.model_name, recipe, data, resume)
     model = run.restore()
-    train, validation = splits(recipe, data)
-    classes = len(data.labels)
-    print(_plan(recipe, data, model, len(train[0]), output, run), flush=True)
-    while (epoch := len(run.seconds)) < recipe.epochs:
+    print(_plan(recipe, data, model, train, validation, output, run), flush=True)
+    while not run.done:
         progress = [Progress(recipe.epochs)] if sys.stdout.isatty() else []
-        figures, taken = train_epoch(model, recipe, train, validation, epoch, progress)
+        figures, taken = train_epoch(model, recipe, train, validation, len(run.seconds), progress)
         run.save(model, figures, taken)
         print(_epoch_line(figures, run.seconds, recipe.epochs), flush=True)
+    if len(run.seconds) < recipe.epochs:
+        print(f"stopped early: no better validation in {recipe.early_stopping} epochs")
+    if recipe.published == "best":
+        print(f"published are the weights of epoch {run.best_epoch + 1}, the best on the validation images")
+    model = run.published_model(model)
 
-    probabilities = model.predict(batches_of(data.x_test, data.y_test, classes), verbose=0)
-    metrics = measure(probabilities, data.y_test, data.labels)
-    seconds = sum(run.seconds)
-    card = card_of_training(recipe, data, metrics, recipe.epochs, seconds, len(train[0]) * len(run.seconds) / seconds)
-    print(_result(metrics), flush=True)
+    probabilities = model.predict(batches_of(data.x_test, data.y_test, len(data.labels)), verbose=0)
+    rate = len(train[0]) * len(run.seconds) / sum(run.seconds)
+    train_accuracy = run.history["categorical_accuracy"][run.best_epoch]
+    card = card_of_training(recipe, data, probabilities, train_accuracy, len(run.seconds), sum(run.seconds), rate)
+    print(_result(card, len(data.x_test)), flush=True)
     artifact = export(model, recipe.model_name, labels=data.labels, output=output, card=card)
-    record = {
-        "model": recipe.model_name,
-        "version": int(artifact.name),
-        **card,
-        "parameters": model.count_params(),
-        "binary_accuracy": binary_accuracy(probabilities, data.y_test),
-        "confusion": confusion_matrix(probabilities.argmax(axis=1), data.y_test, len(data.labels)).tolist(),
-        "history": run.history,
-        "epoch_seconds": run.seconds,
-    }
-    run.finish(model, record, artifact.name)
+    try:
+        record = {
+            "model": recipe.model_name,
+            "version": int(artifact.name),
+            **card,
+            "parameters": model.count_params(),
+            "binary_accuracy": binary_accuracy(probabilities, data.y_test),
+            "confusion": confusion_matrix(probabilities.argmax(axis=1), data.y_test, len(data.labels)).tolist(),
+            "history": run.history,
+            "epoch_seconds": run.seconds,
+            "best_epoch": run.best_epoch + 1,
+        }
+        run.finish(model, record, artifact.name)
+    except KeyboardInterrupt as err:
+        raise InterruptedAfterPublishing(f"{artifact} is published; {run.folder} lacks its record or plots") from err
     return artifact
+
+
+class InterruptedAfterPublishing(KeyboardInterrupt):
+    """Ctrl-C came when the artifact was already published; the message names it."""
 
 
 # What the user reads
 
 
-def _plan(recipe: Recipe, data: Dataset, model: keras.Model, train: int, output: Path, run: Run) -> str:
-    held_out = "the test split" if recipe.validation == "test" else f"the last {recipe.validation:.0%} of train"
+def _plan(
+    recipe: Recipe, data: Dataset, model: keras.Model, train: Part, validation: Part, output: Path, run: Run
+) -> str:
+    held_out = (
+        "the test split" if recipe.validation == "test" else f"{len(validation[0]):,} images of the training split"
+    )
     done = f", {len(run.seconds)} of them done" if run.seconds else ""
     height, width, channels = data.input_shape
     return (
         f"{recipe.model_name}: {model.count_params():,} parameters, images {width}x{height}x{channels}, "
         f"{len(data.labels)} classes\n"
-        f"  data        {data.origin}: {train:,} images to train on, {len(data.x_test):,} to test on\n"
-        f"  recipe      {recipe.epochs} epochs{done}, batches of {recipe.batch_size}, {recipe.optimizer}, "
-        f"{recipe.loss}, seed {recipe.seed}\n"
+        f"  data        {data.origin}: {len(train[0]):,} images to train on, {len(data.x_test):,} to test on\n"
+        f"  recipe      {recipe.name}: {recipe.epochs} epochs{done}, batches of {recipe.batch_size}, "
+        f"{recipe.optimizer}, {recipe.loss}, seed {recipe.seed}\n"
         f"  validation  {held_out}\n"
         f"  hardware    {hardware()}\n"
         f"  checkpoints {run.folder}\n"
-        f"  artifact    {output / recipe.model_name}/<next version>"
+        f"  artifact    {output / recipe.model_name}/<next version>\n"
+        + _classes(data.labels, train[1], validation[1], data.y_test)
     )
+
+
+def _classes(labels: Sequence[str], *parts: np.ndarray) -> str:
+    """How many images each class has for training, validation and test; the rarest ones where there are many."""
+    counts = np.stack([np.bincount(part, minlength=len(labels)) for part in parts], axis=1)
+    shown = np.sort(np.argsort(counts[:, 0], kind="stable")[:SHOWN])
+    lines = [f"  {'class':<20} {'train':>7} {'valid':>7} {'test':>7}"]
+    lines += [f"  {labels[k][:20]:<20} {counts[k][0]:>7,} {counts[k][1]:>7,} {counts[k][2]:>7,}" for k in shown]
+    if more := len(labels) - len(shown):
+        lines.append(f"  and {more} classes with more")
+    return "\n".join(lines)
 
 
 def _epoch_line(figures: dict[str, float], seconds: list[float], epochs: int) -> str:
@@ -85,12 +117,15 @@ def _epoch_line(figures: dict[str, float], seconds: list[float], epochs: int) ->
     )
 
 
-def _result(metrics: dict[str, Any]) -> str:
+def _result(card: dict[str, Any], count: int) -> str:
+    metrics, (low, high) = card["metrics"], card["intervals"]["accuracy"]
     recalls = "".join(
         f"\n  {label:<12} " + ("no test images" if recall is None else f"{recall:.4f}")
         for label, recall in metrics["per_class_accuracy"].items()
     )
+    cautions = "".join(f"\nwarning: {text}" for text in card["warnings"])
     return (
-        f"test split: categorical accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}, "
-        f"calibration error {metrics['calibration_error']:.4f}; accuracy by class:{recalls}"
+        f"test split: categorical accuracy {metrics['accuracy']:.4f} ({low:.3f} to {high:.3f} with 95 % certainty, "
+        f"{count:,} images), loss {metrics['loss']:.4f}, "
+        f"calibration error {metrics['calibration_error']:.4f}; accuracy by class:{recalls}{cautions}"
     )

@@ -4,9 +4,12 @@ A run's folder is `runs/MODEL/unfinished-…` while it trains and `runs/MODEL/VE
 Knows how to write and read a run, not how to train one.
 """
 
+import fcntl
 import json
 import os
+import shutil
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -35,25 +38,72 @@ class Run:
         self.history: dict[str, list[float]] = {}
         self.seconds: list[float] = []
         self.checkpoint: Path | None = None
+        self.best: Path | None = None
 
     @classmethod
     def open(cls, runs: Path, recipe: Recipe, data: Dataset, resume: bool) -> "Run":
-        """A new unfinished folder under `runs`, or with `resume` the newest one that has a checkpoint."""
+        """A new unfinished folder under `runs`, or with `resume` the newest one that has a checkpoint.
+
+        Where none is unfinished, `resume` goes on with the newest finished run if that had fewer epochs. The run is
+        locked for this process. Raises RunError.
+        """
         unfinished = sorted(runs.glob("unfinished-*/state.json"))
+        finished = sorted((p for p in runs.glob("[0-9]*/state.json")), key=lambda p: p.stat().st_mtime)
         if resume and unfinished:
             run = cls(unfinished[-1].parent, recipe, data)
+            run._lock()
             run._load()
             return run
-        if resume:
-            print(f"nothing to resume under {runs}: starting from the beginning")
-        elif unfinished:
+        if unfinished:
             print(f"note: {unfinished[-1].parent} is unfinished; --resume would continue it. Starting a new run.")
-        folder = runs / f"unfinished-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        run = cls(runs / f"unfinished-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}", recipe, data)
+        if resume and finished:
+            run._copy(finished[-1].parent)
+        elif resume:
+            print(f"nothing to resume under {runs}: starting from the beginning")
         try:
-            folder.mkdir(parents=True)
+            run.folder.mkdir(parents=True, exist_ok=bool(run.seconds))
         except OSError as err:
             raise RunError(f"cannot write to {runs}: {err}") from err
-        return cls(folder, recipe, data)
+        run._lock()
+        return run
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch to publish, from 0: the one of the best validation accuracy, of equal ones that of least loss."""
+        epochs = range(len(self.seconds))
+        if self.recipe.published == "last":
+            return epochs[-1]
+        accuracy, loss = self.history["val_categorical_accuracy"], self.history["val_loss"]
+        return max(epochs, key=lambda i: (accuracy[i], -loss[i]))
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are trained, or as many without a better one as end the training early."""
+        count, patience = len(self.seconds), self.recipe.early_stopping
+        return count >= self.recipe.epochs or bool(patience and count and count - 1 - self.best_epoch >= patience)
+
+    def _lock(self) -> None:
+        """Hold the run for this process until it ends or the run is finished. Raises RunError if another holds it."""
+        lock = os.open(self.folder.with_name(f".{self.folder.name}.lock"), os.O_RDWR | os.O_CREAT)
+        self._release = weakref.finalize(self, os.close, lock)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise RunError(f"{self.folder} is being trained by another process") from err
+
+    def _copy(self, finished: Path) -> None:
+        """Take up a finished run, to train it for more epochs. Raises RunError if there is nothing left to train."""
+        target, self.folder = self.folder, finished
+        self._load()
+        if self.done:
+            raise RunError(f"{finished} is finished with {len(self.seconds)} epochs; --epochs with more continues it")
+        try:
+            shutil.copytree(finished, target)
+        except OSError as err:
+            raise RunError(f"cannot write to {target.parent}: {err}") from err
+        self.folder = target
+        self._load()
 
     def _load(self) -> None:
         state = json.loads((self.folder / "state.json").read_text())
@@ -65,6 +115,7 @@ class Run:
             raise RunError(f"{self.folder} has {len(state['seconds'])} epochs, more than --epochs {self.recipe.epochs}")
         self.history, self.seconds = state["history"], state["seconds"]
         self.checkpoint = self.folder / state["checkpoint"]
+        self.best = self.folder / state.get("best", state["checkpoint"])
 
     def restore(self) -> keras.Model:
         """The checkpointed model with its optimizer's state, or a new one initialised from the seed."""
@@ -81,31 +132,50 @@ class Run:
         for key, value in figures.items():
             self.history.setdefault(key, []).append(value)
         self.seconds.append(seconds)
-        previous, self.checkpoint = self.checkpoint, self.folder / f"epoch-{len(self.seconds):03}.keras"
+        before = {self.checkpoint, self.best}
+        self.checkpoint = self.folder / f"epoch-{len(self.seconds):03}.keras"
         model.save(self.checkpoint)
+        if self.best_epoch == len(self.seconds) - 1:
+            self.best = self.checkpoint
         state = {
             "identity": self.identity,
             "history": self.history,
             "seconds": self.seconds,
             "checkpoint": self.checkpoint.name,
+            "best": self.best.name if self.best else None,
         }
         _replace_text(self.folder / "state.json", json.dumps(state, indent=2))
-        if previous:
-            previous.unlink(missing_ok=True)
+        for path in before - {self.checkpoint, self.best}:
+            if path:
+                path.unlink(missing_ok=True)
+
+    def published_model(self, model: keras.Model) -> keras.Model:
+        """The model of the epoch to publish, where `model` is that of the last one."""
+        return model if self.best in (None, self.checkpoint) else keras.saving.load_model(self.best)
 
     def finish(self, model: keras.Model, record: dict[str, Any], version: str) -> None:
-        """Write weights, record and plots, and rename the folder to the version that was published."""
+        """Write weights, record and plots, and rename the folder to the version that was published.
+
+        The last epoch's weights stay beside the published ones, so that more epochs can continue the run.
+        """
         title = f"{self.recipe.model_name} version {version}"
         model.save(self.folder / "model.keras")
         _replace_text(self.folder / "run.json", json.dumps(record, indent=2) + "\n")
         plot_curves(self.history, title, self.folder / "curves.png")
         plot_confusion(np.array(record["confusion"]), self.data.labels, title, self.folder / "confusion.png")
-        (self.folder / "state.json").unlink(missing_ok=True)
+        state = json.loads((self.folder / "state.json").read_text())
+        state["best"] = state["checkpoint"] = "model.keras"
+        if self.checkpoint and self.best != self.checkpoint:
+            self.checkpoint.replace(self.folder / "last.keras")
+            state["checkpoint"] = "last.keras"
+        _replace_text(self.folder / "state.json", json.dumps(state, indent=2))
         for checkpoint in self.folder.glob("epoch-*.keras"):  # an interruption may have left more than the last
             checkpoint.unlink()
         target = self.folder.parent / version
         if target.exists():  # published to another --output before: keep both
             target = target.with_name(self.folder.name.replace("unfinished", version))
+        self._release()
+        self.folder.with_name(f".{self.folder.name}.lock").unlink(missing_ok=True)
         self.folder = self.folder.rename(target)
         print(f"run record, weights and plots: {self.folder}")
 

@@ -1,0 +1,119 @@
+"""What an epoch obeys of its recipe: statistics of batch norm, weights of classes, schedule and augmentation."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from training.data.dataset import Dataset
+from training.networks.network import build
+from training.networks.table import NETWORKS
+from training.recipes.recipe import Recipe
+from training.recipes.table import recipe_for
+from training.runs.epochs import batches_of, class_weights, recompute_batch_norm, train_epoch
+from training.runs.fitting import fit
+
+
+def coloured(count: int = 96, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Noisy pictures in two classes: the first channel is light in the second class."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    images = rng.integers(0, 160, (count, 16, 16, 3))
+    images[..., 0] += 90 * labels[:, None, None]
+    return images.astype(np.uint8), labels
+
+
+def drawn(name: str = "drawn") -> Dataset:
+    (images, labels), (others, targets) = coloured(), coloured(40, seed=1)
+    return Dataset(name, "drawn", ("dark", "light"), "plain", images, labels, others, targets)
+
+
+def test_recomputed_statistics_are_those_of_the_images() -> None:
+    image = layers.Input((4, 4, 3))
+    norm = layers.BatchNormalization()
+    model = keras.Model(image, norm(layers.Rescaling(2.0)(image)))
+    frozen = layers.BatchNormalization(trainable=False)
+    outer = keras.Model(image, frozen(model(image)))
+    images = np.random.default_rng(0).integers(0, 256, (700, 4, 4, 3), np.uint8)
+    recompute_batch_norm(outer, images, batch=256)
+    pixels = images.astype(np.float64) / 255 * 2
+    np.testing.assert_allclose(norm.moving_mean, pixels.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(norm.moving_variance, pixels.var((0, 1, 2)), rtol=1e-4)
+    assert norm.momentum == 0.99
+    np.testing.assert_array_equal(frozen.moving_mean, np.zeros(3))
+
+
+def test_few_steps_publish_what_was_learnt_only_with_recomputed_statistics(tmp_path: Path) -> None:
+    """Ten steps leave the moving averages near their start: the fault that publishes chance."""
+    recipe = replace(recipe_for("conv_resnet_shallow", "drawn"), epochs=4, augmentation=(), early_stopping=0)
+    accuracies = {}
+    for kind in ("moving", "recomputed"):
+        model, (train, validation) = built(recipe), (coloured(), coloured(40, seed=1))
+        for epoch in range(recipe.epochs):
+            figures, _ = train_epoch(model, replace(recipe, batch_norm=kind), train, validation, epoch)
+        accuracies[kind] = figures["val_categorical_accuracy"]
+    assert accuracies["recomputed"] > 0.9
+    assert accuracies["recomputed"] >= accuracies["moving"]
+
+
+def built(recipe: Recipe) -> keras.Model:
+    keras.utils.set_random_seed(recipe.seed)
+    model = build(NETWORKS[recipe.network], (16, 16, 3), 2, recipe.network)
+    recipe.compile(model)
+    return model
+
+
+def test_classes_weigh_alike_and_the_mean_weight_is_one() -> None:
+    targets = np.repeat([0, 2], [30, 10])
+    weights = class_weights(targets, 3)
+    assert weights == {0: pytest.approx(2 / 3), 1: 1.0, 2: pytest.approx(2.0)}
+    assert np.mean([weights[k] for k in targets]) == pytest.approx(1)
+
+
+def test_the_schedule_sets_the_rate_of_each_step() -> None:
+    recipe = replace(recipe_for("_tiny", "drawn"), schedule="cosine", epochs=2, batch_size=32, learning_rate=0.01)
+    model = built(recipe)
+    rates = []
+    watch = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: rates.append(float(model.optimizer.learning_rate))
+    )
+    for epoch in range(2):
+        train_epoch(model, recipe, coloured(), coloured(8), epoch, [watch])
+    assert rates == pytest.approx([recipe.rate(i / 6) for i in range(6)], rel=1e-5)
+    assert rates[0] == pytest.approx(0.01)
+
+
+def test_augmented_epochs_repeat_exactly_by_their_seed() -> None:
+    recipe = replace(recipe_for("_tiny", "drawn"), augmentation=("flip", "shift"), batch_size=16)
+    losses = [
+        train_epoch(built(r), r, coloured(), coloured(8), 3)[0]["loss"]
+        for r in (recipe, recipe, replace(recipe, augmentation=()))
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_images_on_the_disk_give_the_same_batches(tmp_path: Path) -> None:
+    images, labels = coloured(20)
+    stored = np.memmap(tmp_path / "images", np.uint8, "w+", shape=images.shape)
+    stored[:] = images
+    order = np.random.default_rng(0).permutation(20)
+    for one, other in zip(
+        batches_of(images, labels, 2, 8, order), batches_of(stored, labels, 2, 8, order), strict=True
+    ):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_the_best_epoch_is_published_and_its_accuracy_stands_in_the_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = replace(recipe_for("conv_resnet_shallow", "drawn"), epochs=3)
+    artifact = fit(recipe, drawn(), output=tmp_path / "models", runs=tmp_path / "runs")
+    said = capsys.readouterr().out
+    assert "published are the weights of epoch " in said
+    assert "dark                      41       7      20" in said
+    assert "warning: 40 test images are few" in said
+    assert (artifact / "card.json").is_file()

@@ -1,0 +1,46 @@
+"""The interval of an accuracy against scipy's or values by hand, and each warning where it belongs and nowhere else."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from training.artifact.trust import warnings_of, wilson_interval
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 10), (10, 10), (7, 12), (950, 1000)])
+def test_the_interval_is_wilsons(right: int, count: int) -> None:
+    expected = binomtest(right, count).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(right / count, count) == pytest.approx((expected.low, expected.high), abs=1e-4)
+
+
+def answers(predicted: np.ndarray, classes: int = 3) -> np.ndarray:
+    return np.eye(classes, dtype=np.float32)[predicted]
+
+
+def test_good_answers_to_enough_images_need_no_warning() -> None:
+    targets = np.arange(300) % 3
+    predicted = np.where(np.arange(300) % 10 == 0, (targets + 1) % 3, targets)
+    assert warnings_of(answers(predicted), targets, "abc", 0.95) == []
+
+
+@pytest.mark.parametrize(
+    ("predicted", "targets", "train", "told"),
+    [
+        (np.zeros(300, int), np.arange(300) % 3, 0.4, ["33.3% is no better than always", "it never answers b, c"]),
+        (np.arange(300) % 3, np.repeat([0, 1], [290, 10]), 0.4, ["no better than always answering the most frequent"]),
+        (np.where(np.arange(400) % 4 == 0, 1, np.arange(400) % 2), np.arange(400) % 2, 0.99, ["99.0% of the training"]),
+        (
+            np.arange(30) % 2,
+            np.arange(30) % 2,
+            1.0,
+            ["30 test images are few: the accuracy lies between 88.6% and 100.0%"],
+        ),
+    ],
+)
+def test_each_doubt_is_told_with_what_to_do(
+    predicted: np.ndarray, targets: np.ndarray, train: float, told: list[str]
+) -> None:
+    found = warnings_of(answers(predicted), targets, "abc", train)
+    assert len(found) == len(told)
+    for warning, part in zip(found, told, strict=True):
+        assert part in warning

@@ -1,0 +1,50 @@
+"""How far a measured accuracy can be trusted: its interval, and warnings that say what to do. Knows only answers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+GAP = 0.2  # of accuracy between training and test images
+FEW = 200  # test images: below, the interval spans more than ten points
+
+
+def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a share that was measured on `count` images (Wilson 1927)."""
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def warnings_of(
+    probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[str], train_accuracy: float
+) -> list[str]:
+    """What makes these answers doubtful, one sentence each with what to do.
+
+    `probabilities` (N, K) and `targets` (N,) are of the test split; `train_accuracy` is that of the published epoch.
+    """
+    predicted = probabilities.argmax(axis=1)
+    accuracy, count = float((predicted == targets).mean()), len(targets)
+    most_frequent = float(np.bincount(targets).max()) / count
+    low, high = wilson_interval(accuracy, count)
+    found = []
+    if low <= most_frequent:
+        found.append(
+            f"an accuracy of {accuracy:.1%} is no better than always answering the most frequent class "
+            f"({most_frequent:.1%}): train for more epochs, look whether the labels are right, or add images"
+        )
+    if train_accuracy - accuracy > GAP:
+        found.append(
+            f"it is right on {train_accuracy:.1%} of the training images but on {accuracy:.1%} of the test images: "
+            "add images, let --recipe augmented change them, or train for fewer epochs"
+        )
+    never = [label for k, label in enumerate(labels) if (targets == k).any() and not (predicted == k).any()]
+    if never:
+        found.append(
+            f"it never answers {', '.join(never[:10])}{' …' if never[10:] else ''}: "
+            "add images of it or look whether they differ from another class at all"
+        )
+    if count < FEW:
+        found.append(
+            f"{count} test images are few: the accuracy lies between {low:.1%} and {high:.1%} (95 %); add test images"
+        )
+    return found
