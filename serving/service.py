@@ -1,8 +1,4 @@
-"""The BentoML service: its routes, and how it starts.
-
-Each route reads its parameters, asks the repository and shapes the answer; images, models, queues and failures have
-modules of their own.
-"""
+"""The BentoML service: puts the rooms together, and says how it starts. Wiring only."""
 
 import os
 
@@ -10,79 +6,41 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # before BentoML is impor
 # For the workers, glibc's: the pixels of large pictures go back to the system at once. By default their size is learnt,
 # later ones are taken from the heap, and that stays as large as it once was (100 MB of two workers' 580 in the soak).
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 * 1024 * 1024))
-os.environ.pop("BENTOML_CONTAINERIZED", None)  # with it BentoML 1.4.39 would not replace a worker that died
 
-import asyncio
-import functools
 import gc
 import logging
-import mimetypes
 import signal
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import bentoml
-from starlette.requests import Request
-from starlette.responses import Response
 
-from serving.edge import connections, listening, uploads
-from serving.edge.router import Front, Route, json_bytes, json_response
+from serving.edge import seams, server, worker
+from serving.edge.router import Router
 from serving.engine import cores
-from serving.engine.batching import Job
 from serving.engine.measurements import Choices
-from serving.errors import (
-    ClassifyError,
-    InvalidImage,
-    InvalidRequest,
-    NotFound,
-    StartError,
-    Unavailable,
-    UnsupportedFormat,
-)
-from serving.operations import logs, tracing
-from serving.operations import metrics as telemetry
-from serving.operations import shared as scratch
-from serving.protocols import openapi, parameters
-from serving.protocols.direct import DirectClassify
+from serving.errors import StartError, Unavailable
+from serving.operations import logs, metrics, shared, tracing
+from serving.protocols import native, openapi, pages
 from serving.repository import watching
 from serving.repository.models import Repository, verify
-from serving.repository.served import ServedModel, stages
 from serving.settings import Settings
 
 log = logging.getLogger("shortcut")
-
-PAGE = Path(__file__).parent / "page"
-SWAGGER = Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"  # its swagger-ui, nothing remote
-STATIC = {
-    "page.css": PAGE,
-    "page.js": PAGE,
-    "docs.js": PAGE,
-    "swagger-ui.css": SWAGGER,
-    "swagger-ui-bundle.js": SWAGGER,
-}
-PAGE_HEADERS = {
-    # Nothing from elsewhere; Swagger sets inline styles and draws with data: images.
-    "content-security-policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
+seams.let_bentoml_replace_workers()
 
 
 def _settings() -> Settings:
     try:
-        scratch.need_temporary_files()
+        shared.need_temporary_files()
         return Settings.from_environment()
     except StartError as err:
         raise SystemExit(f"error: {err}") from err
 
 
+# BentoML reads the decorator's values when this module is imported, in the parent and in every worker.
 SETTINGS = _settings()
 WORKERS, THREADS = cores.layout(SETTINGS)
-TURN_SECONDS = 0.005  # of the event loop, that a batch upload takes at once
-MAX_PARTS = SETTINGS.max_batch_images + SETTINGS.max_extra_fields  # of a form
 
 
 class _Loaded:
@@ -101,7 +59,7 @@ class _Loaded:
         "/home/bentoml/.cache/shortcut && chown -R bentoml:bentoml /home/bentoml/.cache"
     ),
     workers=WORKERS,
-    # Front answers before BentoML does, with metrics of fixed labels; no tracing without an exporter.
+    # The edge answers in place of BentoML, with metrics of fixed labels; no tracing without an exporter.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
@@ -122,18 +80,18 @@ class ImageClassifier:
         except StartError as err:
             raise SystemExit(f"error: {err}") from err
         choices.share()
-        folder = scratch.create(WORKERS * telemetry.FOLDER_BYTES)
+        folder = shared.create(WORKERS * metrics.FOLDER_BYTES)
         if folder is not None:
-            listening.create_place(folder)
+            server.create_counts(folder)
         log.info("%d workers, %d threads each; starting", WORKERS, THREADS)
 
     def __init__(self) -> None:
         logs.start(SETTINGS)
-        folder = scratch.folder()
-        telemetry.join(folder)
+        folder = shared.folder()
+        metrics.join(folder)
         try:
             tracing.start()
-            telemetry.start([route.path for route in routes()])
+            metrics.start([route.path for route in EDGE.router.routes])
             repository = Repository(SETTINGS, THREADS, Choices(SETTINGS.cache, folder))
         except StartError as err:
             log.error("%s", err)
@@ -161,154 +119,39 @@ def _repository() -> Repository:
     return _Loaded.repository
 
 
-# Routes
+def _ready() -> None:
+    pages.not_ready(_repository().computes, EDGE.draining)
 
 
-async def classify(request: Request) -> Response:
-    """POST /classify: one image, as multipart field `image` or as the body itself. Most never come here: `direct`."""
-    served, top_k = _asked(request)
-    body = await uploads.read_body(request.receive, request.headers, SETTINGS.max_body_bytes)
-    content_type = request.headers.get("content-type", "")
-    started = time.perf_counter()
-    served.admit()
-    data = uploads.one_image(body, content_type, MAX_PARTS)
-    try:
-        job = await uploads.unless_gone(request.receive, _classified(served, data, started))
-    except InvalidImage as err:
-        if uploads.claims_an_image(body, content_type):
-            raise
-        raise uploads.not_an_image(content_type) from err
-    request.state.stages += stages(started, job)
-    return json_bytes(served.body(job.probabilities(), top_k))
+def _document() -> dict[str, Any]:
+    return openapi.document(SETTINGS, [model["name"] for model in _repository().describe()["models"]])
 
 
-async def _classified(served: ServedModel, data: bytes, started: float) -> Job:
-    (job,) = await served.classify([await served.decode(data)], started)
-    return job
-
-
-async def classify_batch(request: Request) -> Response:
-    """POST /classify/batch: several multipart fields `image`; an image that cannot be decoded fails alone."""
-    served, top_k = _asked(request)
-    body = await uploads.read_body(request.receive, request.headers, SETTINGS.max_batch_body_bytes)
-    content_type = request.headers.get("content-type", "")
-    if not uploads.is_multipart(content_type):
-        raise UnsupportedFormat(f"send multipart/form-data with fields `image`, not {content_type[:80]!a}")
-    parts = uploads.form_images(body, content_type, MAX_PARTS)
-    limit = SETTINGS.max_batch_images
-    if len(parts) > limit:
-        raise InvalidRequest(f"{len(parts)} images in one request; the limit is {limit}")
-    served.admit(len(parts))
-    results = await uploads.unless_gone(request.receive, _results(served, parts, top_k))
-    return json_response({"model": served.artifact.name, "version": served.artifact.version, "results": results})
-
-
-async def _results(served: ServedModel, parts: list[uploads.Part], top_k: int) -> list[dict[str, Any]]:
-    results: list[dict[str, Any]] = []
-    images, decoded = [], []
-    turn = time.perf_counter()
-    for part in parts:
-        if time.perf_counter() - turn > TURN_SECONDS:
-            await asyncio.sleep(0)  # small ones are decoded at once: others must have their turn between them
-            turn = time.perf_counter()
-        result: dict[str, Any] = {"filename": part.filename}
-        results.append(result)
-        try:
-            images.append(await served.decode(part.data))
-            decoded.append(result)
-        except ClassifyError as err:
-            result.update(err.body())
-    for result, job in zip(decoded, await served.classify(images), strict=True):
-        result["predictions"] = served.rank(job.probabilities(), top_k)
-    return results
-
-
-async def list_models(request: Request) -> Response:
-    return json_response(_repository().describe())
-
-
-async def describe_model(request: Request) -> Response:
-    return json_response(_repository().describe_model(request.path_params["name"]))
-
-
-async def livez(request: Request) -> Response:
-    return Response("\n", media_type="text/plain")
-
-
-async def readyz(request: Request) -> Response:
-    if not _repository().computes:
-        raise Unavailable("an execution provider has failed; another is being prepared")
-    if connections.draining():
-        raise Unavailable("the service is stopping")
-    return Response("\n", media_type="text/plain")
-
-
-async def metrics(request: Request) -> Response:
-    return Response(telemetry.exposition(), headers={"content-type": telemetry.CONTENT_TYPE})
-
-
-async def docs_json(request: Request) -> Response:
-    names = [model["name"] for model in _repository().describe()["models"]]
-    return json_response(openapi.document(SETTINGS, names))
-
-
-async def index_page(request: Request) -> Response:
-    return _file(PAGE / "index.html")
-
-
-async def docs_page(request: Request) -> Response:
-    return _file(PAGE / "docs.html")
-
-
-async def static_file(request: Request) -> Response:
-    folder = STATIC.get(request.path_params["name"])
-    if folder is None:
-        raise NotFound("no such file")
-    return _file(folder / request.path_params["name"])
-
-
-def _file(path: Path) -> Response:
-    """One of the few files above, whole: no ranges, which would have failures of their own shape."""
-    return Response(_content(path), media_type=mimetypes.guess_type(path.name)[0], headers=PAGE_HEADERS)
-
-
-@functools.cache
-def _content(path: Path) -> bytes:
-    return path.read_bytes()
-
-
-def routes() -> list[Route]:
-    return [
-        Route("POST", "/classify", classify),
-        Route("POST", "/classify/batch", classify_batch),
-        Route("GET", "/models", list_models),
-        Route("GET", "/models/{name}", describe_model),
-        Route("GET", "/livez", livez, open=True),
-        Route("GET", "/healthz", livez, open=True),
-        Route("GET", "/readyz", readyz, open=True),
-        Route("GET", "/metrics", metrics),
-        Route("GET", "/docs.json", docs_json),
-        Route("GET", "/docs", docs_page, open=True),
-        Route("GET", "/static/{name}", static_file, open=True),
-        Route("GET", "/", index_page, open=True),
+def _edge() -> worker.Edge:
+    """Everything that answers requests in this process."""
+    limits = native.Limits(
+        body_bytes=SETTINGS.max_body_bytes,
+        batch_body_bytes=SETTINGS.max_batch_body_bytes,
+        batch_images=SETTINGS.max_batch_images,
+        extra_fields=SETTINGS.max_extra_fields,
+    )
+    routes = [
+        *native.Native(_repository, limits).routes(),
+        *pages.Pages(_ready, _document, ImageClassifier.schema).routes(),
     ]
+    largest = max(SETTINGS.max_body_bytes, SETTINGS.max_batch_body_bytes)
+    return worker.Edge(
+        router=Router(routes, SETTINGS.api_keys),
+        limits=worker.Limits(
+            header_bytes=SETTINGS.max_header_bytes,
+            head_seconds=SETTINGS.head_seconds,
+            body_seconds=SETTINGS.body_seconds,
+            idle_seconds=SETTINGS.idle_seconds,
+            connections=SETTINGS.max_connections,
+        ),
+        bodies=worker.Budget(SETTINGS.max_bodies_bytes or worker.default_limit(WORKERS, largest)),
+    )
 
 
-listening.install(SETTINGS.drain_seconds, SETTINGS.head_seconds)
-connections.install(
-    connections.Limits(
-        header_bytes=SETTINGS.max_header_bytes,
-        head_seconds=SETTINGS.head_seconds,
-        body_seconds=SETTINGS.body_seconds,
-        idle_seconds=SETTINGS.idle_seconds,
-        connections=SETTINGS.max_connections,
-    ),
-    front=lambda app: Front(app, routes(), passed=frozenset({"/schema.json"}), key_hashes=SETTINGS.api_keys),
-    direct=DirectClassify(_repository, SETTINGS.max_body_bytes, MAX_PARTS, SETTINGS.api_keys),
-)
-
-
-def _asked(request: Request) -> tuple[ServedModel, int]:
-    """The model a request means and its top_k, checked before the body is read."""
-    asked = parameters.parse(request.scope["query_string"])
-    return _repository().find(asked.model, asked.version), asked.top_k
+EDGE = _edge()
+seams.install(EDGE, SETTINGS.drain_seconds, shared.folder)

@@ -52,8 +52,16 @@ class Settings:
     max_header_bytes: int = _number(16 * 1024, "bytes of a request line with its headers", 1024, 2**20)
     head_seconds: int = _number(10, "seconds a client may take to send its headers", 1, 3600)
     body_seconds: int = _number(60, "seconds a client may take to send its body", 1, 86_400)
-    idle_seconds: int = _number(5, "seconds until a connection without a request is closed", 1, 3600)
-    max_connections: int = _number(1000, "open connections of one worker; more are answered 503", 1, 65_000)
+    idle_seconds: int = _number(75, "seconds until a connection without a request is closed", 1, 3600)
+    max_connections: int = _number(
+        1000,
+        "open connections of one worker; for one more the longest idle is closed, or it is answered 503",
+        1,
+        65_000,
+    )
+    max_bodies_bytes: int = _number(
+        0, "bytes of all bodies that one worker receives at once; 0 derives them from the memory there is", 0, 2**40
+    )
     queue: int = _number(
         512,
         "images that may wait for one model in one worker; fewer, where so many cannot be computed in time",

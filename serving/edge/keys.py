@@ -3,8 +3,8 @@
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable
 
+from serving.edge.http1 import Request
 from serving.errors import Unauthorized
 
 PREFIX = "sha256:"
@@ -31,8 +31,7 @@ def admits(hashes: tuple[str, ...], authorization: str) -> bool:
     return found
 
 
-def require(hashes: tuple[str, ...], headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Raises Unauthorized unless `headers` (names in lower case) hold exactly one Authorization that is admitted."""
-    sent = [value for name, value in headers if name == b"authorization"]
-    if len(sent) != 1 or not admits(hashes, sent[0].decode("latin-1")):
+def require(hashes: tuple[str, ...], request: Request) -> None:
+    """Raises Unauthorized unless the request holds exactly one Authorization, and that is admitted."""
+    if b"authorization" in request.repeated or not admits(hashes, request.header(b"authorization")):
         raise Unauthorized("this service asks for a key: send Authorization: Bearer <key>")

@@ -1,133 +1,123 @@
-"""The ASGI front: every request to a route and back, every failure to its one shape. Knows no model.
+"""Requests -> the routes that answer them, within their limits and keys; exceptions -> answers. Knows no model.
 
-Stands before BentoML's own application, so that each answer, the 404 and 405 too, has the documented
-form and costs no more than it must; only `/schema.json` is passed on to BentoML.
+A handler is a function of the request. It returns the response, or a coroutine that will, or None: then it calls
+`request.respond` later. What it raises becomes the one shape that every failure has.
 """
 
-import json
 import logging
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
-
-from starlette.requests import Request
-from starlette.responses import Response
+from urllib.parse import unquote
 
 from serving.edge import keys
-from serving.edge.exchange import request_id
-from serving.edge.uploads import ClientGone
+from serving.edge.http1 import Request, Response, failure, too_large
 from serving.errors import ClassifyError, MethodNotAllowed, NotFound
-from serving.operations import metrics as telemetry
+from serving.operations import metrics
 
 log = logging.getLogger("shortcut")
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], "Response | Coroutine[Any, Any, Response] | None"]
 
 
 @dataclass(frozen=True)
 class Route:
-    """`path` may end in `/{name}`, which matches one more segment and is found in `request.path_params`.
+    """`path` may end in `/{name}`, which matches one more segment and is found in `request.parameters`.
 
-    `open` routes need no API key: health, and the page's static files.
+    `open` routes need no API key: health, and the page's static files. `max_bytes` of a body are read, 0 for a route
+    that takes none. `admit` is called as soon as the head is there, and may refuse before the body is read.
     """
 
     method: str
     path: str
-    endpoint: Endpoint
+    handle: Handler
     open: bool = False
+    max_bytes: int = 0
+    admit: Callable[[Request], None] | None = None
 
 
-class Front:
-    """An ASGI application that answers `routes` itself. `passed` are the paths that the inner application answers;
-    `key_hashes`, if there are any, are asked for on every path but those of open routes, known or not."""
+class Router:
+    """All routes of the service. `key_hashes`, if there are any, are asked for on every path but those of open routes,
+    known or not."""
 
-    def __init__(
-        self,
-        app: Any,
-        routes: list[Route],
-        passed: frozenset[str] = frozenset(),
-        key_hashes: tuple[str, ...] = (),
-    ):
-        self._app = app
-        self._passed = passed
+    def __init__(self, routes: Iterable[Route], key_hashes: tuple[str, ...] = ()):
+        self.routes = list(routes)
         self._key_hashes = key_hashes
-        self._exact: dict[str, dict[str, Route]] = {}
-        self._below: dict[str, dict[str, Route]] = {}
-        for route in routes:
+        self._exact: dict[bytes, dict[bytes, Route]] = {}
+        self._below: dict[bytes, dict[bytes, Route]] = {}
+        for route in self.routes:
             table, path = self._exact, route.path
             if path.endswith("/{name}"):
                 table, path = self._below, path.removesuffix("{name}")
-            table.setdefault(path, {})[route.method] = route
+            methods = table.setdefault(path.encode(), {})
+            methods[route.method.encode()] = route
+            if route.method == "GET":
+                methods.setdefault(b"HEAD", route)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
-        if scope["type"] != "http":  # a WebSocket: there are none here
-            await send({"type": "websocket.close", "code": 1000})
-            return
-        started = time.perf_counter()
-        label = telemetry.UNKNOWN
-        path, method = scope["path"], scope["method"]
-        name = request_id(dict(reversed(scope["headers"])))
-        request = Request(scope, receive)
-        request.state.stages = []
-        try:
-            methods, scope["path_params"] = self._find(path)
-            route = next(iter(methods.values()), None)
-            label = label if route is None else route.path
-            if self._key_hashes and not any(route.open for route in methods.values()):
-                keys.require(self._key_hashes, scope["headers"])
-            if path in self._passed and method in ("GET", "HEAD"):
-                await self._app(scope, receive, send)
-                return
-            if route is None:
-                raise NotFound("no such route; GET /docs.json lists what there is")
-            response = await _choose(methods, method).endpoint(request)
-        except ClassifyError as err:
-            response = failure(err)
-        except ClientGone:
-            telemetry.finished(label, 499, started, name)
-            return
-        except Exception:  # the outermost edge: nothing of the inside is shown
-            response = failure(internal_error(label, name))
-        response.headers["x-request-id"] = name
-        await response(scope, receive, send)
-        telemetry.finished(label, response.status_code, started, name, request.state.stages)
+    def accept(self, request: Request) -> Route:
+        """The route of a request whose head has arrived. Raises what refuses it before its body is read."""
+        methods = self._exact.get(request.path)
+        if methods is None:
+            methods = self._find(request)
+        route = methods.get(request.method)
+        request.label = (
+            next((route.path for route in methods.values()), metrics.UNKNOWN) if route is None else route.path
+        )
+        if self._key_hashes and not any(route.open for route in methods.values()):
+            keys.require(self._key_hashes, request)
+        if route is None:
+            raise self._refusal(request, methods)
+        if route.max_bytes and request.length is not None and request.length > route.max_bytes:
+            raise too_large(route.max_bytes, f"{request.length:,}")
+        if route.admit is not None:
+            route.admit(request)
+        return route
 
-    def _find(self, path: str) -> tuple[dict[str, Route], dict[str, str]]:
-        """The routes of `path` by method (none for an unknown path), and its path parameters."""
-        if methods := self._exact.get(path):
-            return methods, {}
-        head, _, name = path.rpartition("/")
-        if name and (methods := self._below.get(f"{head}/")):
-            return methods, {"name": name}
-        return {}, {}
+    def _find(self, request: Request) -> dict[bytes, Route]:
+        """The routes of a path by method, none for an unknown one; fills `request.parameters`."""
+        path = request.path
+        if b"%" in path:
+            text = unquote(path.decode("latin-1"), errors="replace")
+            path = text.encode("utf-8", "replace")
+            if path in self._exact:
+                return self._exact[path]
+        head, _, name = path.rpartition(b"/")
+        if name and (methods := self._below.get(head + b"/")):
+            request.parameters["name"] = name.decode("utf-8", "replace")
+            return methods
+        return {}
 
-
-def _choose(methods: dict[str, Route], method: str) -> Route:
-    route = methods.get("GET" if method == "HEAD" else method)
-    if route is None:
-        allowed = ", ".join(sorted({*methods, *(["HEAD"] if "GET" in methods else [])}))
-        raise MethodNotAllowed(f"this route takes {allowed}", allowed)
-    return route
+    def _refusal(self, request: Request, methods: dict[bytes, Route]) -> ClassifyError:
+        if methods:
+            allowed = ", ".join(sorted(method.decode() for method in methods))
+            return MethodNotAllowed(f"this route takes {allowed}", allowed)
+        meant = b"/" + b"/".join(part for part in request.path.split(b"/") if part)
+        if meant != request.path and meant in self._exact:
+            return NotFound(f"no such route; did you mean {meant.decode()} (one slash before it, none behind)?")
+        return NotFound("no such route; GET /docs.json lists what there is")
 
 
-def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    return json_bytes(body, status, headers)
+def guarded(call: Callable[[], Any], request: Request) -> Any:
+    """What `call` returns; what it raises as the answer that says so. The outermost edge for what handlers do."""
+    try:
+        return call()
+    except ClassifyError as err:
+        return failure(err)
+    except Exception:  # nothing of the inside is shown
+        return failure(internal_error(request))
 
 
-def json_bytes(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(body, status, {**(headers or {}), "x-content-type-options": "nosniff"}, "application/json")
+async def awaited(work: Coroutine[Any, Any, Response], request: Request) -> Response:
+    """The same for a handler that is a coroutine."""
+    try:
+        return await work
+    except ClassifyError as err:
+        return failure(err)
+    except Exception:
+        return failure(internal_error(request))
 
 
-def internal_error(route: str, name: str) -> ClassifyError:
+def internal_error(request: Request) -> ClassifyError:
     """For the exception at hand, which is logged; nothing of it is shown."""
-    log.exception("internal error on %s", route, extra={"figures": {"request_id": name}})
+    log.exception("internal error on %s", request.label, extra={"figures": {"request_id": request.request_id}})
     return ClassifyError("internal error; the service's log has the details")
-
-
-def failure(err: ClassifyError) -> Response:
-    return json_response(err.body(), err.status, dict(err.headers))

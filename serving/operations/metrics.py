@@ -27,8 +27,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from serving.operations import shared as scratch
-from serving.operations import tracing
+from serving.operations import shared, tracing
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -69,7 +68,7 @@ def join(folder: Path | None) -> None:
                 file.unlink(missing_ok=True)  # of a dead worker that had the same process id
             elif file.exists() or _inherit(folder, kind, file):
                 continue
-            scratch.reserve(file, size)
+            shared.reserve(file, size)
     except OSError as err:
         log.warning("metrics are not shared between workers: %s", err)
         os.environ.pop(VARIABLE, None)
@@ -82,7 +81,7 @@ def _inherit(folder: Path, kind: str, file: Path) -> bool:
     """Go on counting where a dead worker stopped: its counts stay, and there are no more files than workers."""
     for old in folder.glob(f"{kind}_*.db"):
         process = old.stem.rpartition("_")[2]
-        if process.isdecimal() and not scratch.alive(int(process)):
+        if process.isdecimal() and not shared.alive(int(process)):
             try:
                 old.rename(file)
             except FileNotFoundError:  # another new worker has it
@@ -126,20 +125,33 @@ class _Tally:
         self._bounds = getattr(child, "_upper_bounds", [])
         self._counts = [0] * max(1, len(self._bounds))
         self._sum = 0.0
+        self._changed = False  # since the last flush: it is in _changed
 
     def observe(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
-        _flush_soon()
+        if not self._changed:
+            self._flush_soon()
 
     def count(self, number: int = 1) -> None:
         self._counts[0] += number
-        _flush_soon()
+        if not self._changed:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        global _due
+        self._changed = True
+        _changed.append(self)
+        if not _due:
+            try:
+                asyncio.get_running_loop().call_later(FLUSH_SECONDS, flush)
+            except RuntimeError:  # outside a server: exposition flushes
+                return
+            _due = True
 
     def flush(self) -> None:
         """As many calls of the child's own observe() or inc() would do, at once."""
-        if not any(self._counts):
-            return
+        self._changed = False
         if isinstance(self._child, Counter):
             self._child.inc(self._counts[0])
         else:
@@ -151,26 +163,19 @@ class _Tally:
         self._sum = 0.0
 
 
-_tallies: list[_Tally] = []
-_watched: list[Callable[[], None]] = []
-_due = False
-
-
-def _flush_soon() -> None:
-    global _due
-    if not _due:
-        try:
-            asyncio.get_running_loop().call_later(FLUSH_SECONDS, flush)
-        except RuntimeError:  # outside a server: exposition flushes
-            return
-        _due = True
+# These three belong to the event loop of the process.
+_changed: list[_Tally] = []  # what the next flush hands over, of a version that has retired too
+_watched: list[Callable[[], None]] = []  # what sets gauges before somebody reads them
+_due = False  # a flush is on its way
 
 
 def flush() -> None:
-    """Hand over what was counted."""
+    """Hand over what was counted. On the event loop."""
     global _due
     _due = False
-    for tally in list(_tallies):  # a watching thread may add some
+    changed = list(_changed)
+    _changed.clear()
+    for tally in changed:
         tally.flush()
     for look in list(_watched):
         look()
@@ -190,8 +195,8 @@ class Meter:
     def __init__(self, model: str, version: int):
         self._labels = (model, str(version))
         kinds = (_DECODE, _QUEUE, _COMPUTE, _BATCH, _REJECTED, _EXPIRED, _FAILED)
-        self._tallies = [_Tally(kind.labels(*self._labels)) for kind in kinds]
-        decode, queue, self._compute, self._batch, rejected, expired, failed = self._tallies
+        tallies = [_Tally(kind.labels(*self._labels)) for kind in kinds]
+        decode, queue, self._compute, self._batch, rejected, expired, failed = tallies
         self.decoded, self.waited = decode.observe, queue.observe
         self.rejected, self.expired, self.failed = rejected.count, expired.count, failed.count
         self._workers: Gauge | None = None  # while it is served
@@ -202,7 +207,6 @@ class Meter:
 
     def loaded(self, provider: str, precision: str, queue: "Queue") -> None:
         """It is served from now on; `queue` is looked at whenever somebody wants to know."""
-        _tallies.extend(self._tallies)
         self._workers = _LOADED.labels(*self._labels, provider, precision)
         self._workers.inc()
         waiting, room = (gauge.labels(*self._labels) for gauge in (_WAITING, _ROOM))
@@ -232,9 +236,6 @@ class Meter:
         _watched.remove(self._look)
         for gauge in (_WAITING, _ROOM):
             gauge.labels(*self._labels).set(0)
-        for tally in self._tallies:
-            tally.flush()
-            _tallies.remove(tally)
 
 
 def start(routes: Sequence[str]) -> None:
@@ -246,15 +247,9 @@ def start(routes: Sequence[str]) -> None:
         _series(route, 500)
 
 
-def _counted(child: Histogram | Counter) -> _Tally:
-    tally = _Tally(child)
-    _tallies.append(tally)
-    return tally
-
-
 @functools.cache  # routes and statuses are few and fixed
 def _series(route: str, status: int) -> tuple[_Tally, _Tally]:
-    return _counted(_REQUESTS.labels(route, str(status))), _counted(_REQUEST.labels(route))
+    return _Tally(_REQUESTS.labels(route, str(status))), _Tally(_REQUEST.labels(route))
 
 
 def finished(route: str, status: int, started: float, request_id: str, stages: Sequence[Stage] = ()) -> None:
@@ -281,12 +276,17 @@ def refused(status: int) -> None:
 
 @functools.cache
 def _refusals(status: int) -> _Tally:
-    return _counted(_REFUSED.labels(str(status)))
+    return _Tally(_REFUSED.labels(str(status)))
 
 
 def exposition() -> bytes:
     """The text of /metrics, summed over all workers of this service."""
     flush()
+    return collected()
+
+
+def collected() -> bytes:
+    """The same as of the last `flush`. It may run on a thread."""
     if VARIABLE not in os.environ:
         return generate_latest(REGISTRY)
     _forget_the_dead(Path(os.environ[VARIABLE]))
@@ -303,5 +303,5 @@ def _forget_the_dead(folder: Path) -> None:
     """The gauges of workers that are no more: what they served nobody serves now. Their counters stay."""
     for file in folder.glob("gauge_live*_*.db"):
         process = file.stem.rpartition("_")[2]
-        if process.isdecimal() and not scratch.alive(int(process)):
+        if process.isdecimal() and not shared.alive(int(process)):
             file.unlink(missing_ok=True)

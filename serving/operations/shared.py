@@ -14,7 +14,7 @@ from pathlib import Path
 from serving.errors import StartError
 
 MEMORY = "/dev/shm"  # noqa: S108 (mkdtemp takes a name of its own)
-_FOLDER = "SHORTCUT_SCRATCH"  # from the parent to its workers; not a setting
+_FOLDER = "_SHORTCUT_SHARED"  # the environment variable that the parent sets for its workers; not a setting
 
 
 def need_temporary_files() -> None:

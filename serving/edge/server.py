@@ -7,8 +7,8 @@ another lets it go first, for a moment.
 On SIGTERM a worker is no longer ready, and says so, but goes on answering for a while, each answer the last of its
 connection: a balancer that looks for readiness moves on to other servers before anything is closed.
 
-A subclass of uvicorn's server, put where BentoML's worker looks it up (BentoML 1.4.39, uvicorn 0.54). Knows sockets,
-counts and signals only.
+A subclass of uvicorn's server (`seams` puts it where BentoML's worker looks it up). Knows sockets, counts and signals
+only.
 """
 
 import asyncio
@@ -20,14 +20,16 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
-from serving.operations import shared as scratch
+from serving.edge.connection import Connection
+from serving.edge.worker import Edge
+from serving.operations import shared
 
 log = logging.getLogger("shortcut")
 
@@ -41,33 +43,27 @@ STOP_SECONDS = 20  # that answers may take which are under way when the draining
 MAX_OPENING = 256  # TLS handshakes at a time
 SLOTS = 256
 _SLOT = struct.Struct("=iii")  # a process id, its connections, and 1 once it has been told to stop
-_PLACE = "SHORTCUT_BALANCE_FILE"  # from the parent to its workers; not a setting
+COUNTS = "connections"  # the file in the folder that the processes of a service share
 
 
-def create_place(folder: Path) -> None:
+def create_counts(folder: Path) -> None:
     """In the parent: where the workers leave their counts. Without one they take connections as they come."""
     with contextlib.suppress(OSError):
-        place = folder / "connections"
-        place.write_bytes(bytes(SLOTS * _SLOT.size))
-        os.environ[_PLACE] = str(place)
-
-
-def install(drain_seconds: float, handshake_seconds: float) -> None:
-    """Make BentoML's worker use the server below. Not on Windows, where workers share no socket."""
-    if os.name == "posix":
-        attributes = {"drain_seconds": drain_seconds, "handshake_seconds": handshake_seconds}
-        uvicorn.Server = type("DrainingServer", (Server,), attributes)  # type: ignore[assignment, misc]
+        (folder / COUNTS).write_bytes(bytes(SLOTS * _SLOT.size))
 
 
 class Counts:
-    """How many connections each worker holds, and whether it stops: a page of memory that all of them map."""
+    """How many connections each worker holds, and whether it stops: a page of memory that all of them map, in the
+    folder that they share."""
 
-    def __init__(self, process: int | None = None) -> None:
+    def __init__(self, folder: Path | None, process: int | None = None) -> None:
         self._process = os.getpid() if process is None else process
         self._memory: mmap.mmap | None = None
         self._slot = 0
-        with contextlib.suppress(OSError, KeyError):
-            with Path(os.environ[_PLACE]).open("r+b") as file:
+        if folder is None:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            with (folder / COUNTS).open("r+b") as file:
                 self._memory = mmap.mmap(file.fileno(), SLOTS * _SLOT.size)
             self._slot = self._free_slot(self._memory)
 
@@ -76,7 +72,7 @@ class Counts:
         earlier writer finds it out with its next note."""
         for slot in range(SLOTS):
             process, _, _ = _SLOT.unpack_from(memory, slot * _SLOT.size)
-            if process <= 0 or not scratch.alive(process):
+            if process <= 0 or not shared.alive(process):
                 _SLOT.pack_into(memory, slot * _SLOT.size, self._process, 0, 0)
                 return slot
         raise OSError("no free slot")
@@ -92,13 +88,13 @@ class Counts:
         if self._memory is None:
             return False
         slots = _SLOT.iter_unpack(self._memory[:])
-        return all(stops for process, _, stops in slots if process > 0 and scratch.alive(process))
+        return all(stops for process, _, stops in slots if process > 0 and shared.alive(process))
 
     def forget_the_dead(self) -> None:
         """A dead worker has no connections, but its note would say so until another took its place."""
         if self._memory is not None:
             for slot, (process, _, _) in enumerate(_SLOT.iter_unpack(self._memory[:])):
-                if process > 0 and not scratch.alive(process):
+                if process > 0 and not shared.alive(process):
                     _SLOT.pack_into(self._memory, slot * _SLOT.size, -1, 0, 0)
 
     def others(self) -> int | None:
@@ -169,7 +165,7 @@ class Listener:
                 self._server.protocol,
                 connection,
                 ssl=tls,
-                ssl_handshake_timeout=self._server.handshake_seconds if tls else None,
+                ssl_handshake_timeout=self._server.edge.limits.head_seconds if tls else None,
             )
         except OSError:  # the client went away, or its TLS handshake failed
             connection.close()
@@ -190,10 +186,11 @@ class Listener:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with listeners of our own."""
+    """uvicorn's server with listeners of our own. `seams.install` makes a subclass that has these three."""
 
+    edge: Edge
     drain_seconds: float
-    handshake_seconds: float
+    shared_folder: Callable[[], Path | None]
     _counts: Counts | None = None
     _listeners: Sequence[Listener] = ()
     _stop_at: float | None = None  # on the monotonic clock, once SIGTERM has come
@@ -206,14 +203,11 @@ class Server(uvicorn.Server):
         await super().startup(sockets=[])
         if self.config.timeout_graceful_shutdown is None:
             self.config.timeout_graceful_shutdown = STOP_SECONDS
-        self._counts = Counts()
+        self._counts = Counts(self.shared_folder())
         self._listeners = [Listener(self, sock) for sock in sockets]
 
     def protocol(self) -> asyncio.Protocol:
-        state = self.server_state
-        protocol: Any = self.config.http_protocol_class
-        made: asyncio.Protocol = protocol(config=self.config, server_state=state, app_state=self.lifespan.state)
-        return made
+        return Connection(self.edge, self.server_state)
 
     def has_more_than_others(self) -> bool:
         mine = self._note()
@@ -233,10 +227,11 @@ class Server(uvicorn.Server):
             if counter % 10 == 0:
                 self._counts.forget_the_dead()
         if self._stop_at is not None:
-            for connection in self.server_state.connections:
-                connection.drain()  # type: ignore[union-attr]
             self.should_exit = self.should_exit or time.monotonic() >= self._stop_at
-        return await super().on_tick(counter)
+        ends = await super().on_tick(counter)
+        if counter % 10 == 0:  # uvicorn has made the headers that go with every answer of this second
+            self.edge.renew(tuple((name.decode(), value.decode()) for name, value in self.server_state.default_headers))
+        return ends
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM drains, once: systemd sends it to the parent and the workers, and so does the parent. SIGINT ends it
@@ -249,8 +244,7 @@ class Server(uvicorn.Server):
             return
         self._captured_signals.append(sig)
         self._stop_at = time.monotonic() + self.drain_seconds
-        protocol: Any = self.config.http_protocol_class
-        protocol.draining = True
+        self.edge.draining = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._note()

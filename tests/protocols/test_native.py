@@ -1,5 +1,7 @@
-"""The direct way and the way through ASGI must say the same, whatever a client sends and whenever it goes away."""
+"""However a request is framed, cut or abandoned, the answer is the same; what it means is read from all its parts."""
 
+import base64
+import gzip
 import json
 import socket
 import time
@@ -13,7 +15,7 @@ import pytest
 
 from tests.fixtures import toy
 from tests.fixtures.pictures import colours, digit, encode, with_chunks
-from tests.fixtures.server import Client, form, running
+from tests.fixtures.server import Client, assert_failure, form, running
 
 SEVEN = encode(digit("7"))
 JSON = "application/json"
@@ -41,7 +43,7 @@ def post(body: bytes, *headers: str, path: str = "/classify") -> bytes:
 
 
 def chunked(body: bytes, *headers: str, path: str = "/classify") -> bytes:
-    """The same request as one that cannot go directly."""
+    """The same request with a body of unknown length."""
     lines = [f"POST {path} HTTP/1.1", "Host: t", "Transfer-Encoding: chunked", *headers, "", ""]
     parts = [b"%x\r\n%s\r\n" % (len(body), body)] if body else []
     return "\r\n".join(lines).encode() + b"".join([*parts, b"0\r\n\r\n"])
@@ -79,17 +81,17 @@ CASES = [
 @pytest.mark.parametrize(("body", "content_type", "query"), CASES)
 def test_both_ways_say_the_same(service: Client, body: bytes, content_type: str, query: str) -> None:
     headers = [f"Content-Type: {content_type}"] if content_type else []
-    direct, through = (way(body, *headers, path=f"/classify{query}") for way in (post, chunked))
-    ((status, answer),) = raw(service, direct, 1)
-    assert [(status, answer)] == raw(service, through, 1)
+    whole, in_chunks = (way(body, *headers, path=f"/classify{query}") for way in (post, chunked))
+    ((status, answer),) = raw(service, whole, 1)
+    assert [(status, answer)] == raw(service, in_chunks, 1)
     assert json.loads(answer)
 
 
 def test_the_answer_has_the_same_headers(service: Client) -> None:
-    direct = service.post("/classify", SEVEN, "image/png").headers
-    through = service.request("POST", "/classify", SEVEN, {"Connection": "close"}).headers  # goes through ASGI
-    assert direct.keys() == through.keys() - {"connection"}
-    assert direct["content-type"] == through["content-type"] == JSON
+    kept = service.post("/classify", SEVEN, "image/png").headers
+    last = service.request("POST", "/classify", SEVEN, {"Connection": "close"}).headers
+    assert kept.keys() == last.keys() - {"connection"}
+    assert kept["content-type"] == last["content-type"] == JSON
 
 
 def test_pipelined_requests_are_answered_in_turn_whichever_way_each_goes(service: Client) -> None:
@@ -105,6 +107,62 @@ def test_a_body_in_pieces_is_put_together(service: Client) -> None:
         for byte in post(SEVEN):
             connection.sendall(bytes([byte]))
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("path", ["/classify", "/classify/batch"])
+def test_form_fields_count_like_the_query(service: Client, path: str) -> None:
+    picture = ("image", "a.png", encode(colours()))
+    answer = service.post_form(path, picture, ("model", None, b"toy-colours"), ("top_k", None, b"1"))
+    body = answer.json()
+    assert (answer.status, body["model"]) == (200, "toy-colours")
+    (result,) = body.get("results", [body])
+    assert len(result["predictions"]) == 1
+    same = service.post_form(f"{path}?model=toy-colours&version=1", ("version", None, b"1"), picture)
+    assert same.json()["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "told"),
+    [
+        ("?model=dense_resnet-mnist", ("model", None, b"toy-colours"), "in the query and in the form"),
+        ("?top_k=2", ("top_k", None, b"1"), "in the query and in the form"),
+        ("", ("model_name", None, b"toy-colours"), "the form field 'model_name' is not known; there is model"),
+        ("?model_name=x", ("top_k", None, b"1"), "the query parameter 'model_name' is not known"),
+        ("?top_k=1&top_k=2", ("model", None, b"toy-colours"), "twice"),
+        ("?min_probability=2", ("top_k", None, b"1"), "from 0 to 1"),
+        ("?min_probability=nan", ("top_k", None, b"1"), "from 0 to 1"),
+    ],
+)
+def test_what_is_unknown_or_contradicts_is_refused_by_name(
+    service: Client, query: str, field: tuple[str, None, bytes], told: str
+) -> None:
+    answer = service.post_form(f"/classify{query}", ("image", "a.png", SEVEN), field)
+    assert told in assert_failure(answer, 422, "invalid_parameter")
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status", "told"),
+    [
+        (gzip.compress(SEVEN), "image/png", 415, "gzip"),
+        (SEVEN.replace(b"\r\n", b"").replace(b"\n", b""), "application/x-www-form-urlencoded", 400, "--data-binary"),
+        (b"data:image/png;base64," + base64.b64encode(SEVEN), "text/plain", 400, "data: URL"),
+        (base64.b64encode(SEVEN), "", 400, "base64"),
+        (b'{"image": "iVBORw0KGgo="}', JSON, 415, "not JSON"),
+    ],
+)
+def test_a_hint_where_people_go_wrong(service: Client, body: bytes, content_type: str, status: int, told: str) -> None:
+    answer = service.post("/classify", body, content_type or None)
+    assert answer.status == status
+    assert told in answer.json()["error"]
+
+
+def test_a_coded_body_a_misnamed_field_and_a_stray_slash_are_named(service: Client) -> None:
+    coded = service.request("POST", "/classify", SEVEN, {"Content-Encoding": "gzip"})
+    assert "Content-Encoding" in assert_failure(coded, 415, "unsupported_format")
+    misnamed = service.post_form("/classify", ("file", "a.png", SEVEN))
+    assert "rename the field 'file' to `image`" in assert_failure(misnamed, 400, "invalid_request")
+    for path in ("/classify/", "//classify"):
+        assert "did you mean /classify" in assert_failure(service.post(path, SEVEN), 404, "not_found")
 
 
 def test_a_longer_path_is_another_route(service: Client) -> None:

@@ -12,23 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from serving.edge import listening
+from serving.edge import server
 from tests.fixtures import toy
 from tests.fixtures.pictures import colours, encode
 from tests.fixtures.server import Client, running
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SHORTCUT_BALANCE_FILE", "")  # so that it is taken back afterwards
-    listening.create_place(tmp_path)
+def place(tmp_path: Path) -> Path:
+    server.create_counts(tmp_path)
     return tmp_path
 
 
 def test_a_worker_knows_how_many_connections_others_have(place: Path) -> None:
-    first = listening.Counts()
+    first = server.Counts(place)
     assert first.others() is None
-    second = listening.Counts(process=os.getppid())
+    second = server.Counts(place, process=os.getppid())
     first.note(3)
     second.note(5)
     assert (first.others(), second.others()) == (5, 3)
@@ -37,17 +36,16 @@ def test_a_worker_knows_how_many_connections_others_have(place: Path) -> None:
 def test_the_slot_of_a_dead_worker_is_used_again(place: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    first = listening.Counts()
-    listening.Counts(process=gone.pid).note(0)
+    first = server.Counts(place)
+    server.Counts(place, process=gone.pid).note(0)
     assert first.others() == 0
-    listening.Counts(process=os.getppid()).note(7)
+    server.Counts(place, process=os.getppid()).note(7)
     assert first.others() == 7
 
 
-def test_without_a_place_everybody_takes_what_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for value in ("", str(tmp_path / "nothing")):
-        monkeypatch.setenv("SHORTCUT_BALANCE_FILE", value)
-        counts = listening.Counts()
+def test_without_a_place_everybody_takes_what_comes(tmp_path: Path) -> None:
+    for folder in (None, tmp_path, tmp_path / "nothing"):
+        counts = server.Counts(folder)
         counts.note(5)
         assert counts.others() is None
 

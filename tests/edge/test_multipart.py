@@ -1,57 +1,15 @@
-import asyncio
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.edge.uploads import ClientGone, is_multipart, parse_multipart, read_body
-from serving.errors import BodyTooLarge, InvalidRequest
+from serving.edge.multipart import is_multipart, parse
+from serving.errors import InvalidRequest
 from tests.fixtures.server import form
-
-
-def receiver(*chunks: bytes, gone: bool = False) -> Any:
-    messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
-    if gone:
-        messages.append({"type": "http.disconnect"})
-    elif messages:
-        messages[-1]["more_body"] = False
-    iterator = iter(messages)
-
-    async def receive() -> Any:
-        return next(iterator)
-
-    return receive
-
-
-def body(*chunks: bytes, limit: int = 100, **headers: str) -> bytes:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return asyncio.run(read_body(receiver(*chunks), named, limit))
-
-
-def test_a_body_is_read_whole() -> None:
-    assert body(b"ab", b"", b"cd") == b"abcd"
-    assert body(b"x" * 100) == b"x" * 100
-
-
-def test_a_declared_length_over_the_limit_is_refused_before_reading() -> None:
-    with pytest.raises(BodyTooLarge, match="101 bytes; the limit is 100"):
-        asyncio.run(read_body(None, {"content-length": "101"}, 100))  # type: ignore[arg-type]  # never called
-
-
-def test_an_undeclared_length_is_refused_as_it_streams() -> None:
-    with pytest.raises(BodyTooLarge, match="more than the limit of 100"):
-        asyncio.run(read_body(receiver(b"x" * 60, b"x" * 60, gone=True), {}, 100))
-
-
-def test_a_client_that_goes_away_is_noticed() -> None:
-    with pytest.raises(ClientGone):
-        asyncio.run(read_body(receiver(b"half", gone=True), {}, 100))
 
 
 def test_parts_are_found_with_their_names() -> None:
     data, content_type = form(("image", "a.png", b"\x89PNG\r\n--bound"), ("note", None, "é".encode()))
-    first, second = parse_multipart(data, content_type, 2)
+    first, second = parse(data, content_type, 2)
     assert (first.name, first.filename, first.data) == ("image", "a.png", b"\x89PNG\r\n--bound")
     assert (second.name, second.filename, second.data) == ("note", None, "é".encode())
 
@@ -71,7 +29,7 @@ def test_parts_are_found_with_their_names() -> None:
 )
 def test_a_malformed_form_is_refused_with_the_reason(data: bytes, content_type: str, told: str) -> None:
     with pytest.raises(InvalidRequest, match=told):
-        parse_multipart(data, content_type, 2)
+        parse(data, content_type, 2)
 
 
 def test_base64_parts_are_refused_and_not_misread() -> None:
@@ -79,7 +37,7 @@ def test_base64_parts_are_refused_and_not_misread() -> None:
         b'--x\r\nContent-Disposition: form-data; name="image"\r\nContent-Transfer-Encoding: base64\r\n\r\nAA\r\n--x--'
     )
     with pytest.raises(InvalidRequest, match="Content-Transfer-Encoding"):
-        parse_multipart(data, "multipart/form-data; boundary=x", 2)
+        parse(data, "multipart/form-data; boundary=x", 2)
 
 
 def test_only_multipart_form_data_is_multipart() -> None:
@@ -93,7 +51,7 @@ def test_what_was_sent_is_what_is_read(parts: list[tuple[str, bytes]]) -> None:
     data, content_type = form(*((name, "f", content) for name, content in parts), boundary="ahxohng8Phei8Ahsee1ooH4f")
     if not parts:
         return
-    assert [(part.name, part.data) for part in parse_multipart(data, content_type, 5)] == parts
+    assert [(part.name, part.data) for part in parse(data, content_type, 5)] == parts
 
 
 @settings(max_examples=300)
@@ -101,6 +59,6 @@ def test_what_was_sent_is_what_is_read(parts: list[tuple[str, bytes]]) -> None:
 def test_any_body_is_read_or_refused(data: bytes, tail: str, framed: bool) -> None:
     body = b"--x\r\n" + data + b"\r\n--x--\r\n" if framed else data
     try:
-        parse_multipart(body, f"multipart/form-data; boundary=x{'' if framed else tail}", 5)
+        parse(body, f"multipart/form-data; boundary=x{'' if framed else tail}", 5)
     except InvalidRequest as err:
         assert str(err)

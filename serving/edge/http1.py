@@ -1,0 +1,313 @@
+"""The bytes of HTTP/1.1 -> requests, and responses -> bytes (RFC 9110 and 9112). No sockets, no routes.
+
+Strict where a proxy could read the same bytes in another way: what is framed in a way that is not certain is refused,
+and the connection must then be closed. An offered upgrade is ignored, as RFC 9110, section 7.8 allows.
+"""
+
+import itertools
+import json
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, NamedTuple, Protocol
+
+from serving.errors import BodyTooLarge, ClassifyError, InvalidRequest
+
+Headers = tuple[tuple[str, str], ...]
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_HEAD = re.compile(
+    rb"(?:\r\n)?"  # RFC 9112, section 2.2: one empty line before a request is no mistake
+    rb"([A-Z]{3,20}) ([!-~]+) HTTP/1\.([01])\r\n"  # the request line: method, target, minor version
+    rb"((?:" + _TOKEN + rb":[\t -~\x80-\xff]*\r\n)*)\r\n"  # header lines without folding or control characters
+)
+_BEGINNING = re.compile(rb"[A-Z]{0,20}|[A-Z]{3,20} [!-~]*|[A-Z]{3,20} [!-~]+ [HTP/1.0\r]{0,9}")  # of a request line
+_REQUEST_LINE = re.compile(rb"[A-Z]{3,20} [!-~]+ HTTP/1\.[01]\r\n")
+# RFC 9110, section 9.3, RFC 5789 and WebDAV's; CONNECT, which would turn the connection into a tunnel, is not there.
+_METHODS = frozenset(
+    b"GET HEAD POST PUT DELETE OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH REPORT".split()
+)
+_LENGTH = re.compile(rb"[0-9]{1,19}")
+_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,16})\r\n")
+_CHUNK_SIZE_BEGINNING = re.compile(rb"[0-9a-fA-F]{1,16}\r?")
+_ONCE = frozenset((b"host", b"content-length", b"transfer-encoding"))  # fields that may not be sent twice
+_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_PROCESS = secrets.token_hex(4)
+_numbers = itertools.count(1)  # of the requests of this process
+_OTHER_PROTOCOLS: tuple[tuple[bytes, str], ...] = (
+    (b"\x16\x03", "a TLS greeting; this port speaks plain HTTP (http://, not https://)"),
+    (b"PRI * HTTP/2.0", "HTTP/2 with prior knowledge; this port speaks HTTP/1.1"),
+    (b"SSH-", "an SSH greeting"),
+    (b"CONNECT ", "CONNECT, and this is no proxy"),
+)
+END = b"\r\n\r\n"  # of a head
+
+
+class Answers(Protocol):
+    """Where a request came from, and its answer goes."""
+
+    def answer(self, request: "Request", response: "Response", /) -> None: ...
+
+
+class Cancellable(Protocol):
+    cancelled: bool
+
+
+class Response(NamedTuple):
+    """`headers` are without those that every answer has: date, x-request-id, content-length, connection."""
+
+    status: int
+    body: bytes
+    headers: Headers = ()
+
+
+class Request:
+    """One request. Its head is complete; `body` is there when its route's handler is called."""
+
+    __slots__ = (
+        "body",
+        "close",
+        "connection",
+        "context",
+        "expects_continue",
+        "fields",
+        "label",
+        "length",
+        "method",
+        "minor",
+        "parameters",
+        "path",
+        "pending",
+        "query",
+        "repeated",
+        "request_id",
+        "stages",
+        "started",
+        "target",
+    )
+
+    def __init__(self, method: bytes, target: bytes, minor: bytes, fields: dict[bytes, bytes], repeated: set[bytes]):
+        self.method = method
+        self.target = target
+        self.minor = minor  # b"0" or b"1"
+        self.fields = fields  # names in lower case; of a name that is repeated the first value
+        self.repeated = repeated  # names that were sent more than once
+        self.path, self.query = _path_and_query(target)
+        self.length: int | None = 0  # of the body in bytes; None for a chunked one
+        self.close = False  # the client, or the refusal of what follows, wants the connection closed after the answer
+        self.expects_continue = False
+        self.body = b""
+        self.started = time.perf_counter()
+        self.request_id = _request_id(fields)
+        self.label = ""  # the route in metrics
+        self.parameters: dict[str, str] = {}  # of the path
+        self.context: Any = None  # what the route's `admit` found out for its handler
+        self.pending: Cancellable | None = None  # what the answer waits for; cancelled if the client goes away
+        self.stages: Any = ()  # where the time went, for spans
+        self.connection: Answers | None = None
+
+    def respond(self, response: Response) -> None:
+        """Answer, once; does nothing if the client has gone."""
+        connection, self.connection = self.connection, None
+        self.pending = None  # it may keep this request: what is in no cycle needs no garbage collector
+        if connection is not None:
+            connection.answer(self, response)
+
+    def header(self, name: bytes) -> str:
+        """The value of a header field, empty if there is none."""
+        return self.fields.get(name, b"").decode("latin-1")
+
+
+def parse_head(data: bytes, end: int) -> Request:
+    """The request whose head is `data` up to `end`, the start of its empty line. Raises InvalidRequest."""
+    match = _HEAD.fullmatch(data, 0, end + len(END))
+    if match is None:
+        raise InvalidRequest(_why_invalid(data))
+    method, target, minor, lines = match.groups()
+    if method not in _METHODS:
+        raise InvalidRequest(f"the method {method.decode()} is not known here")
+    fields: dict[bytes, bytes] = {}
+    repeated: set[bytes] = set()
+    if lines:
+        for line in lines[:-2].split(b"\r\n"):
+            name, _, value = line.partition(b":")
+            name = name.lower()
+            if name not in fields:
+                fields[name] = value.strip(b" \t")
+            else:
+                repeated.add(name)
+                if name == b"connection":
+                    fields[name] += b"," + value
+    request = Request(method, target, minor, fields, repeated)
+    _frame(request)
+    return request
+
+
+def _frame(request: Request) -> None:
+    """Find out where the body ends (RFC 9112, section 6) and whether the connection goes on after it (9.3)."""
+    fields, repeated = request.fields, request.repeated
+    if repeated and not repeated.isdisjoint(_ONCE):
+        raise InvalidRequest("Host, Content-Length and Transfer-Encoding may be sent only once")
+    if b"host" not in fields and request.minor == b"1":
+        raise InvalidRequest("an HTTP/1.1 request needs a Host")
+    coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
+    if coding is not None:
+        if length is not None or request.minor == b"0":
+            raise InvalidRequest("Transfer-Encoding goes with HTTP/1.1 and without Content-Length")
+        if coding.lower() != b"chunked":
+            raise InvalidRequest("the only Transfer-Encoding that is known here is `chunked`")
+        request.length = None
+    elif length is not None:
+        if not _LENGTH.fullmatch(length):
+            raise InvalidRequest("Content-Length must be a number of bytes")
+        request.length = int(length)
+    connection = fields.get(b"connection")
+    if connection is None:
+        request.close = request.minor == b"0"
+    else:
+        options = [option.strip() for option in connection.lower().split(b",")]
+        request.close = b"close" in options or (request.minor == b"0" and b"keep-alive" not in options)
+    request.expects_continue = request.minor == b"1" and fields.get(b"expect", b"").lower() == b"100-continue"
+
+
+def check_beginning(data: bytes) -> None:
+    """Raises InvalidRequest if `data`, a head without its end, cannot become a request: nobody waits for its rest."""
+    line, found, _ = data.removeprefix(b"\r\n").partition(b"\n")
+    if data != b"\r" and not (_REQUEST_LINE if found else _BEGINNING).fullmatch(line + found):
+        raise InvalidRequest(_why_invalid(data))
+
+
+def _why_invalid(data: bytes) -> str:
+    for beginning, name in _OTHER_PROTOCOLS:
+        if data.startswith(beginning):
+            return f"the bytes received are {name}"
+    return "the bytes received are no valid HTTP/1.1 request"
+
+
+def _path_and_query(target: bytes) -> tuple[bytes, bytes]:
+    """The target's path, still percent-encoded, and query; an absolute address (RFC 9112, 3.2.2) loses its host."""
+    if not target.startswith(b"/"):
+        scheme, colon, rest = target.partition(b"://")
+        if colon and scheme.lower() in (b"http", b"https"):
+            slash = rest.find(b"/")
+            target = rest[slash:] if slash >= 0 else b"/"
+        elif target != b"*":
+            raise InvalidRequest("the request's target must be a path that starts with /")
+    path, _, query = target.partition(b"?")
+    return path, query
+
+
+def _request_id(fields: Mapping[bytes, bytes]) -> str:
+    """The client's X-Request-Id, if it is harmless, else a new one."""
+    given = fields.get(b"x-request-id")
+    if given is not None and _ID.fullmatch(given):
+        return given.decode()
+    return f"{_PROCESS}-{next(_numbers):x}"
+
+
+class Body:
+    """A body that arrives in pieces: `take` them until `complete`. At most `limit` bytes."""
+
+    def __init__(self, length: int | None, limit: int):
+        self.received = 0
+        self.complete = False
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._chunked = length is None
+        self._left = length or 0  # bytes of the body, or of the chunk at hand, that are still to come
+        self._rest = b""  # of a chunk's size line that has not arrived whole
+
+    def take(self, data: bytes) -> bytes:
+        """Returns what follows the body. Raises BodyTooLarge, or InvalidRequest where the chunks are not sound."""
+        return self._take_chunks(data) if self._chunked else self._take_piece(data)
+
+    def joined(self) -> bytes:
+        """The whole body."""
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+    def _take_piece(self, data: bytes) -> bytes:
+        piece = data if len(data) <= self._left else data[: self._left]
+        self._left -= len(piece)
+        self._keep(piece)
+        self.complete = not self._chunked and self._left == 0
+        return data[len(piece) :]
+
+    def _keep(self, piece: bytes) -> None:
+        self.received += len(piece)
+        if piece and self._limit:  # a limit of 0: the body is read and dropped
+            self._pieces.append(piece)
+
+    def _take_chunks(self, data: bytes) -> bytes:
+        """RFC 9112, section 7.1, without chunk extensions and trailers, about which parsers disagree."""
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        while data:
+            if self._left > 2:
+                data = self._take_data(data)
+            elif self._left:  # the line end behind a chunk's bytes
+                if not b"\r\n"[2 - self._left :].startswith(data[: self._left]):
+                    raise InvalidRequest("a chunk of the body is longer than its size says")
+                taken = min(self._left, len(data))
+                self._left -= taken
+                data = data[taken:]
+            else:
+                match = _CHUNK_SIZE.match(data)
+                if match is None:
+                    if not _CHUNK_SIZE_BEGINNING.fullmatch(data):
+                        raise InvalidRequest("a chunk of the body has no valid size; extensions are not taken")
+                    self._rest = data
+                    return b""
+                size = int(match[1], 16)
+                if size == 0:
+                    return self._take_end(data, match.end())
+                if self._limit and self.received + size > self._limit:
+                    raise too_large(self._limit)
+                self._left = size + 2
+                data = data[match.end() :]
+        return b""
+
+    def _take_data(self, data: bytes) -> bytes:
+        piece = data if len(data) <= self._left - 2 else data[: self._left - 2]
+        self._left -= len(piece)
+        self._keep(piece)
+        return data[len(piece) :]
+
+    def _take_end(self, data: bytes, end: int) -> bytes:
+        last = data[end : end + 2]
+        if not b"\r\n".startswith(last):
+            raise InvalidRequest("trailers behind a chunked body are not taken")
+        if len(last) < 2:
+            self._rest = data
+            return b""
+        self.complete = True
+        return data[end + 2 :]
+
+
+def too_large(limit: int, received: str = "") -> ClassifyError:
+    what = f"the body has {received} bytes; the limit is" if received else "the body has more than the limit of"
+    return BodyTooLarge(f"{what} {limit:,}{'' if received else ' bytes'}")
+
+
+# Responses
+
+JSON: Headers = (("content-type", "application/json"), ("x-content-type-options", "nosniff"))
+
+
+def json_response(content: Any, status: int = 200, headers: Headers = ()) -> Response:
+    body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return Response(status, body, JSON + headers)
+
+
+def failure(err: ClassifyError) -> Response:
+    return json_response(err.body(), err.status, err.headers)
+
+
+def head_lines(status: int, headers: Headers) -> bytes:
+    """The status line and `headers`; the length and the empty line follow."""
+    lines = [f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n", *(f"{name}: {value}\r\n" for name, value in headers)]
+    return "".join(lines).encode("latin-1")
+
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}

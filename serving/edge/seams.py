@@ -1,0 +1,36 @@
+"""What the edge needs behind the public API of uvicorn and BentoML, each with its version, reason and gain.
+
+`tests/edge/test_seams.py` asserts every name and signature that is used here, so that an upgrade that changes one fails
+with a sentence.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import bentoml
+import uvicorn
+
+from serving.edge.server import Server
+from serving.edge.worker import Edge
+
+# BentoML 1.4.39 brings swagger-ui in its package: 1.6 MB that need not be downloaded, pinned or packed again.
+SWAGGER = Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"
+
+
+def let_bentoml_replace_workers() -> None:
+    """BentoML 1.4.39 does not replace a worker that died where BENTOML_CONTAINERIZED is set (in its images) when the
+    service is imported: one fault in native code would then end half of the service for good."""
+    os.environ.pop("BENTOML_CONTAINERIZED", None)
+
+
+def install(edge: Edge, drain_seconds: float, shared_folder: Callable[[], Path | None]) -> None:
+    """Make BentoML's worker run `Server`, which speaks HTTP by `serving.edge.connection`.
+
+    BentoML 1.4.39 makes `uvicorn.Server(config)` (uvicorn 0.54) and passes no option that would limit header bytes,
+    slow clients or connections. Without ASGI a small request costs half as much (benchmarks/README.md). Not on
+    Windows, where workers share no socket.
+    """
+    if os.name == "posix":
+        attributes = {"edge": edge, "drain_seconds": drain_seconds, "shared_folder": staticmethod(shared_folder)}
+        uvicorn.Server = type("ShortcutServer", (Server,), attributes)  # type: ignore[assignment, misc]

@@ -1,0 +1,118 @@
+"""What a browser, a probe or Prometheus asks for: pages and their files, the API's document, health, metrics."""
+
+import asyncio
+import hashlib
+import mimetypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from serving.edge.http1 import Headers, Request, Response, json_response
+from serving.edge.router import Route
+from serving.edge.seams import SWAGGER
+from serving.errors import NotFound, Unavailable
+from serving.operations import metrics
+
+PAGE = Path(__file__).parents[1] / "page"
+STATIC = {
+    "page.css": PAGE,
+    "page.js": PAGE,
+    "docs.js": PAGE,
+    "favicon.svg": PAGE,
+    "swagger-ui.css": SWAGGER,
+    "swagger-ui-bundle.js": SWAGGER,
+}
+HEADERS: Headers = (
+    # Nothing from elsewhere; Swagger sets inline styles and draws with data: images.
+    (
+        "content-security-policy",
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    ),
+    ("referrer-policy", "no-referrer"),
+    ("x-content-type-options", "nosniff"),
+    ("cache-control", "no-cache"),  # a browser asks again, and gets 304 while the file is the same
+)
+TEXT: Headers = (("content-type", "text/plain; charset=utf-8"),)
+
+
+class _File(NamedTuple):
+    content: bytes
+    headers: Headers
+    tag: str
+
+
+class Pages:
+    """`ready` raises Unavailable while the service is not; `document` is the API's; `schema` is BentoML's."""
+
+    def __init__(self, ready: Callable[[], None], document: Callable[[], Any], schema: Callable[[], Any]):
+        self._ready = ready
+        self._document = document
+        self._schema = schema
+        self._files = {name: _read(folder / name) for name, folder in STATIC.items()}
+        self._index, self._docs = _read(PAGE / "index.html"), _read(PAGE / "docs.html")
+        self._metrics: asyncio.Task[bytes] | None = None  # one at a time, for all that ask meanwhile
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("GET", "/livez", self.livez, open=True),
+            Route("GET", "/healthz", self.livez, open=True),
+            Route("GET", "/readyz", self.readyz, open=True),
+            Route("GET", "/metrics", self.metrics),
+            Route("GET", "/docs.json", lambda request: json_response(self._document())),
+            Route("GET", "/schema.json", lambda request: json_response(self._schema())),
+            Route("GET", "/docs", lambda request: _whole(self._docs, request), open=True),
+            Route("GET", "/static/{name}", self.static_file, open=True),
+            Route("GET", "/favicon.ico", lambda request: _whole(self._files["favicon.svg"], request), open=True),
+            Route("GET", "/", lambda request: _whole(self._index, request), open=True),
+        ]
+
+    def livez(self, request: Request) -> Response:
+        return Response(200, b"\n", TEXT)
+
+    def readyz(self, request: Request) -> Response:
+        self._ready()
+        return Response(200, b"\n", TEXT)
+
+    async def metrics(self, request: Request) -> Response:
+        """Made on a thread: with many workers it takes a tenth of a second, and no request shall wait for that."""
+        metrics.flush()
+        if self._metrics is None:
+            self._metrics = asyncio.create_task(asyncio.to_thread(metrics.collected))
+            self._metrics.add_done_callback(self._made)
+        text = await asyncio.shield(self._metrics)
+        return Response(200, text, (("content-type", metrics.CONTENT_TYPE),))
+
+    def _made(self, task: "asyncio.Task[bytes]") -> None:
+        self._metrics = None
+
+    def static_file(self, request: Request) -> Response:
+        file = self._files.get(request.parameters["name"])
+        if file is None:
+            raise NotFound("no such file")
+        return _whole(file, request)
+
+
+def _read(path: Path) -> _File:
+    content = path.read_bytes()
+    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    if kind.startswith("text/"):
+        kind += "; charset=utf-8"
+    return _File(content, (("content-type", kind), ("etag", tag), *HEADERS), tag)
+
+
+def _whole(file: _File, request: Request) -> Response:
+    """The whole file, or 304 if the client has it (RFC 9110, section 13.1.2). No ranges, which would have failures of
+    their own shape."""
+    if file.tag in request.header(b"if-none-match"):
+        return Response(304, b"", file.headers)
+    return Response(200, file.content, file.headers)
+
+
+def not_ready(computes: bool, draining: bool) -> None:
+    """Raises Unavailable with the reason."""
+    if not computes:
+        raise Unavailable("an execution provider has failed; another is being prepared")
+    if draining:
+        raise Unavailable("the service is stopping")

@@ -1,0 +1,206 @@
+"""Real proxies and clients: nobody reads another's answer, and who offers an upgrade is answered all the same."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures import toy
+from tests.fixtures.pictures import colours, encode
+from tests.fixtures.server import ROOT, Client, free_port, running
+
+PICTURE = encode(colours())
+SECONDS = 10
+VICTIMS = 4
+
+NGINX = """
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{ worker_connections 256; }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;
+  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
+  upstream shortcut {{ server 127.0.0.1:{service}; keepalive 8; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://shortcut;
+      proxy_http_version 1.1;
+      proxy_set_header Upgrade $http_upgrade;
+      proxy_set_header Connection $connection_upgrade;
+    }}
+  }}
+}}
+"""
+HAPROXY = """
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 30s
+  timeout server 30s
+  http-reuse always
+frontend in
+  bind 127.0.0.1:{port}
+  default_backend shortcut
+backend shortcut
+  server one 127.0.0.1:{service} pool-max-conn 8
+"""
+
+
+def need(tool: str) -> str:
+    path = shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{tool} is not installed; .ci/run installs it")
+        pytest.skip(f"{tool} is not installed")
+    return path
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    folder = tmp_path_factory.mktemp("proxied")
+    toy.write_artifact(folder / "models")
+    with running(folder / "log", models=str(folder / "models"), default_model="toy-colours", workers="1") as client:
+        yield client
+
+
+@contextlib.contextmanager
+def proxied(name: str, service: int, folder: Path) -> Iterator[Client]:
+    port = free_port()
+    template, options = {"nginx": (NGINX, ["-p", str(folder), "-c"]), "haproxy": (HAPROXY, ["-db", "-f"])}[name]
+    file = folder / f"{name}.conf"
+    file.write_text(template.format(folder=folder, service=service, port=port))
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen([need(name), *options, str(file)], stdout=log, stderr=log)
+    client = Client(port)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(OSError):
+                if client.get("/livez").status == 200:
+                    break
+            assert process.poll() is None, (folder / f"{name}.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield client
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def attack(port: int, stop: threading.Event) -> None:
+    """Posts whose body is a request, with the headers that make a careless server read it as one."""
+    inner = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
+    start = b"POST /classify HTTP/1.1\r\nHost: a\r\n"
+    length = b"Content-Length: %d\r\n\r\n" % len(inner)
+    heads = [
+        start + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n" + length,
+        start + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" + length,
+        start + b"Expect: 100-continue\r\n" + length,
+        start + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(inner),
+    ]
+    ends = [b"", b"", b"", b"\r\n0\r\n\r\n"]
+    number = 0
+    while not stop.is_set():
+        with (
+            contextlib.suppress(OSError),
+            contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=2)) as connection,
+        ):
+            connection.sendall(heads[number % 4] + inner + ends[number % 4])
+            connection.recv(65536)
+        number += 1
+
+
+def ask_for_one(client: Client, number: int) -> tuple[int, list[str]]:
+    """Requests whose answers each have a mark of their own, and which answers lacked it."""
+    foreign: list[str] = []
+    asked = 0
+    connection = client.connection()
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        mark = f"victim-{number}-{asked}"
+        try:
+            connection.request("POST", "/classify?top_k=1", PICTURE, {"X-Request-Id": mark})
+            response = connection.getresponse()
+            body = response.read()
+        except OSError:
+            connection.close()
+            connection = client.connection()
+            continue
+        asked += 1
+        if response.getheader("x-request-id") != mark or b'"model":"toy-colours"' not in body:
+            foreign.append(f"{response.status} {response.getheader('x-request-id')} {body[:80]!r}")
+    connection.close()
+    return asked, foreign
+
+
+@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+def test_behind_a_proxy_nobody_gets_the_answer_to_anothers_request(served: Client, tmp_path: Path, name: str) -> None:
+    need(name)
+    with proxied(name, served.port, tmp_path) as client:
+        stop = threading.Event()
+        results: list[tuple[int, list[str]]] = []
+        attacker = threading.Thread(target=attack, args=(client.port, stop))
+        victims = [
+            threading.Thread(target=lambda number=number: results.append(ask_for_one(client, number)))
+            for number in range(VICTIMS)
+        ]
+        for thread in (attacker, *victims):
+            thread.start()
+        for thread in victims:
+            thread.join()
+        stop.set()
+        attacker.join()
+    assert [foreign for _, foreign in results if foreign] == []
+    assert min(asked for asked, _ in results) > 10
+
+
+def test_a_form_passes_every_proxy(served: Client, tmp_path: Path) -> None:
+    for name in ("nginx", "haproxy"):
+        need(name)
+        (tmp_path / name).mkdir()
+        with proxied(name, served.port, tmp_path / name) as client:
+            assert client.post_form("/classify", ("image", "a.png", PICTURE)).status == 200
+            assert client.post("/classify", b"x" * 3_000_000).status == 400
+
+
+# Clients that offer HTTP/2 with an Upgrade header
+
+
+def post_with_java(url: str, file: Path, folder: Path) -> list[str]:
+    need("javac")
+    source = ROOT / "tests" / "fixtures" / "java" / "Post.java"
+    subprocess.run([need("javac"), "-d", str(folder), str(source)], check=True, timeout=120)
+    command = [need("java"), "-cp", str(folder), "Post", url, str(file)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()
+
+
+def post_with_curl(url: str, file: Path, folder: Path) -> list[str]:
+    curl = need("curl")
+    lines = []
+    for options in (["--data-binary", f"@{file}"], ["-F", f"image=@{file}"]):
+        command = [curl, "-sS", "--http2", "-w", "%{http_code}", *options, url]
+        answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+        lines.append(f"{answer[-3:]} {answer[:-3]}")
+    return lines
+
+
+@pytest.mark.parametrize("post", [post_with_java, post_with_curl])
+@pytest.mark.parametrize("size", [(8, 8), (1500, 1000)])
+def test_clients_that_offer_h2c_are_answered_over_http_1(
+    served: Client, tmp_path: Path, post: Callable[[str, Path, Path], list[str]], size: tuple[int, int]
+) -> None:
+    file = tmp_path / "picture.png"
+    file.write_bytes(encode(colours(size)))
+    answers = post(f"http://127.0.0.1:{served.port}/classify", file, tmp_path)
+    assert [answer[:3] for answer in answers] == ["200", "200"]
+    assert all(json.loads(answer[4:])["model"] == "toy-colours" for answer in answers)

@@ -1,0 +1,62 @@
+"""What the edge reaches behind the public API for: an upgrade that changes it fails here, with a sentence."""
+
+import inspect
+
+import bentoml
+import pytest
+import uvicorn
+import uvicorn.server
+
+from serving.edge import seams
+
+METHODS = {
+    "startup": ["self", "sockets"],
+    "on_tick": ["self", "counter"],
+    "handle_exit": ["self", "sig", "frame"],
+    "shutdown": ["self", "sockets"],
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_uvicorns_server_has_the_methods_that_ours_overrides(name: str) -> None:
+    method = getattr(uvicorn.Server, name, None)
+    assert method is not None, (
+        f"uvicorn {uvicorn.__version__} has no Server.{name}: serving/edge/server.py overrides it"
+    )
+    signature = list(inspect.signature(method).parameters)
+    assert signature == METHODS[name], f"uvicorn {uvicorn.__version__}: Server.{name}{signature} has changed"
+
+
+def test_uvicorns_server_state_holds_connections_tasks_and_headers() -> None:
+    state = uvicorn.server.ServerState()
+    for name in ("connections", "tasks", "default_headers"):
+        assert hasattr(state, name), f"uvicorn {uvicorn.__version__}: ServerState.{name} is gone; Server relies on it"
+
+
+def test_uvicorns_server_asks_each_connection_to_shut_down_and_waits_for_the_set_to_empty() -> None:
+    source = inspect.getsource(uvicorn.Server.shutdown) + inspect.getsource(uvicorn.Server._wait_tasks_to_complete)
+    for used in ("connection.shutdown()", "self.server_state.connections", "timeout_graceful_shutdown", "_wait_tasks"):
+        assert used in source, f"uvicorn {uvicorn.__version__}: Server.shutdown does not use {used} any more"
+    assert "_captured_signals" in inspect.getsource(uvicorn.Server.capture_signals)
+
+
+def test_bentomls_worker_makes_its_server_by_the_name_that_is_replaced() -> None:
+    from _bentoml_impl.worker import service
+
+    source = inspect.getsource(service)
+    assert "uvicorn.Server(config).run(sockets=[socket])" in source, (
+        f"BentoML {bentoml.__version__}: its worker makes its server in another way; seams.install has no effect"
+    )
+
+
+def test_bentoml_brings_swagger() -> None:
+    for name in ("swagger-ui.css", "swagger-ui-bundle.js"):
+        assert (seams.SWAGGER / name).is_file(), f"BentoML {bentoml.__version__}: {seams.SWAGGER / name} is not there"
+
+
+def test_bentoml_decides_by_this_variable_whether_dead_workers_are_replaced() -> None:
+    from bentoml import serving
+
+    source = inspect.getsource(serving)
+    where = f"BentoML {bentoml.__version__}"
+    assert "BENTOML_CONTAINERIZED" in source, f"{where}: see whether workers are replaced in a container without it"
