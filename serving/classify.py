@@ -23,9 +23,7 @@ async def classify_files(served: ServedModel, files: Sequence[Path], top_k: int)
     for file in files:
         result: dict[str, Any] = {"filename": str(file)}
         try:
-            image = await served.decode(file.read_bytes())
-            (job,) = await served.classify([image])
-            result["predictions"] = served.rank(job.probabilities(), top_k)
+            result |= served.answer(await served.answer_of(file.read_bytes()), top_k)
         except ClassifyError as err:
             result.update(err.body())
         except OSError as err:

@@ -127,6 +127,11 @@ def _document() -> dict[str, Any]:
     return openapi.document(SETTINGS, [model["name"] for model in _repository().describe()["models"]])
 
 
+def _schema() -> Any:
+    service: Any = ImageClassifier  # which the decorator has made a bentoml.Service
+    return service.schema()
+
+
 def _edge() -> worker.Edge:
     """Everything that answers requests in this process."""
     limits = native.Limits(
@@ -137,7 +142,7 @@ def _edge() -> worker.Edge:
     )
     routes = [
         *native.Native(_repository, limits).routes(),
-        *pages.Pages(_ready, _document, ImageClassifier.schema).routes(),
+        *pages.Pages(_ready, _document, _schema).routes(),
     ]
     largest = max(SETTINGS.max_body_bytes, SETTINGS.max_batch_body_bytes)
     return worker.Edge(

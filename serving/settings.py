@@ -102,5 +102,5 @@ def _parse(name: str, text: str, default: Any, limits: Mapping[str, Any]) -> Any
 
 def _key_hash(name: str, text: str) -> str:
     if not re.fullmatch("sha256:[0-9a-f]{64}", text):  # the value is not repeated: it may be a key put here by mistake
-        raise StartError(f"{name}: every entry must be sha256:<64 hex digits>; python -m serving.edge.keys makes one")
+        raise StartError(f"{name}: every entry must be sha256:<64 hex digits>; python -m serving.keys makes one")
     return text.removeprefix("sha256:")

@@ -35,7 +35,7 @@ class Job:
     """One image (H, W, C) that waits for its batch; `done` is called with the job once `answer` is there: its
     probabilities (K,), or what went wrong. Moments are by time.perf_counter()."""
 
-    __slots__ = ("answer", "asked", "cancelled", "computed", "done", "image", "queued", "taken")
+    __slots__ = ("answer", "asked", "began", "cancelled", "computed", "done", "image", "queued", "taken", "unsure")
     answer: np.ndarray | Exception
     taken: float  # when its batch began
     computed: float  # and ended
@@ -45,13 +45,22 @@ class Job:
         self.done = done
         self.queued = time.perf_counter()
         self.asked = self.queued if asked is None else asked  # what its deadline counts from
+        self.began = self.asked  # when its decoding began
+        self.unsure: str | None = None  # why the decoder finds that the answer should not be relied on
         self.cancelled = False  # set it when nobody waits any more: the image is not computed, `done` is not called
 
     def probabilities(self) -> np.ndarray:
-        """Its answer; raises what went wrong."""
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
+        """Its answer; raises what went wrong, once."""
+        answer = self.answer
+        if not isinstance(answer, Exception):
+            return answer
+        # The error's traceback holds this frame and its callers', which hold the job: none may lead back to the error,
+        # or only the garbage collector would free them.
+        self.answer = RuntimeError("the error was raised before")
+        try:
+            raise answer
+        finally:
+            del answer
 
 
 class Meter(Protocol):
@@ -109,10 +118,11 @@ class Batcher:
         """How many may wait."""
         return self._pace.room
 
-    def submit(self, image: np.ndarray, done: Callable[[Job], None]) -> Job:
-        """Queue one image; `done` is called on the event loop. Raises Overloaded."""
+    def submit(self, image: np.ndarray, done: Callable[[Job], None], asked: float | None = None) -> Job:
+        """Queue one image; `done` is called on the event loop. Its deadline counts from `asked`, by default from now.
+        Raises Overloaded."""
         self.admit()
-        job = Job(image, done)
+        job = Job(image, done, asked)
         self._waiting.append(job)
         self._start(asyncio.get_running_loop())
         return job

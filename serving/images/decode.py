@@ -8,6 +8,7 @@ import functools
 import io
 import warnings
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 from PIL import (
@@ -62,7 +63,7 @@ _DISABLED: tuple[tuple[bytes, str], ...] = (
     (b"v/1\x01", "OpenEXR"),
     (b"\xd7\xcd\xc6\x9a", "WMF"),
 )
-_ADDRESSES = (b"http:", b"https:", b"file:", b"ftp:", b"data:", b"s3:", b"gs:", b"//")
+_ADDRESSES = (b"http:", b"https:", b"file:", b"ftp:", b"s3:", b"gs:", b"//")
 _UPRIGHT: dict[int, Image.Transpose] = {  # EXIF 2.3, tag 0x0112
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -108,7 +109,9 @@ def decode_image(
     return to_array(open_image(data, max_pixels), shape, convention, resample)
 
 
-def open_image(data: bytes | memoryview, max_pixels: int, quick: bool = False) -> Image.Image:
+def open_image(
+    data: bytes | memoryview, max_pixels: int, quick: bool = False, reads: "_Reads | None" = None
+) -> Image.Image:
     """Header only: the format is enabled and the size within the limit. Raises what decode_image raises.
 
     With `quick` it raises TakesLong, and so may `to_array`, where more than its bytes and pixels tell is to be done.
@@ -123,7 +126,7 @@ def open_image(data: bytes | memoryview, max_pixels: int, quick: bool = False) -
     # and memory is taken for it (4 GB for a GIF of 65 bytes, found by fuzzing Pillow 13.0).
     Image.MAX_IMAGE_PIXELS = max_pixels // 2
     try:
-        image = _OPENERS[form](_Reads(data, quick))
+        image = _OPENERS[form](_Reads(data, quick) if reads is None else reads)
     except Image.DecompressionBombError as err:
         raise ImageTooLarge(
             f"the {form} image, or a piece of it, has more than the limit of {max_pixels:,} pixels"
@@ -146,6 +149,38 @@ def open_image(data: bytes | memoryview, max_pixels: int, quick: bool = False) -
     return image
 
 
+class Decoded(NamedTuple):
+    """`array` (H, W, C) uint8 as the model takes it; `unsure` says why no answer about it should be relied on."""
+
+    array: np.ndarray
+    unsure: str | None = None
+
+
+class Picture:
+    """An upload whose header has been read, once: `to_array` decodes it, on whichever thread."""
+
+    def __init__(self, image: Image.Image, reads: "_Reads"):
+        self._image = image
+        self._reads = reads
+
+    @classmethod
+    def open(cls, data: bytes | memoryview, max_pixels: int, quick: bool = False) -> "Picture":
+        """Raises what decode_image raises; with `quick` TakesLong, and so may `to_array`."""
+        reads = _Reads(data, quick)
+        return cls(open_image(data, max_pixels, quick, reads), reads)
+
+    @property
+    def pixels(self) -> int:
+        return self._image.width * self._image.height
+
+    def take_time(self) -> None:
+        """Decoding it may take long from now on."""
+        self._reads.quick = False
+
+    def to_array(self, shape: tuple[int, int, int], convention: str, resample: str) -> Decoded:
+        return Decoded(to_array(self._image, shape, convention, resample))
+
+
 class _Reads(io.BytesIO):
     """An upload that Pillow may read from MAX_READS times, or QUICK_READS."""
 
@@ -153,11 +188,11 @@ class _Reads(io.BytesIO):
 
     def __init__(self, data: bytes | memoryview, quick: bool):
         super().__init__(data)
-        self._quick = quick
+        self.quick = quick
 
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
-        if self._quick and self.reads > QUICK_READS:
+        if self.quick and self.reads > QUICK_READS:
             raise TakesLong
         if self.reads > MAX_READS:
             raise InvalidImage(f"the image consists of too many pieces: reading it takes more than {MAX_READS:,} steps")

@@ -107,6 +107,7 @@ _WAITING = Gauge("shortcut_queue_images", "Images that wait now", _MODEL, multip
 _ROOM = Gauge("shortcut_queue_room_images", "Images that may wait now", _MODEL, multiprocess_mode="livesum")
 _REJECTED = Counter("shortcut_rejected_images", "Images refused because the queue was full", _MODEL)
 _EXPIRED = Counter("shortcut_expired_images", "Images dropped because their deadline had passed", _MODEL)
+_UNSURE = Counter("shortcut_unsure_answers", "Answers that should not be relied on, and why", (*_MODEL, "reason"))
 _FAILED = Counter("shortcut_failed_batches", "Batches that the execution provider failed on", _MODEL)
 _REFUSED = Counter("shortcut_refused_connections", "Connections closed for what arrived on them", ("status",))
 _LOADED = Gauge(
@@ -205,6 +206,10 @@ class Meter:
         self._batch.observe(images)
         self._compute.observe(seconds)
 
+    def unsure(self, reason: str) -> None:
+        """An answer was marked as not to be relied on."""
+        _unsure(*self._labels, reason).count()
+
     def loaded(self, provider: str, precision: str, queue: "Queue") -> None:
         """It is served from now on; `queue` is looked at whenever somebody wants to know."""
         self._workers = _LOADED.labels(*self._labels, provider, precision)
@@ -236,6 +241,11 @@ class Meter:
         _watched.remove(self._look)
         for gauge in (_WAITING, _ROOM):
             gauge.labels(*self._labels).set(0)
+
+
+@functools.cache  # models, versions and reasons are few
+def _unsure(model: str, version: str, reason: str) -> _Tally:
+    return _Tally(_UNSURE.labels(model, version, reason))
 
 
 def start(routes: Sequence[str]) -> None:

@@ -1,5 +1,7 @@
 """What people often send instead of a picture, and what to tell them. Looks at bytes and declared types only."""
 
+from typing import NoReturn
+
 from serving.edge.http1 import Request
 from serving.edge.multipart import Part
 from serving.errors import ClassifyError, InvalidImage, InvalidRequest, UnsupportedFormat
@@ -18,11 +20,21 @@ def refuse_coding(request: Request) -> None:
         raise UnsupportedFormat(f"a body with Content-Encoding: {coding[:40]!a} is not taken; send it as it is")
 
 
-START = 64  # bytes of what was sent that `explained` needs
+START = 64  # bytes of what was sent that `explain` needs
 
 
-def explained(err: InvalidImage, start: bytes, content_type: str) -> ClassifyError:
-    """`err`, the decoder's, for what a client meant when it sent bytes that begin with `start`."""
+def explain(err: InvalidImage, start: bytes, content_type: str) -> NoReturn:
+    """Raise the decoder's error, or one that says more, for what a client sent that begins with `start`."""
+    meant = _meant(err, start, content_type)
+    try:
+        if meant is None:
+            raise err
+        raise meant from err
+    finally:
+        del err, meant  # this frame is in the error's traceback: what is in no cycle needs no garbage collector
+
+
+def _meant(err: InvalidImage, start: bytes, content_type: str) -> ClassifyError | None:
     kind = content_type.partition(";")[0].strip().lower()
     if start.startswith(_GZIP):
         return UnsupportedFormat("the body is compressed with gzip; send the image as it is")
@@ -40,7 +52,7 @@ def explained(err: InvalidImage, start: bytes, content_type: str) -> ClassifyErr
         return UnsupportedFormat(f"{_SEND}, not JSON; base64 in JSON is not taken here")
     if start and kind not in _UNDECLARED and not kind.startswith("image/"):
         return UnsupportedFormat(f"{_SEND}, not {content_type[:80]!a}")
-    return err
+    return None
 
 
 def no_image(parts: list[Part]) -> InvalidRequest:

@@ -19,7 +19,7 @@ from serving.errors import ClassifyError, InvalidImage, InvalidParameter, Invali
 from serving.operations import metrics
 from serving.protocols import hints
 from serving.repository.models import Repository
-from serving.repository.served import Outcome, ServedModel
+from serving.repository.served import Outcome, ServedModel, stages
 
 DEFAULT_TOP_K = 3
 TURN_SECONDS = 0.005  # of the event loop that the pictures of a batch upload may take before others have their turn
@@ -141,7 +141,7 @@ class Native:
         try:
             request.pending = served.classify(data, done)
         except InvalidImage as err:
-            raise hints.explained(err, request.body, kind) from err
+            hints.explain(err, request.body, kind)
 
     def _answer(self, request: Request, served: ServedModel, asked: Parameters, outcome: Outcome) -> None:
         request.respond(guarded(lambda: self._response(request, served, asked, outcome), request))
@@ -150,9 +150,9 @@ class Native:
         try:
             content = served.body(outcome, asked.top_k, asked.min_probability)
         except InvalidImage as err:
-            raise hints.explained(err, request.body, request.header(b"content-type")) from err
+            hints.explain(err, request.body, request.header(b"content-type"))
         if metrics.detailed:
-            request.stages = outcome.stages
+            request.stages = stages(outcome)
         return Response(200, content, JSON)
 
     async def classify_batch(self, request: Request) -> Response:

@@ -4,6 +4,7 @@ Knows nothing of HTTP, nor that there are other models.
 """
 
 import asyncio
+import contextlib
 import functools
 import json
 import logging
@@ -12,21 +13,20 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image
 
 from serving.engine import selection as runtime
 from serving.engine.admission import Pace
 from serving.engine.batching import Batcher, Job
 from serving.engine.fair_pool import Turns
 from serving.engine.providers import Way, one_line
-from serving.errors import DeadlineExceeded, Overloaded, Unavailable
-from serving.images.decode import TakesLong, open_image, plain_png, to_array
+from serving.errors import ClassifyError, DeadlineExceeded, Overloaded, Unavailable
+from serving.images.decode import Decoded, Picture, TakesLong, plain_png
 from serving.operations.metrics import Meter, Stage
 from serving.settings import Settings
 
@@ -42,6 +42,26 @@ _DECODERS = Turns(2, "decode")
 LAST_SECONDS = 1.0  # in which a worker that must end writes what it has to say
 DECODE_SECONDS = 0.05  # of a large picture, before any was measured
 DECODE_SHARE = 0.4  # of the deadline, that the wait for a decoder may last; the queue for the model has another half
+
+
+class Failed:
+    """The outcome of a picture that could not be decoded or queued."""
+
+    unsure = None
+
+    def __init__(self, err: BaseException):
+        self._err = err
+
+    def probabilities(self) -> np.ndarray:
+        """Raises it, once; like Job's it must not be kept by the frames that its traceback holds."""
+        err, self._err = self._err, RuntimeError("the error was raised before")
+        try:
+            raise err
+        finally:
+            del err
+
+
+Outcome: TypeAlias = Job | Failed
 
 
 class ServedModel:
@@ -86,77 +106,88 @@ class ServedModel:
     def _unavailable(self) -> Unavailable:
         return Unavailable(f"{self.model.name} cannot be computed at the moment")
 
-    def decode_now(self, data: bytes) -> np.ndarray | None:
-        """A small upload's bytes as this model's input (H, W, C) uint8; None for one that takes longer than waking a
-        thread. Raises what images.decode_image raises."""
-        artifact = self.artifact
+    def classify(self, data: bytes, done: Callable[[Outcome], None]) -> "Job | _Decoding":
+        """Decode an upload and queue it; `done` is called on the event loop with what came of it, exactly once, unless
+        `cancelled` was set on what is returned. The one way for a picture of any size.
+
+        Raises what images.decode_image raises, Overloaded, or Unavailable; a large picture's failure comes by `done`.
+        """
+        asked = time.perf_counter()
+        decoded = self._decode_now(data, asked)
+        if isinstance(decoded, Decoded):
+            return self.submit(decoded, done, asked)
+        return _Decoding(self, data if decoded is None else decoded, done, asked)
+
+    def submit(self, decoded: Decoded, done: Callable[[Outcome], None], asked: float) -> Job:
+        job = self.batcher.submit(decoded.array, done, asked)
+        job.unsure = decoded.unsure
+        return job
+
+    def _decode_now(self, data: bytes, began: float) -> Decoded | Picture | None:
+        """A small upload decoded; a picture whose header has been read, where decoding it takes longer than waking a
+        thread; None for what takes long even to look at."""
         if len(data) > INLINE_BYTES:
             return None
-        started = time.perf_counter()
+        artifact = self.artifact
         array = plain_png(data, artifact.input_shape, artifact.input_convention)
-        if array is None:
+        if array is not None:
+            decoded = Decoded(array)
+        else:
             try:
-                image = open_image(data, self._settings.max_pixels, quick=True)
-                if image.width * image.height > INLINE_PIXELS:
-                    return None
-                array = self._to_array(image)
+                picture = Picture.open(data, self._settings.max_pixels, quick=True)
+                if picture.pixels > INLINE_PIXELS:
+                    picture.take_time()
+                    return picture
+                decoded = self._to_array(picture)
             except TakesLong:
                 return None
-        self._meter.decoded(time.perf_counter() - started)
-        return array
+        self._meter.decoded(time.perf_counter() - began)
+        return decoded
 
-    async def decode(self, data: bytes) -> np.ndarray:
-        """The same for any upload; a large one is decoded beside the event loop (Pillow releases the GIL).
+    def _to_array(self, picture: Picture) -> Decoded:
+        artifact = self.artifact
+        return picture.to_array(artifact.input_shape, artifact.input_convention, artifact.resample)
 
-        Raises Overloaded or DeadlineExceeded too, where too many wait for a decoder or one waited too long.
-        """
-        array = self.decode_now(data)
-        if array is None:
-            array = await self._decode_in_turn(data)
-        return array
+    def _decode_in_time(self, upload: bytes | Picture, asked: float) -> tuple[Decoded, float]:
+        """On a decoder's thread: the picture, and when its decoding began."""
+        began = time.perf_counter()
+        if began - asked > self._settings.deadline_ms / 1000:
+            raise DeadlineExceeded(f"not decoded within {self._settings.deadline_ms} ms")
+        picture = upload if isinstance(upload, Picture) else Picture.open(upload, self._settings.max_pixels)
+        return self._to_array(picture), began
 
-    async def _decode_in_turn(self, data: bytes) -> np.ndarray:
+    def queue_to_decode(self, upload: bytes | Picture, asked: float) -> "Future[tuple[Decoded, float]]":
+        """Wait for a decoder. Raises Overloaded where too many do."""
         name, pace = self.artifact.name, self._decoding
         waiting = _DECODERS.waiting(name)
         if waiting >= pace.room:
             self._meter.rejected()
             raise Overloaded(f"{waiting} large pictures wait to be decoded; the limit is {pace.room}{pace.why}")
-        queued, done = time.perf_counter(), 1
-        began = [queued]  # corrected by the thread
+        return _DECODERS.submit(name, functools.partial(self._decode_in_time, upload, asked))
+
+    def decoded(self, future: "Future[tuple[Decoded, float]]", asked: float) -> Decoded | Failed:
+        """What a decoder made of a large picture, on the event loop."""
+        ended = time.perf_counter()
+        more_wait = _DECODERS.waiting(self.artifact.name) > 0
+        err = future.exception()
+        if err is not None:
+            if isinstance(err, DeadlineExceeded):
+                self._meter.expired()
+            self._decoding.ended(0, 0.0, ended, more_wait)  # how soon it failed says nothing
+            return Failed(err)
+        decoded, began = future.result()
+        self._decoding.ended(1, began, ended, more_wait)
+        self._meter.decoded(ended - asked)
+        return decoded
+
+    async def answer_of(self, data: bytes) -> Outcome:
+        """`classify` for who awaits it."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        pending = self.classify(data, future.set_result)
         try:
-            call = functools.partial(self._decode, data, queued, began)
-            array: np.ndarray = await asyncio.wrap_future(_DECODERS.submit(name, call))
-        except asyncio.CancelledError:
-            done = 0
-            raise
-        except DeadlineExceeded:
-            done = 0
-            self._meter.expired()
-            raise
+            return await future
         finally:
-            ended = time.perf_counter()
-            pace.ended(done, began[0], ended, _DECODERS.waiting(name) > 0)
-        self._meter.decoded(ended - queued)
-        return array
-
-    def _decode(self, data: bytes, queued: float, began: list[float]) -> np.ndarray:
-        began[0] = time.perf_counter()
-        if began[0] - queued > self._settings.deadline_ms / 1000:
-            raise DeadlineExceeded(f"not decoded within {self._settings.deadline_ms} ms")
-        return self._to_array(open_image(data, self._settings.max_pixels))
-
-    def _to_array(self, image: Image.Image) -> np.ndarray:
-        artifact = self.artifact
-        return to_array(image, artifact.input_shape, artifact.input_convention, artifact.resample)
-
-    def submit(self, image: np.ndarray, done: Callable[[Job], None]) -> Job:
-        """Queue one decoded image; `done` gets its job once the answer is there. Raises Overloaded."""
-        return self.batcher.submit(image, done)
-
-    async def classify(self, images: Sequence[np.ndarray], asked: float | None = None) -> list[Job]:
-        """The answered job of each decoded image, in order; their deadline counts from `asked`, by default from now.
-        Raises Overloaded or DeadlineExceeded."""
-        return await self.batcher.classify(images, asked)
+            pending.cancelled = True
 
     def _compute(self, images: np.ndarray) -> np.ndarray:
         model = self.model
@@ -192,15 +223,35 @@ class ServedModel:
         self.computes = True
         log.warning("%s", self.model)
 
-    def rank(self, probabilities: np.ndarray, top_k: int) -> list[Prediction]:
-        """The `top_k` most probable classes of (K,) probabilities, best first; ties by index."""
+    def answer(self, outcome: Outcome, top_k: int, min_probability: float | str | None = None) -> dict[str, Any]:
+        """What an answer says of a picture: its `predictions`, and `unsure` where they should not be relied on.
+        Raises what went wrong."""
+        best = _best(outcome.probabilities(), top_k)
         labels = self.artifact.labels
-        return [{"label": labels[i], "index": i, "probability": p} for i, p in _best(probabilities, top_k)]
+        content: dict[str, Any] = {"predictions": [{"label": labels[i], "index": i, "probability": p} for i, p in best]}
+        if unsure := self._unsure(outcome, best[0][1], min_probability):
+            content["unsure"] = unsure
+        return content
 
-    def body(self, probabilities: np.ndarray, top_k: int) -> bytes:
-        """The JSON of POST /classify: as json.dumps of `rank` would write it, in half the time."""
-        ranked = ",".join([f"{self._labels[i]}{p!r}}}" for i, p in _best(probabilities, top_k)])
-        return f"{self._start}{ranked}]}}".encode()
+    def body(self, outcome: Outcome, top_k: int, min_probability: float | str | None = None) -> bytes:
+        """The JSON of POST /classify: as json.dumps of `answer` would write it, in half the time."""
+        best = _best(outcome.probabilities(), top_k)
+        ranked = ",".join([f"{self._labels[i]}{p!r}}}" for i, p in best])
+        unsure = self._unsure(outcome, best[0][1], min_probability)
+        said = f',"unsure":"{unsure}"' if unsure else ""
+        return f"{self._start}{ranked}]{said}}}".encode()
+
+    def _unsure(self, outcome: Outcome, probability: float, least: float | str | None) -> str | None:
+        reason = outcome.unsure
+        if reason is None and least is not None:
+            if least == "card":
+                threshold = self.artifact.card.get("threshold") or {}
+                least = float(threshold.get("probability", 0.0))
+            if probability < float(least):
+                reason = "low_probability"
+        if reason is not None:
+            self._meter.unsure(reason)
+        return reason
 
     def retire(self) -> None:
         """It is not served any more."""
@@ -222,13 +273,61 @@ class ServedModel:
         }
 
 
-def stages(decoding: float, job: Job) -> list[Stage]:
-    """Where the time of an answered image went; `decoding` began at that moment."""
+def stages(outcome: Outcome) -> list[Stage]:
+    """Where the time of an answered image went."""
+    if not isinstance(outcome, Job):
+        return []
     return [
-        Stage("decode", decoding, job.queued),
-        Stage("queue", job.queued, job.taken),
-        Stage("compute", job.taken, job.computed),
+        Stage("decode", outcome.began, outcome.queued),
+        Stage("queue", outcome.queued, outcome.taken),
+        Stage("compute", outcome.taken, outcome.computed),
     ]
+
+
+class _Decoding:
+    """A large picture that waits for a decoder, then for its answer."""
+
+    def __init__(self, served: ServedModel, upload: bytes | Picture, done: Callable[[Outcome], None], asked: float):
+        self._served: ServedModel | None = served
+        self._done: Callable[[Outcome], None] | None = done
+        self._asked = asked
+        self._job: Job | None = None
+        self._loop = asyncio.get_running_loop()
+        self._future: Future[tuple[Decoded, float]] | None = served.queue_to_decode(upload, asked)
+        self._future.add_done_callback(self._wake)
+
+    def _wake(self, future: "Future[tuple[Decoded, float]]") -> None:
+        """On the decoder's thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._decoded, future)
+
+    def _decoded(self, future: "Future[tuple[Decoded, float]]") -> None:
+        served, done = self._served, self._done
+        self._served = self._done = self._future = None  # what is in no cycle needs no garbage collector
+        if served is None or done is None or future.cancelled():
+            return
+        decoded = served.decoded(future, self._asked)
+        if isinstance(decoded, Failed):
+            done(decoded)
+            return
+        try:
+            self._job = served.submit(decoded, done, self._asked)
+        except ClassifyError as err:  # the queue has filled up meanwhile
+            done(Failed(err))
+
+    @property
+    def cancelled(self) -> bool:
+        return self._done is None and (self._job is None or self._job.cancelled)
+
+    @cancelled.setter
+    def cancelled(self, value: bool) -> None:
+        """Nobody waits any more."""
+        if self._future is not None:
+            self._future.cancel()
+        if self._job is None:
+            self._served = self._done = None
+        else:
+            self._job.cancelled = True
 
 
 def _best(probabilities: np.ndarray, top_k: int) -> list[tuple[int, float]]:
