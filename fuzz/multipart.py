@@ -10,6 +10,7 @@ import atheris
 
 with atheris.instrument_imports(include=["python_multipart", "serving"]):
     from serving.edge.uploads import MAX_FILENAME, parse_multipart
+
     from serving.errors import InvalidRequest
 
 MAX_PARTS = 4

@@ -94,7 +94,7 @@ def test_a_killed_worker_costs_its_own_requests_only_and_is_replaced(tmp_path: P
         after = workers_of(client)
         assert len(after) == 2
         assert abs(counted(client) - clients.statuses[200]) < 100  # none twice, and of the dead one's but the last
-        place = Path(psutil.Process(max(after)).environ()["SHORTCUT_SCRATCH"])
+        place = Path(psutil.Process(max(after)).environ()["_SHORTCUT_SHARED"])
         assert len([*place.glob("counter_*.db")]) == 2  # the new one goes on where the dead one stopped
         assert min(before) not in after
 
@@ -219,6 +219,6 @@ def test_a_place_that_cannot_be_written_is_said_in_one_line(monkeypatch: pytest.
 
 
 def test_without_room_anywhere_there_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SHORTCUT_SCRATCH", raising=False)
+    monkeypatch.delenv("_SHORTCUT_SHARED", raising=False)
     assert scratch.create(2**60) is None
     assert scratch.folder() is None

@@ -296,6 +296,8 @@ def picture_format(data: bytes | memoryview) -> str:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<svg", b"<?xml")) and b"<svg" in text:
         raise UnsupportedFormat(f"SVG is not enabled; send {_ENABLED}")
+    if text.startswith(b"data:"):
+        raise InvalidRequest("send the image's bytes, not a data: URL")
     if text.startswith(_ADDRESSES):
         raise InvalidRequest("send the image's bytes, not an address: the service never fetches one")
     raise InvalidImage(f"the bytes are no image in an enabled format ({_ENABLED})")

@@ -44,10 +44,8 @@ def _meant(err: InvalidImage, start: bytes, content_type: str) -> ClassifyError 
             return InvalidImage(f"{err} ({curl})")
         return UnsupportedFormat(f"{_SEND}, not {kind}; {curl}")
     text = start.lstrip()
-    if text.startswith(b"data:"):
-        return InvalidRequest(f"the body is a data: URL; {_SEND}")
     if text.startswith(_BASE64):
-        return InvalidRequest(f"the body is base64 text; decode it and {_SEND}")
+        return InvalidImage(f"the body is base64 text; decode it and {_SEND}")
     if text.startswith((b"{", b"[")) and "json" in kind:
         return UnsupportedFormat(f"{_SEND}, not JSON; base64 in JSON is not taken here")
     if start and kind not in _UNDECLARED and not kind.startswith("image/"):

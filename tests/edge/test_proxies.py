@@ -1,6 +1,7 @@
 """Real proxies and clients: nobody reads another's answer, and who offers an upgrade is answered all the same."""
 
 import contextlib
+import getpass
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ SECONDS = 10
 VICTIMS = 4
 
 NGINX = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
+user {user}; daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 256; }}
 http {{
   access_log off; client_max_body_size 20m;
@@ -78,7 +79,7 @@ def proxied(name: str, service: int, folder: Path) -> Iterator[Client]:
     port = free_port()
     template, options = {"nginx": (NGINX, ["-p", str(folder), "-c"]), "haproxy": (HAPROXY, ["-db", "-f"])}[name]
     file = folder / f"{name}.conf"
-    file.write_text(template.format(folder=folder, service=service, port=port))
+    file.write_text(template.format(folder=folder, service=service, port=port, user=getpass.getuser()))
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen([need(name), *options, str(file)], stdout=log, stderr=log)
     client = Client(port)

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serving.engine.batching import Job
 from serving.engine.measurements import Choices
 from serving.errors import ImageTooLarge, StartError, Unavailable, UnknownModel
-from serving.operations import metrics as telemetry
+from serving.images.decode import decode_image
+from serving.operations import metrics
 from serving.repository.models import Repository, verify
 from serving.repository.served import INLINE_PIXELS
 from serving.settings import Settings
@@ -63,39 +65,83 @@ def test_the_parent_decides_for_every_model_and_the_workers_follow(settings: Set
     assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
 
 
+def outcome(*probabilities: float, unsure: str | None = None) -> Job:
+    """An answered job."""
+    job = Job(np.zeros((8, 8, 3), np.uint8), lambda job: None)
+    job.answer, job.unsure = np.array(probabilities, np.float32), unsure
+    return job
+
+
 def test_predictions_are_ranked_with_ties_by_index(repository: Repository) -> None:
-    ranked = repository.find().rank(np.array([0.25, 0.5, 0.25], np.float32), 3)
+    ranked = repository.find().answer(outcome(0.25, 0.5, 0.25), 3)["predictions"]
     assert [p["index"] for p in ranked] == [1, 0, 2]
     assert ranked[0] == {"label": "green", "index": 1, "probability": 0.5}
-    assert len(repository.find().rank(np.array([0.25, 0.5, 0.25]), 99)) == 3
+    assert len(repository.find().answer(outcome(0.25, 0.5, 0.25), 99)["predictions"]) == 3
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 99])
-def test_the_body_is_what_json_would_write(repository: Repository, top_k: int) -> None:
+@pytest.mark.parametrize("unsure", [None, "no_figure"])
+def test_the_body_is_what_json_would_write(repository: Repository, top_k: int, unsure: str | None) -> None:
     served = repository.find()
-    probabilities = np.array([1e-7, 0.9999999, 0.0123456], np.float32)
-    whole = {"model": "toy-colours", "version": 2, "predictions": served.rank(probabilities, top_k)}
-    assert served.body(probabilities, top_k) == json.dumps(whole, separators=(",", ":")).encode()
+    job = outcome(1e-7, 0.9999999, 0.0123456, unsure=unsure)
+    whole = {"model": "toy-colours", "version": 2, **served.answer(job, top_k)}
+    assert ("unsure" in whole) == (unsure is not None)
+    assert served.body(job, top_k) == json.dumps(whole, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize(
+    ("least", "picture", "expected"),
+    [
+        (None, None, None),
+        (0.5, None, None),
+        (0.9, None, "low_probability"),
+        (0.9, "several_figures", "several_figures"),
+        (None, "no_figure", "no_figure"),
+        ("card", None, "low_probability"),
+    ],
+)
+def test_an_answer_that_should_not_be_relied_on_says_so_and_is_counted(
+    repository: Repository, least: float | str | None, picture: str | None, expected: str | None
+) -> None:
+    served = repository.find()
+    served.artifact.card["threshold"] = {"probability": 0.8}
+    asked = f'shortcut_unsure_answers_total{{model="toy-colours",reason="{expected}",version="2"}} '
+
+    def counted() -> float:
+        return float((metrics.exposition().decode().partition(asked)[2].split() or ["0"])[0])
+
+    before = counted()
+    answer = served.answer(outcome(0.25, 0.75, 0.0, unsure=picture), 1, least)
+    assert answer.get("unsure") == expected
+    assert counted() - before == (expected is not None)
+
+
+def test_without_a_threshold_in_the_card_nothing_is_below_it(repository: Repository) -> None:
+    served = repository.find(version=1)
+    assert "unsure" not in served.answer(outcome(0.4, 0.3, 0.3), 1, "card")
 
 
 def test_an_answer_that_is_no_number_is_not_given(repository: Repository) -> None:
     with pytest.raises(ArithmeticError):
-        repository.find().body(np.full(3, np.nan, np.float32), 1)
+        repository.find().body(outcome(*[float("nan")] * 3), 1)
 
 
 @pytest.mark.parametrize("side", [8, 2 * int(INLINE_PIXELS**0.5)])
 def test_small_and_big_pictures_are_decoded_alike(repository: Repository, side: int) -> None:
     served = repository.find()
-    image = asyncio.run(served.decode(encode(colours((side, side)))))
-    assert image.shape == (8, 8, 3)
-    (job,) = asyncio.run(served.classify([image]))
+    picture = encode(colours((side, side)))
+    answered = asyncio.run(served.answer_of(picture))
+    image = decode_image(picture, (8, 8, 3))
     expected = toy.expected(image[None], toy.weights((8, 8, 3), 3, seed=2))[0]
-    assert job.probabilities().tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert answered.probabilities().tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_the_pixel_limit_is_the_settings(repository: Repository) -> None:
+    answered = asyncio.run(repository.find().answer_of(encode(colours((8, 8)).resize((2000, 1000)), "BMP")))
     with pytest.raises(ImageTooLarge, match="the limit is 1,000,000"):
-        asyncio.run(repository.find().decode(encode(colours((8, 8)).resize((2000, 1000)))))
+        answered.probabilities()
+    with pytest.raises(ImageTooLarge, match="the limit is 1,000,000"):
+        asyncio.run(repository.find().answer_of(encode(colours((8, 8)).resize((2000, 1000)))))
 
 
 def test_what_is_served_is_described(repository: Repository) -> None:
@@ -114,7 +160,7 @@ def test_beside_a_bad_version_good_ones_are_served_and_nothing_is_left_behind(tm
     settings = Settings(models=tmp_path, default_model="toy-colours", versions="all", provider="cpu", cache=tmp_path)
     repository = Repository(settings, 1, Choices(tmp_path))
     repository.succeed(None)
-    watched, tallies = len(telemetry._watched), len(telemetry._tallies)
+    watched = len(metrics._watched)
     (toy.write_artifact(tmp_path, version=2) / "model.onnx").write_bytes(b"no graph")
     for version in (3, 4):
         toy.write_artifact(tmp_path, version=version)
@@ -124,13 +170,13 @@ def test_beside_a_bad_version_good_ones_are_served_and_nothing_is_left_behind(tm
         repository = renewed
         assert [path.name for path in repository.refused] == ["2"]
     assert sorted(served.artifact.version for served in repository) == [1, 1, 3, 4]
-    assert len(telemetry._watched) == watched + 2
+    assert len(metrics._watched) == watched + 2
     shutil.rmtree(tmp_path / "toy-colours" / "3")
     shutil.rmtree(tmp_path / "toy-colours" / "4")
     renewed = repository.renewed()
     assert renewed is not None
     renewed.succeed(repository)
-    assert (len(telemetry._watched), len(telemetry._tallies)) == (watched, tallies)
+    assert len(metrics._watched) == watched
     for served in renewed:
         served.retire()
 

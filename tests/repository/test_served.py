@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 from serving import artifacts
 from serving.engine import batching
 from serving.engine import selection as runtime
+from serving.engine.batching import Job
 from serving.engine.measurements import Choices
 from serving.engine.providers import Way
 from serving.errors import DeadlineExceeded, Overloaded, StartError, Unavailable
@@ -32,6 +34,15 @@ from tests.fixtures.pictures import colours, encode, with_chunks
 
 def broken(images: np.ndarray) -> np.ndarray:
     raise RuntimeError("CUDA error: device lost")
+
+
+def upload(artifact: artifacts.Artifact) -> bytes:
+    """The first golden picture as a file."""
+    return encode(Image.fromarray(artifact.golden_images[0]))
+
+
+def ask(served: ServedModel, data: bytes) -> np.ndarray:
+    return asyncio.run(served.answer_of(data)).probabilities()
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -61,15 +72,14 @@ def test_a_provider_that_fails_is_replaced_by_another(artifact: artifacts.Artifa
 
     failing = replace(sound, run=broken, way=Way("cuda", "tf32"))
     served = ServedModel(failing, Settings(), load)
-    image = artifact.golden_images[0]
+    image = upload(artifact)
     for _ in range(3):  # while it is replaced, nothing is tried on what has failed
         with pytest.raises(Unavailable, match="cannot be computed at the moment"):
-            asyncio.run(served.classify([image]))
+            ask(served, image)
         assert not served.computes
     wait_until(lambda: served.computes)
     assert asked == [Way("cuda", "tf32")]
-    (job,) = asyncio.run(served.classify([image]))
-    assert np.abs(job.probabilities() - artifact.golden_probabilities[0]).max() < 1e-5
+    assert np.abs(ask(served, image) - artifact.golden_probabilities[0]).max() < 1e-5
     described = served.describe()
     assert described["provider"] == "CPUExecutionProvider"
     assert described["provider_reason"].startswith("cuda tf32 failed (CUDA error: device lost); ")
@@ -85,7 +95,7 @@ def test_a_worker_without_another_provider_ends_to_be_replaced(
     monkeypatch.setattr(os, "kill", lambda process, number: ended.append((process, number)))
     served = ServedModel(replace(sound, run=broken), Settings(), load)
     with pytest.raises(Unavailable):
-        asyncio.run(served.classify([artifact.golden_images[0]]))
+        ask(served, upload(artifact))
     wait_until(lambda: bool(ended))
     assert ended == [(os.getpid(), signal.SIGINT)]
     assert not served.computes
@@ -103,45 +113,51 @@ def test_no_more_large_pictures_wait_for_a_decoder_than_can_be_decoded_in_time(
 ) -> None:
     begun, gate = [], threading.Event()
 
-    def open_image(data: bytes, max_pixels: int, quick: bool = False) -> Image.Image:
+    def to_array(picture: images.Picture, *arguments: Any) -> images.Decoded:
         if threading.current_thread() is not threading.main_thread():
-            begun.append(data)
+            begun.append(picture)
             gate.wait(10)
-        return images.open_image(data, max_pixels, quick)
+        return decode(picture, *arguments)
 
     async def scenario(served: ServedModel, picture: bytes) -> None:
-        waiting = [asyncio.create_task(served.decode(picture)) for _ in range(2)]
+        waiting = [asyncio.create_task(served.answer_of(picture)) for _ in range(2)]
         while len(begun) < 2:  # two decoders
             await asyncio.sleep(0.01)
-        waiting += [asyncio.create_task(served.decode(picture)) for _ in range(8)]
+        waiting += [asyncio.create_task(served.answer_of(picture)) for _ in range(8)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="8 large pictures wait to be decoded; the limit is 8, what can be"):
-            await served.decode(picture)
+            await served.answer_of(picture)
         waiting[-1].cancel()  # its client has gone, and leaves its place
         await asyncio.sleep(0)
-        waiting[-1] = asyncio.create_task(served.decode(picture))
+        waiting[-1] = asyncio.create_task(served.answer_of(picture))
         await asyncio.sleep(0)
         gate.set()
         await asyncio.gather(*waiting)
 
-    monkeypatch.setattr(served_module, "open_image", open_image)
+    decode = images.Picture.to_array
+    monkeypatch.setattr(images.Picture, "to_array", to_array)
     served = ServedModel(sound, Settings(deadline_ms=1000), lambda way: sound)
     asyncio.run(asyncio.wait_for(scenario(served, encode(colours((200, 200)), "PNG")), 30))
 
 
 def test_the_deadline_counts_from_when_it_was_asked(sound: runtime.Model, artifact: artifacts.Artifact) -> None:
-    served = ServedModel(sound, Settings(deadline_ms=1000), lambda way: sound)
+    async def submitted(asked: float) -> Job:
+        future: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+        served = ServedModel(sound, Settings(deadline_ms=1000), lambda way: sound)
+        served.submit(images.Decoded(artifact.golden_images[0]), future.set_result, asked)
+        return await future
+
     with pytest.raises(DeadlineExceeded):
-        asyncio.run(served.classify([artifact.golden_images[0]], time.perf_counter() - 1.1))
-    asyncio.run(served.classify([artifact.golden_images[0]], time.perf_counter() - 0.1))
+        asyncio.run(submitted(time.perf_counter() - 1.1)).probabilities()
+    asyncio.run(submitted(time.perf_counter() - 0.1)).probabilities()
 
 
 def test_a_burst_of_large_pictures_does_not_make_the_next_one_look_slow(sound: runtime.Model) -> None:
     async def scenario(served: ServedModel, picture: bytes) -> None:
         for _ in range(20):
-            await served.decode(picture)
+            await served.answer_of(picture)
         usual = served._decoding.seconds
-        await asyncio.gather(*(served.decode(picture) for _ in range(40)))
+        await asyncio.gather(*(served.answer_of(picture) for _ in range(40)))
         assert served._decoding.seconds < 10 * usual  # and not the time of the burst, 40 times that
 
     served = ServedModel(sound, Settings(), lambda way: sound)
@@ -164,8 +180,8 @@ def test_what_takes_long_though_it_is_small_is_not_decoded_on_the_event_loop(
     sound: runtime.Model, laborious: bytes
 ) -> None:
     served = ServedModel(sound, Settings(), lambda way: sound)
-    assert served.decode_now(laborious) is None
-    assert served.decode_now(encode(colours(), "JPEG")) is not None
+    assert served._decode_now(laborious, 0.0) is None
+    assert isinstance(served._decode_now(encode(colours(), "JPEG"), 0.0), images.Decoded)
 
 
 def test_a_batch_that_never_ends_is_given_up_and_the_worker_with_it(
@@ -178,14 +194,14 @@ def test_a_batch_that_never_ends_is_given_up_and_the_worker_with_it(
         return sound.run(images)
 
     async def scenario(served: ServedModel) -> None:
-        image = artifact.golden_images[0]
-        running = asyncio.create_task(served.classify([image]))
+        image = upload(artifact)
+        running = asyncio.create_task(served.answer_of(image))
         await asyncio.sleep(0.01)
-        waiting = asyncio.create_task(served.classify([image]))
+        waiting = asyncio.create_task(served.answer_of(image))
         with pytest.raises(DeadlineExceeded):  # though nothing takes it from the queue
-            await waiting
+            (await waiting).probabilities()
         with pytest.raises(Unavailable):
-            await running
+            (await running).probabilities()
         with pytest.raises(Unavailable):
             served.admit()
         await asyncio.sleep(0.1)
@@ -207,7 +223,7 @@ def test_a_model_is_freed_with_its_last_request_even_if_no_garbage_is_collected(
     try:
         served = ServedModel(sound, Settings(), lambda way: sound)
         served.adopt()
-        asyncio.run(served.classify([artifact.golden_images[0]]))
+        ask(served, upload(artifact))
         served.retire()
         gone = weakref.ref(served)
         del served
