@@ -27,8 +27,18 @@ import onnxruntime as ort
 from benchmarks.accuracy import POINTS, CheckError, TestSplit, card_accuracy, read_split
 from serving import artifacts
 from serving.engine import cores
-from serving.engine.providers import PROVIDERS, WAYS, ProviderError, Run, Way, as_run, one_line, open_run, open_session
-from serving.engine.selection import golden_check, open_way
+from serving.engine.providers import (
+    BACKENDS,
+    PROVIDERS,
+    Backend,
+    ProviderError,
+    Run,
+    as_run,
+    one_line,
+    open_run,
+    open_session,
+)
+from serving.engine.selection import golden_check, open_backend
 from serving.errors import StartError
 
 BATCHES = (1, 8, 32)
@@ -63,14 +73,14 @@ class Placement:
         return "; ".join(lines)
 
 
-def placement(onnx: bytes, way: Way, images: np.ndarray, threads: int) -> Placement:
+def placement(onnx: bytes, backend: Backend, images: np.ndarray, threads: int) -> Placement:
     """Of one run of `images` (N, H, W, C). Raises ProviderError."""
     with tempfile.TemporaryDirectory(prefix="shortcut-gpu-") as folder:
         options = ort.SessionOptions()
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = open_session(onnx, way, threads, options)
-        as_run(session, way)(images)
+        session = open_session(onnx, backend, threads, options)
+        as_run(session, backend)(images)
         events = json.loads(Path(session.end_profiling()).read_bytes())
     return read_profile(events)
 
@@ -106,14 +116,14 @@ def accuracy(run: Run, artifact: artifacts.Artifact, split: TestSplit) -> float:
     return 100 * right / len(split)
 
 
-def examine(artifact: artifacts.Artifact, way: Way, data: Path | None, seconds: float, threads: int) -> None:
+def examine(artifact: artifacts.Artifact, backend: Backend, data: Path | None, seconds: float, threads: int) -> None:
     """Prints what is found. Raises NotProved, ProviderError, CheckError, and what ONNX Runtime raises while it runs."""
     golden = artifact.golden_images
-    placed = placement(artifact.onnx, way, golden, threads)
-    print(f"{artifact.name} version {artifact.version}, {way}: {placed}")
-    count = placed.require(PROVIDERS[way.provider])
-    run, plain = open_way(artifact.onnx, way, threads), open_run(artifact.onnx, Way("cpu"), threads)
-    deviation = golden_check(run, way, artifact)
+    placed = placement(artifact.onnx, backend, golden, threads)
+    print(f"{artifact.name} version {artifact.version}, {backend}: {placed}")
+    count = placed.require(PROVIDERS[backend.provider])
+    run, plain = open_backend(artifact.onnx, backend, threads), open_run(artifact.onnx, Backend("cpu"), threads)
+    deviation = golden_check(run, backend, artifact)
     print(f"  all {count} convolutions and matrix products there; golden outputs within {deviation:.1e}")
     for size in BATCHES:
         batch = np.resize(golden, (size, *golden.shape[1:]))
@@ -152,8 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for name in args.model:
             artifact = artifacts.read(latest(args.models / name))
-            for way in (way for way in WAYS if way.provider == args.provider):
-                examine(artifact, way, args.data, args.seconds, threads)
+            for backend in (backend for backend in BACKENDS if backend.provider == args.provider):
+                examine(artifact, backend, args.data, args.seconds, threads)
     except (StartError, ProviderError, CheckError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1

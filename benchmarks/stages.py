@@ -21,7 +21,7 @@ from benchmarks.pictures import Subject, subject
 from benchmarks.servers import CONTENDERS, OURS, Server, ServerError, short_name
 from serving import artifacts
 from serving.engine import selection as runtime
-from serving.engine.measurements import Choices
+from serving.engine.measurements import Measurements
 from serving.images.decode import decode_image, plain_png
 
 MODELS = ("dense_resnet-mnist", "conv_resnet_shallow-cifar10", "conv_resnet_deep-cifar10")
@@ -43,8 +43,8 @@ def in_process(one: Subject, provider: str, precision: str, seconds: float) -> d
     """Decoding, and running on the provider that the service took, with nothing around them."""
     artifact = artifacts.read(one.artifact)
     with tempfile.TemporaryDirectory() as nothing_measured:
-        choices = Choices(Path(nothing_measured))
-        model = runtime.load(artifact, choices, short_name(provider), precision, threads=1)
+        measurements = Measurements(Path(nothing_measured))
+        model = runtime.load(artifact, measurements, short_name(provider), precision, threads=1)
     pictures = itertools.cycle([picture.data for picture in one.small])
     shape, convention, resample = artifact.input_shape, artifact.input_convention, artifact.resample
     images = artifact.golden_images[:BATCH]
@@ -118,7 +118,7 @@ def measure(one: Subject, contender: str, seconds: int) -> dict[str, float | str
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stages", description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL", help=f"default: {' '.join(MODELS)}")
-    parser.add_argument("--server", choices=[name for name, c in CONTENDERS.items() if c.ours], default=OURS)
+    parser.add_argument("--server", measurements=[name for name, c in CONTENDERS.items() if c.ours], default=OURS)
     parser.add_argument("--seconds", type=int, default=5, help="of load (default: %(default)s)")
     parser.add_argument("--artifacts", type=Path, default=Path("models"), help="default: %(default)s")
     args = parser.parse_args(argv)

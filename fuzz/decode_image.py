@@ -19,12 +19,12 @@ with atheris.instrument_imports(include=["PIL", "serving"]):
     from serving.errors import ClassifyError
     from serving.images.decode import decode_image
 
-WAYS = (((28, 28, 1), "light_on_dark_centred"), ((32, 32, 3), "plain"), ((8, 8, 1), "plain"))
+BACKENDS = (((28, 28, 1), "light_on_dark_centred"), ((32, 32, 3), "plain"), ((8, 8, 1), "plain"))
 MAX_PIXELS = 1_000_000  # small, so that an enormous but valid picture does not pass for a hang
 
 
 def one_input(data: bytes) -> None:
-    shape, convention = WAYS[data[0] % len(WAYS) if data else 0]
+    shape, convention = BACKENDS[data[0] % len(BACKENDS) if data else 0]
     try:
         array = decode_image(data[1:], shape, convention, max_pixels=MAX_PIXELS)
     except ClassifyError as err:
@@ -41,7 +41,7 @@ def seeds(folder: Path) -> None:
 
     for number, picture in enumerate(pictures()):
         if len(picture.data) < 4000:
-            (folder / f"seed-{number}").write_bytes(bytes([number % len(WAYS)]) + picture.data)
+            (folder / f"seed-{number}").write_bytes(bytes([number % len(BACKENDS)]) + picture.data)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.engine import cores
-from serving.engine.measurements import Choices
+from serving.engine.measurements import Measurements
 from serving.errors import ClassifyError, StartError, UnknownModel
 from serving.repository.models import Repository
 from serving.repository.served import ServedModel
@@ -46,8 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = args.model or settings.default_model
         wanted = f"{name}:{args.version}" if args.version is not None else settings.versions
         settings = replace(settings, versions=wanted, default_model=name)
-        _, threads = cores.layout(settings)  # as the service's workers, so that the choice is theirs
-        served = Repository(settings, threads, Choices(settings.cache)).find(name, args.version)
+        _, threads = cores.layout(
+            settings.workers, settings.provider
+        )  # as the service's workers, so that the choice is theirs
+        served = Repository(settings, threads, Measurements(settings.cache)).find(name, args.version)
     except (StartError, UnknownModel) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1

@@ -18,7 +18,7 @@ import bentoml
 from serving.edge import seams, server, worker
 from serving.edge.router import Router
 from serving.engine import cores
-from serving.engine.measurements import Choices
+from serving.engine.measurements import Measurements
 from serving.errors import StartError, Unavailable
 from serving.operations import logs, metrics, shared, tracing
 from serving.protocols import native, openapi, pages
@@ -40,7 +40,7 @@ def _settings() -> Settings:
 
 # BentoML reads the decorator's values when this module is imported, in the parent and in every worker.
 SETTINGS = _settings()
-WORKERS, THREADS = cores.layout(SETTINGS)
+WORKERS, THREADS = cores.layout(SETTINGS.workers, SETTINGS.provider)
 
 
 class _Loaded:
@@ -74,13 +74,11 @@ class ImageClassifier:
         logs.start(SETTINGS)
         try:
             tracing.start()
-            choices = Choices(SETTINGS.cache)
-            for line in verify(SETTINGS, THREADS, choices):
+            folder = shared.create(WORKERS * metrics.FOLDER_BYTES)
+            for line in verify(SETTINGS, THREADS, Measurements(SETTINGS.cache, folder)):
                 log.info("%s", line)
         except StartError as err:
             raise SystemExit(f"error: {err}") from err
-        choices.share()
-        folder = shared.create(WORKERS * metrics.FOLDER_BYTES)
         if folder is not None:
             server.create_counts(folder)
         log.info("%d workers, %d threads each; starting", WORKERS, THREADS)
@@ -92,7 +90,7 @@ class ImageClassifier:
         try:
             tracing.start()
             metrics.start([route.path for route in EDGE.router.routes])
-            repository = Repository(SETTINGS, THREADS, Choices(SETTINGS.cache, folder))
+            repository = Repository(SETTINGS, THREADS, Measurements(SETTINGS.cache, folder, busy=True))
         except StartError as err:
             log.error("%s", err)
             os.kill(os.getppid(), signal.SIGTERM)  # BentoML would start this worker again for ever

@@ -1,13 +1,17 @@
-"""How fast a queue is worked off, and therefore how many may wait in it: no more than can be done in time.
+"""How long a queue's pieces take, and therefore how many may wait in it: no more than can be done in time.
 
 Knows moments and numbers only. All are in seconds, of time.perf_counter().
 """
 
 WEIGHT = 0.2  # of the newest measurement in the moving average
+# A measurement counts for at most this many times the average. One batch that took long because the whole machine was
+# paused must not decide; where pieces really take a hundred times as long, the average follows within ten of them.
+MOST_TIMES = 4.0
 
 
-class Pace:
-    """Of one queue of at most `limit` pieces, of which the last shall wait no longer than `patience`."""
+class ServiceTime:
+    """The average time that a piece of one queue takes. At most `limit` may wait, and the last of them shall wait no
+    longer than `patience`."""
 
     __slots__ = ("_busy_since", "_limit", "_patience", "room", "seconds")
     room: int  # how many may wait
@@ -29,7 +33,10 @@ class Pace:
         had waited was dropped."""
         if pieces:
             seconds = (now - (self._busy_since or began)) / pieces
-            self.set(self.seconds + WEIGHT * (seconds - self.seconds) if self.seconds else seconds)
+            if self.seconds:
+                seconds = min(seconds, MOST_TIMES * self.seconds)
+                seconds = self.seconds + WEIGHT * (seconds - self.seconds)
+            self.set(seconds)
         self._busy_since = now if more_wait else 0.0
 
     @property

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from serving.engine.admission import Pace
+from serving.engine.admission import ServiceTime
 from serving.errors import DeadlineExceeded, Overloaded
 
 log = logging.getLogger("shortcut")
@@ -25,10 +25,11 @@ MAX_BATCH = 32  # larger ones gain nothing on a CPU and only add wait
 # Waking a thread and sharing the interpreter with it costs up to a millisecond on a busy core; a batch shorter than a
 # few of them is sooner done than handed over, and holds up the loop no longer than decoding a photo would.
 INLINE_SECONDS = 0.010
-# Of the deadline, that the queue may last: the pace may halve before an image's turn comes, and it is answered in time.
+# Fraction of the deadline that the queue may last: even if computing becomes half as fast before an image's turn
+# comes, it is answered in time.
 DEADLINE_SHARE = 0.5
-BATCH_SHARE = 0.125  # of the deadline, that one batch may take: others wait for it
-STUCK_SECONDS = 30.0  # and three deadlines: a batch that has run for longer will not end
+BATCH_SHARE = 0.125  # fraction of the deadline that one batch may take, since others wait for it
+STUCK_SECONDS = 30.0  # a batch that has run for longer than this and than three deadlines will not end
 
 
 class Job:
@@ -94,7 +95,7 @@ class Batcher:
         self._run = run
         self._executor = executor
         self._meter = meter
-        self._pace = Pace(queue, DEADLINE_SHARE * deadline_seconds)
+        self._service_time = ServiceTime(queue, DEADLINE_SHARE * deadline_seconds)
         self._deadline_seconds = deadline_seconds
         self._waiting: deque[Job] = deque()
         self._busy = False  # a batch runs, or a turn of the loop that will start one is due
@@ -107,7 +108,7 @@ class Batcher:
     def costs(self, image_seconds: float) -> None:
         """What an image costs from now on."""
         self._inline = int(min(INLINE_SECONDS / max(image_seconds, 1e-9), MAX_BATCH))
-        self._pace.set(image_seconds if image_seconds < float("inf") else 0.0)
+        self._service_time.set(image_seconds if image_seconds < float("inf") else 0.0)
 
     def __len__(self) -> int:
         """How many images wait."""
@@ -116,47 +117,32 @@ class Batcher:
     @property
     def room(self) -> int:
         """How many may wait."""
-        return self._pace.room
+        return self._service_time.room
 
-    def submit(self, image: np.ndarray, done: Callable[[Job], None], asked: float | None = None) -> Job:
+    def submit(
+        self, image: np.ndarray, done: Callable[[Job], None], asked: float | None = None, admitted: bool = False
+    ) -> Job:
         """Queue one image; `done` is called on the event loop. Its deadline counts from `asked`, by default from now.
-        Raises Overloaded."""
-        self.admit()
+        Raises Overloaded, unless it was `admitted` before, together with others."""
+        if not admitted:
+            self.admit()
         job = Job(image, done, asked)
         self._waiting.append(job)
         self._start(asyncio.get_running_loop())
         return job
 
-    async def classify(self, images: Sequence[np.ndarray], asked: float | None = None) -> list[Job]:
-        """The jobs of all images (H, W, C), in order, once each has its probabilities. All are queued or none; their
-        deadline counts from `asked`, by default from now.
-
-        Raises Overloaded, or DeadlineExceeded if any of them waited too long.
-        """
-        self.admit(len(images))
-        loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[None]] = [loop.create_future() for _ in images]
-        jobs = [Job(image, _setter(future), asked) for image, future in zip(images, futures, strict=True)]
-        self._waiting.extend(jobs)
-        self._start(loop)
-        try:
-            for number in range(len(futures)):
-                await futures[number]
-        except BaseException:  # a client that went away, or a failed neighbour
-            _give_up(jobs, futures)
-            raise
-        return jobs
-
     def admit(self, count: int = 1) -> None:
         """Raises Overloaded if `count` more images find no room; ask before they are decoded, too."""
-        if len(self._waiting) + count > self._pace.room:
+        if len(self._waiting) + count > self._service_time.room:
             if not self._swept:
                 self._swept = True
                 self._waiting = deque(job for job in self._waiting if not job.cancelled)  # of clients that went away
             waiting = len(self._waiting)
-            if waiting + count > max(self._pace.room, 0 if waiting else count):
+            if waiting + count > max(self._service_time.room, 0 if waiting else count):
                 self._meter.rejected(count)
-                raise Overloaded(f"{waiting} images are waiting; the limit is {self._pace.room}{self._pace.why}")
+                raise Overloaded(
+                    f"{waiting} images are waiting; the limit is {self._service_time.room}{self._service_time.why}"
+                )
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run a batch after this turn of the loop, so that requests which are read together run together."""
@@ -168,24 +154,31 @@ class Batcher:
         batch = self._gather()
         if not batch:
             self._busy = False
-            self._pace.ended(0, 0.0, 0.0, more_wait=False)  # all that waited was dropped, if anything did
+            self._service_time.ended(0, 0.0, 0.0, more_wait=False)  # all that waited was dropped, if anything did
             return
         answers: Sequence[np.ndarray | Exception]
         try:
             images = np.stack([job.image for job in batch])
-            if len(batch) > self._inline:
-                self._on_thread = batch
-                if self._watch is None:
-                    self._watch = loop.call_later(self._deadline_seconds, self._look, loop)
-                self._executor.submit(self._run, images).add_done_callback(
-                    lambda finished: loop.call_soon_threadsafe(self._finish, loop, batch, finished)
-                )
+            if len(batch) > self._inline and self._run_on_thread(images, batch, loop):
                 return
             answers = _each(batch, self._run(images))
         except Exception as err:  # whatever the runtime raises fails this batch, never the queue
             answers = [err] * len(batch)
         self._settle(batch, answers, time.perf_counter())
         loop.call_soon(self._next, loop)  # not at once: the loop reads and answers between two batches
+
+    def _run_on_thread(self, images: np.ndarray, batch: list[Job], loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether a thread computes the batch now; False where none can be started."""
+        try:
+            running = self._executor.submit(self._run, images)
+        except RuntimeError as err:  # the process has all that it may have
+            log.error("no thread for a batch, which is computed on the event loop: %s", err)
+            return False
+        self._on_thread = batch
+        if self._watch is None:
+            self._watch = loop.call_later(self._deadline_seconds, self._look, loop)
+        running.add_done_callback(lambda finished: loop.call_soon_threadsafe(self._finish, loop, batch, finished))
+        return True
 
     def _finish(self, loop: asyncio.AbstractEventLoop, batch: list[Job], finished: "Future[np.ndarray]") -> None:
         now = time.perf_counter()
@@ -231,9 +224,9 @@ class Batcher:
     def _gather(self) -> list[Job]:
         batch: list[Job] = []
         now = time.perf_counter()
-        pace = self._pace.seconds
-        most = int(min(MAX_BATCH, max(BATCH_SHARE * self._deadline_seconds / max(pace, 1e-9), 1)))
-        computing = pace * min(len(self._waiting), most)
+        seconds = self._service_time.seconds
+        most = int(min(MAX_BATCH, max(BATCH_SHARE * self._deadline_seconds / max(seconds, 1e-9), 1)))
+        computing = seconds * min(len(self._waiting), most)
         # Whatever it costs, an image that has not waited gets its chance, and the pace is measured again.
         latest = now + min(computing, DEADLINE_SHARE * self._deadline_seconds) - self._deadline_seconds
         self._swept = False
@@ -251,25 +244,15 @@ class Batcher:
 
     def _settle(self, batch: list[Job], answers: Sequence[np.ndarray | Exception], now: float) -> None:
         if isinstance(answers[0], Exception):
-            self._pace.ended(0, 0.0, now, bool(self._waiting))  # how soon it failed says nothing
+            self._service_time.ended(0, 0.0, now, bool(self._waiting))  # how soon it failed says nothing
         else:
             self._meter.computed(len(batch), now - batch[0].taken)
-            self._pace.ended(len(batch), batch[0].taken, now, bool(self._waiting))
+            self._service_time.ended(len(batch), batch[0].taken, now, bool(self._waiting))
         for job, answer in zip(batch, answers, strict=True):
             if not job.cancelled:
                 job.answer = answer
                 job.computed = now
                 _tell(job)
-
-
-def _give_up(jobs: list[Job], futures: list["asyncio.Future[None]"]) -> None:
-    """Empties both lists: a frame that has them is in an error's traceback, and must not keep what keeps the error."""
-    for job, future in zip(jobs, futures, strict=True):
-        job.cancelled = True
-        if future.done() and not future.cancelled():
-            future.exception()
-    jobs.clear()
-    futures.clear()
 
 
 def _each(batch: list[Job], answers: np.ndarray) -> list[np.ndarray]:
@@ -283,15 +266,3 @@ def _tell(job: Job) -> None:
         job.done(job)
     except Exception:  # one client's answer must not cost the others theirs
         log.exception("an answer could not be given")
-
-
-def _setter(future: "asyncio.Future[None]") -> Callable[[Job], None]:
-    def done(job: Job) -> None:
-        if future.done():
-            return
-        if isinstance(job.answer, Exception):
-            future.set_exception(job.answer)
-        else:
-            future.set_result(None)
-
-    return done

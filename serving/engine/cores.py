@@ -1,10 +1,9 @@
-"""How many processes and threads: the one place where that is decided. Knows the machine and the settings only."""
+"""How many processes and threads: the one place where that is decided. Knows the machine only."""
 
 import os
 from pathlib import Path
 
 from serving.engine.providers import cuda_may_work
-from serving.settings import Settings
 
 CGROUP = Path("/sys/fs/cgroup")
 MAX_GPU_WORKERS = 4  # each has a CUDA context of its own, about half a GB; their HTTP is what they are for
@@ -32,14 +31,14 @@ def _quota() -> float | None:
         return None
 
 
-def layout(settings: Settings) -> tuple[int, int]:
-    """Worker processes, and the threads of each one's sessions.
+def layout(workers: int, provider: str) -> tuple[int, int]:
+    """Worker processes, and the threads of each one's sessions; `workers` is what was asked for, 0 for what suits.
 
     On a CPU a process a core, each with one thread: nothing waits for another core, and HTTP, which Python does on one
     core a process, has them all. On a GPU a few processes. Fewer by hand (SHORTCUT_WORKERS): their sessions share
     the cores that are left.
     """
     cores = available()
-    on_gpu = settings.provider in ("auto", "cuda") and cuda_may_work()
-    workers = settings.workers or (min(cores, MAX_GPU_WORKERS) if on_gpu else cores)
+    on_gpu = provider in ("auto", "cuda") and cuda_may_work()
+    workers = workers or (min(cores, MAX_GPU_WORKERS) if on_gpu else cores)
     return workers, max(1, cores // workers)

@@ -30,7 +30,7 @@ class ProviderError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Way:
+class Backend:
     """One way to compute: an execution provider, the precision of its matrix products, and the batch sizes it is
     prepared for (others are filled up to the next one); none where every size is as good."""
 
@@ -42,9 +42,9 @@ class Way:
         return self.provider if self.precision == "float32" else f"{self.provider} {self.precision}"
 
     @property
-    def exact(self) -> "Way":
-        """The way in float32 that goes with it."""
-        return Way("cuda", "float32", self.buckets) if self.provider == "cuda" else Way("cpu")
+    def exact(self) -> "Backend":
+        """The backend in float32 that goes with it."""
+        return Backend("cuda", "float32", self.buckets) if self.provider == "cuda" else Backend("cpu")
 
     @property
     def tolerance(self) -> float:
@@ -55,33 +55,33 @@ class Way:
 _BUCKETS = (1, 2, 4, 8, 16, 32)  # CUDA looks for its convolution algorithms anew at each shape
 
 # In order of preference where nothing tells them apart.
-WAYS = (
-    Way("cuda", "tf32", _BUCKETS),
-    Way("cuda", "float32", _BUCKETS),
-    Way("openvino", "bf16"),
-    Way("openvino"),
-    Way("cpu"),
+BACKENDS = (
+    Backend("cuda", "tf32", _BUCKETS),
+    Backend("cuda", "float32", _BUCKETS),
+    Backend("openvino", "bf16"),
+    Backend("openvino"),
+    Backend("cpu"),
 )
 
 Run = Callable[[np.ndarray], np.ndarray]
 
 
-def open_run(onnx: bytes, way: Way, threads: int) -> Run:
-    """A function that maps (N, H, W, C) uint8 to (N, K) float32 `way`, with `threads` threads; it may be called from
-    several threads. Raises ProviderError."""
-    return as_run(open_session(onnx, way, threads, ort.SessionOptions()), way)
+def open_run(onnx: bytes, backend: Backend, threads: int) -> Run:
+    """A function that maps (N, H, W, C) uint8 to (N, K) float32 on `backend`, with `threads` threads. It may be called
+    from several threads. Raises ProviderError."""
+    return as_run(open_session(onnx, backend, threads, ort.SessionOptions()), backend)
 
 
-def open_session(onnx: bytes, way: Way, threads: int, options: ort.SessionOptions) -> ort.InferenceSession:
-    """`options` are completed as `way` needs them. Raises ProviderError."""
+def open_session(onnx: bytes, backend: Backend, threads: int, options: ort.SessionOptions) -> ort.InferenceSession:
+    """`options` are completed as `backend` needs them. Raises ProviderError."""
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # HTTP shares the cores
     try:
-        if way.provider == "cuda":
-            return _cuda_session(onnx, options, way.precision)
-        if way.provider == "openvino":
-            _add_openvino(options, way.precision, threads)
+        if backend.provider == "cuda":
+            return _cuda_session(onnx, options, backend.precision)
+        if backend.provider == "openvino":
+            _add_openvino(options, backend.precision, threads)
             return ort.InferenceSession(onnx, options)
         return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     except ProviderError:
@@ -90,11 +90,11 @@ def open_session(onnx: bytes, way: Way, threads: int, options: ort.SessionOption
         raise ProviderError(one_line(err)) from err
 
 
-def as_run(session: ort.InferenceSession, way: Way) -> Run:
+def as_run(session: ort.InferenceSession, backend: Backend) -> Run:
     def run(images: np.ndarray) -> np.ndarray:
         return session.run(_OUTPUTS, {"image": images})[0]
 
-    return run if not way.buckets else in_buckets(run, way.buckets)
+    return run if not backend.buckets else in_buckets(run, backend.buckets)
 
 
 _OUTPUTS = ("probabilities",)
@@ -191,7 +191,7 @@ def _add_openvino(options: ort.SessionOptions, precision: str, threads: int) -> 
 
 @functools.cache  # asked for every model
 def machine() -> str:
-    """What decides how fast each way is here: the runtime, the processor (a virtual one is named by what it can do,
+    """What decides how fast each backend is here: the runtime, the processor (a virtual one is named by what it can do,
     not by its model) and the GPUs."""
     parts = [ort.__version__, platform.machine()]
     try:

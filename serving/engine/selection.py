@@ -1,4 +1,4 @@
-"""Artifacts -> warm models on the fastest way to compute that reproduces their golden outputs.
+"""Artifacts -> warm models on the fastest backend that reproduces their golden outputs.
 
 Tries what `providers` can open, proves that it computes what Keras did, measures and chooses. Knows nothing of requests
 or queues.
@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from serving.artifacts import Artifact
-from serving.engine.measurements import Choice, Choices
-from serving.engine.providers import PROVIDERS, WAYS, ProviderError, Run, Way, machine, one_line, open_run
+from serving.engine.measurements import Measurement, Measurements
+from serving.engine.providers import BACKENDS, PROVIDERS, Backend, ProviderError, Run, machine, one_line, open_run
 from serving.errors import StartError
 
-MEASURED_SECONDS = 0.1  # of each way, again and again
+MEASURED_SECONDS = 0.1  # of each backend, again and again
 CLOSE = 0.03  # between the two best probabilities
 LESS_EXACT = 1.25  # times as fast must a way be that is less exact than float32
 MEASURED_SIZES = (1, 6, 32)
@@ -29,7 +29,7 @@ class Model:
 
     artifact: Artifact
     run: Run
-    way: Way
+    backend: Backend
     reason: str
     deviation: float  # the largest difference to a golden probability
     load_seconds: float
@@ -41,90 +41,95 @@ class Model:
 
     @property
     def provider(self) -> str:
-        return PROVIDERS[self.way.provider]
+        return PROVIDERS[self.backend.provider]
 
     def __str__(self) -> str:
         return (
-            f"{self.name}: {self.provider} in {self.way.precision} ({self.reason}), {1 / self.image_seconds:,.0f} "
+            f"{self.name}: {self.provider} in {self.backend.precision} ({self.reason}), {1 / self.image_seconds:,.0f} "
             f"images/s, golden outputs within {self.deviation:.1e}, loaded in {1000 * self.load_seconds:.0f} ms"
         )
 
 
 def load(
     artifact: Artifact,
-    choices: Choices,
+    measurements: Measurements,
     provider: str = "auto",
     precision: str = "auto",
     threads: int = 1,
-    without: Way | None = None,
+    without: Backend | None = None,
 ) -> Model:
-    """A warm model on the fastest way of `provider` and `precision` ("auto" for any) that gives right answers.
+    """A warm model on the fastest backend of `provider` and `precision` ("auto" for any) that gives right answers.
 
-    Which one that is `choices` may know; else it is measured and kept there. `without` is a way that has failed: it is
-    only taken again where there is no other. Raises StartError if a demanded provider is not to be had or nothing
-    reproduces the golden outputs.
+    Which one that is `measurements` may know; else it is measured and kept there. `without` is a backend that has
+    failed: it is only taken again where there is no other. Raises StartError if a demanded provider is not to be had or
+    nothing reproduces the golden outputs.
     """
-    ways = candidates(provider, precision)
+    backends = candidates(provider, precision)
     if without is not None:
-        ways = [way for way in ways if way.provider != without.provider] or ways
-    key = choice_key(artifact, ways, threads)
+        backends = [backend for backend in backends if backend.provider != without.provider] or backends
+    key = measurement_key(artifact, backends, threads)
     demanded = _demand(provider, precision)
-    known = choices.find(key)
-    if known is not None and known.way in ways:
+    known = measurements.find(key)
+    if known is not None and known.backend in backends:
         try:
-            return _load(artifact, known.way, threads, _because(known, demanded))
+            return _load(artifact, known.backend, threads, _because(known, demanded))
         except ProviderError:
             pass  # the machine is not what it was, though it looks the same: measure again
     models: list[Model] = []
-    reasons: dict[str, Way] = {}  # a provider that is not here is so in every precision
-    for way in ways:
+    reasons: dict[str, Backend] = {}  # a provider that is not here is so in every precision
+    for backend in backends:
         try:
-            models.append(_load(artifact, way, threads, demanded))
+            models.append(_load(artifact, backend, threads, demanded))
         except ProviderError as err:
-            reasons.setdefault(str(err), way)
-    refused = [f"{way}: {reason}" for reason, way in reasons.items()]
+            reasons.setdefault(str(err), backend)
+    refused = [f"{backend}: {reason}" for reason, backend in reasons.items()]
     if not models:
         asked = f"{demanded}: " if demanded else ""
         raise StartError(f"{asked}{artifact.path / 'model.onnx'} cannot be served: {'; '.join(refused)}")
-    rates = {model.way: _images_per_second(model) for model in models}
-    fastest = sorted(models, key=lambda model: -_worth(model.way, rates[model.way]))
-    choice = Choice(fastest[0].way, {str(model.way): round(rates[model.way], 1) for model in fastest}, refused)
-    choices.keep(key, choice)
-    return replace(fastest[0], reason=_because(choice, demanded))
+    rates = images_per_second(models)
+    fastest = sorted(models, key=lambda model: -_worth(model.backend, rates[model.backend]))
+    measured = {str(model.backend): round(rates[model.backend], 1) for model in fastest}
+    measurement = Measurement(fastest[0].backend, measured, refused)
+    measurements.keep(key, measurement)
+    return replace(fastest[0], reason=_because(measurement, demanded))
 
 
-def choose(artifact: Artifact, choices: Choices, provider: str, precision: str, threads: int) -> str:
-    """In the parent: make sure that `choices` knows the way of `load`, and say which and why. Raises StartError.
+def choose(artifact: Artifact, measurements: Measurements, provider: str, precision: str, threads: int) -> str:
+    """In the parent: make sure that `measurements` knows what `load` will take, and say which and why.
+
+    Raises StartError.
 
     A demanded provider is tried even so: it may be gone, and then the start must end here.
     """
-    known = choices.find(choice_key(artifact, candidates(provider, precision), threads))
+    known = measurements.find(measurement_key(artifact, candidates(provider, precision), threads))
     if known is None or provider != "auto":
-        return str(load(artifact, choices, provider, precision, threads))
-    return f"{artifact.name} version {artifact.version}: {known.way} ({_because(known, _demand(provider, precision))})"
+        return str(load(artifact, measurements, provider, precision, threads))
+    return (
+        f"{artifact.name} version {artifact.version}: {known.backend} ({_because(known, _demand(provider, precision))})"
+    )
 
 
-def candidates(provider: str, precision: str) -> list[Way]:
+def candidates(provider: str, precision: str) -> list[Backend]:
     """What may be tried, in order of preference."""
     return [
-        way
-        for way in WAYS
-        if provider in ("auto", way.provider) and (precision == "auto" or way.precision == precision)
+        backend
+        for backend in BACKENDS
+        if provider in ("auto", backend.provider) and (precision == "auto" or backend.precision == precision)
     ]
 
 
-def choice_key(artifact: Artifact, ways: Sequence[Way], threads: int) -> str:
-    """What a choice holds for."""
-    return f"{artifact.sha256[:32]} on {machine()}, {threads} threads, of {', '.join(map(str, ways))}"
+def measurement_key(artifact: Artifact, backends: Sequence[Backend], threads: int) -> str:
+    """What a measurement holds for."""
+    return f"{artifact.sha256[:32]} on {machine()}, {threads} threads, of {', '.join(map(str, backends))}"
 
 
-def _load(artifact: Artifact, way: Way, threads: int, reason: str) -> Model:
+def _load(artifact: Artifact, backend: Backend, threads: int, reason: str) -> Model:
     """A checked and warm model. Raises ProviderError."""
     started = time.perf_counter()
-    run = open_way(artifact.onnx, way, threads)
+    run = open_backend(artifact.onnx, backend, threads)
     golden = artifact.golden_images
     try:
-        deviation = golden_check(run, way, artifact)
+        deviation = golden_check(run, backend, artifact)
         for size in WARM_SIZES:
             run(golden[:size])
         seconds = min(timeit.repeat(lambda: run(golden), number=1, repeat=2)) / len(golden)
@@ -132,13 +137,13 @@ def _load(artifact: Artifact, way: Way, threads: int, reason: str) -> Model:
         raise
     except Exception as err:  # a class of ONNX Runtime's per status code
         raise ProviderError(one_line(err)) from err
-    return Model(artifact, run, way, reason, deviation, time.perf_counter() - started, seconds)
+    return Model(artifact, run, backend, reason, deviation, time.perf_counter() - started, seconds)
 
 
-def open_way(onnx: bytes, way: Way, threads: int) -> Run:
+def open_backend(onnx: bytes, backend: Backend, threads: int) -> Run:
     """As providers.open_run, with close calls decided in float32. Raises ProviderError."""
-    run = open_run(onnx, way, threads)
-    return run if way.precision == "float32" else deciding_close_calls(run, open_run(onnx, way.exact, threads))
+    run = open_run(onnx, backend, threads)
+    return run if backend.precision == "float32" else deciding_close_calls(run, open_run(onnx, backend.exact, threads))
 
 
 def deciding_close_calls(fast: Run, exact: Run) -> Run:
@@ -159,42 +164,50 @@ def deciding_close_calls(fast: Run, exact: Run) -> Run:
     return run
 
 
-def golden_check(run: Run, way: Way, artifact: Artifact) -> float:
+def golden_check(run: Run, backend: Backend, artifact: Artifact) -> float:
     """The largest difference to the golden probabilities, in one batch and for a lone image.
 
-    Raises ProviderError over the way's tolerance, or if a top-1 changes whose margin in the reference exceeds twice it.
+    Raises ProviderError over the backend's tolerance, or if a top-1 changes whose margin in the reference exceeds twice
+    the tolerance.
     """
     reference = artifact.golden_probabilities
     answer = run(artifact.golden_images)
     single = run(artifact.golden_images[:1])
     deviation = max(float(np.abs(answer - reference).max()), float(np.abs(single - reference[:1]).max()))
     ordered = np.sort(reference, axis=1)
-    clear = ordered[:, -1] - ordered[:, -2] > 2 * way.tolerance
+    clear = ordered[:, -1] - ordered[:, -2] > 2 * backend.tolerance
     flipped = int((answer.argmax(axis=1) != reference.argmax(axis=1))[clear].sum())
-    if not deviation <= way.tolerance or flipped:
+    if not deviation <= backend.tolerance or flipped:
         raise ProviderError(
-            f"does not reproduce golden.npz: largest difference {deviation:.2g} (limit {way.tolerance:g}), "
+            f"does not reproduce golden.npz: largest difference {deviation:.2g} (limit {backend.tolerance:g}), "
             f"{flipped} answers changed"
         )
     return deviation
 
 
-def _images_per_second(model: Model) -> float:
-    """The geometric mean of the rates for a lone image and for batches of several sizes: a service meets them all."""
-    rates = []
+def images_per_second(models: Sequence[Model]) -> dict[Backend, float]:
+    """The geometric mean of each one's rates for a lone image and for batches of several sizes, since a service meets
+    them all.
+
+    They are measured in turn, again and again, so that whatever else the machine does falls on all of them alike.
+    """
+    logarithms = {model.backend: 0.0 for model in models}
     for size in MEASURED_SIZES:
-        images = model.artifact.golden_images[:size]
-        seconds: list[float] = []
-        while sum(seconds) < MEASURED_SECONDS / len(MEASURED_SIZES):
-            started = time.perf_counter()
-            model.run(images)
-            seconds.append(time.perf_counter() - started)
-        rates.append(len(images) / float(np.median(seconds)))
-    return float(np.exp(np.mean(np.log(rates))))
+        seconds: dict[Backend, list[float]] = {model.backend: [] for model in models}
+        end = time.perf_counter() + len(models) * MEASURED_SECONDS / len(MEASURED_SIZES)
+        while time.perf_counter() < end or not all(seconds.values()):
+            for model in models:
+                images = model.artifact.golden_images[:size]
+                started = time.perf_counter()
+                model.run(images)
+                seconds[model.backend].append((time.perf_counter() - started) / len(images))
+        for backend, taken in seconds.items():
+            logarithms[backend] -= float(np.log(np.median(taken))) / len(MEASURED_SIZES)
+    return {backend: float(np.exp(logarithm)) for backend, logarithm in logarithms.items()}
 
 
-def _worth(way: Way, rate: float) -> float:
-    return rate if way.precision == "float32" else rate / LESS_EXACT
+def _worth(backend: Backend, rate: float) -> float:
+    return rate if backend.precision == "float32" else rate / LESS_EXACT
 
 
 def _demand(provider: str, precision: str) -> str:
@@ -202,9 +215,9 @@ def _demand(provider: str, precision: str) -> str:
     return ", ".join(f"{name}={value}" for name, value in named.items() if value != "auto")
 
 
-def _because(choice: Choice, demanded: str) -> str:
-    if demanded and len(choice.rates) == 1:
-        return "; ".join([demanded, *choice.refused])
-    rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in choice.rates.items())
+def _because(measurement: Measurement, demanded: str) -> str:
+    if demanded and len(measurement.rates) == 1:
+        return "; ".join([demanded, *measurement.refused])
+    rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in measurement.rates.items())
     rule = f"the fastest that reproduces the golden outputs, a less exact one by {LESS_EXACT} times (images/s: {rates})"
-    return "; ".join([*filter(None, [demanded]), rule, *choice.refused])
+    return "; ".join([*filter(None, [demanded]), rule, *measurement.refused])

@@ -13,16 +13,17 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from serving.edge import multipart
-from serving.edge.http1 import JSON, Request, Response, json_response
+from serving.edge.http1 import JSON, Cancellable, Request, Response, json_response
 from serving.edge.router import Route, guarded
 from serving.errors import ClassifyError, InvalidImage, InvalidParameter, InvalidRequest, UnsupportedFormat
 from serving.operations import metrics
 from serving.protocols import hints
 from serving.repository.models import Repository
-from serving.repository.served import Outcome, ServedModel, stages
+from serving.repository.served import Decoding, Outcome, ServedModel, stages
 
 DEFAULT_TOP_K = 3
 TURN_SECONDS = 0.005  # of the event loop that the pictures of a batch upload may take before others have their turn
+MAX_LARGE = 2  # pictures of one batch upload that may be with the decoders
 CACHED_QUERY_BYTES = 200  # longer queries are parsed each time: a client must not fill the memory with them
 MAX_VALUE = 40  # characters of a client's value that a message repeats
 
@@ -209,21 +210,15 @@ class _Upload:
     def __init__(self, served: ServedModel, asked: Parameters, results: list[dict[str, Any]]):
         self._served, self._asked, self._results = served, asked, results
         self._left = len(results)
-        self._pending: list[Any] = []
+        self._pending: list[Cancellable] = []
+        self._large: set[int] = set()  # those that wait for a decoder or were decoded on one, and have no answer yet
+        self._progress = asyncio.Event()
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def classify(self, pictures: list[bytes]) -> None:
         """Fills the results. Raises what is no picture's fault: Overloaded, Unavailable, DeadlineExceeded."""
-        turn = time.perf_counter()
         try:
-            for index, data in enumerate(pictures):
-                if time.perf_counter() - turn > TURN_SECONDS:
-                    await asyncio.sleep(0)
-                    turn = time.perf_counter()
-                try:
-                    self._pending.append(self._served.classify(data, functools.partial(self._done, index)))
-                except ClassifyError as err:
-                    self._failed(index, err)
+            await self._start(pictures)
             await self._finished
         finally:
             for pending in self._pending:
@@ -232,7 +227,29 @@ class _Upload:
             if self._finished.done() and not self._finished.cancelled():
                 self._finished.exception()  # it was raised above, or an earlier one was
 
+    async def _start(self, pictures: list[bytes]) -> None:
+        """Send each picture on its way. Small ones are decoded at once: others have their turn between them. Of the
+        large ones a few at a time, so that one upload does not take all the room there is for them."""
+        turn = time.perf_counter()
+        for index, data in enumerate(pictures):
+            if time.perf_counter() - turn > TURN_SECONDS:
+                await asyncio.sleep(0)
+                turn = time.perf_counter()
+            try:
+                pending = self._served.classify(data, functools.partial(self._done, index), admitted=True)
+            except ClassifyError as err:
+                self._failed(index, err)
+                continue
+            self._pending.append(pending)
+            if isinstance(pending, Decoding):
+                self._large.add(index)
+                while len(self._large) > MAX_LARGE and not self._finished.done():
+                    self._progress.clear()
+                    await self._progress.wait()
+
     def _done(self, index: int, outcome: Outcome) -> None:
+        self._large.discard(index)
+        self._progress.set()
         try:
             self._results[index] |= self._served.answer(outcome, self._asked.top_k, self._asked.min_probability)
         except ClassifyError as err:

@@ -11,8 +11,8 @@ from typing import Any
 
 from serving import artifacts
 from serving.engine import selection as runtime
-from serving.engine.measurements import Choices
-from serving.engine.providers import Way
+from serving.engine.measurements import Measurements
+from serving.engine.providers import Backend
 from serving.errors import StartError, Unavailable, UnknownModel
 from serving.repository.served import ServedModel
 from serving.settings import Settings
@@ -20,13 +20,13 @@ from serving.settings import Settings
 Stamp = tuple[tuple[str, int, int], ...]
 
 
-def verify(settings: Settings, threads: int, choices: Choices) -> Iterator[str]:
+def verify(settings: Settings, threads: int, measurements: Measurements) -> Iterator[str]:
     """In the parent, before any worker: read every artifact and decide how it will run; yields a line for each.
 
     Raises StartError for what would stop a Repository.
     """
     for path in _selected(settings):
-        yield runtime.choose(artifacts.read(path), choices, settings.provider, settings.precision, threads)
+        yield runtime.choose(artifacts.read(path), measurements, settings.provider, settings.precision, threads)
 
 
 def _selected(settings: Settings) -> list[Path]:
@@ -47,10 +47,10 @@ class Repository:
     the newest sound one before it is served in its place.
     """
 
-    def __init__(self, settings: Settings, threads: int, choices: Choices):
+    def __init__(self, settings: Settings, threads: int, measurements: Measurements):
         self.default = settings.default_model
         self.refused: dict[Path, str] = {}  # versions that cannot be served, and why
-        self._settings, self._threads, self._choices = settings, threads, choices
+        self._settings, self._threads, self._measurements = settings, threads, measurements
         self._stamps: dict[Path, Stamp] = {}
         self._models: dict[str, dict[int, ServedModel]] = {}
         self._take(_selected(settings), self)
@@ -97,9 +97,11 @@ class Repository:
     def _load(self, path: Path) -> ServedModel:
         artifact = artifacts.read(path)
 
-        def load(without: Way | None = None) -> runtime.Model:
+        def load(without: Backend | None = None) -> runtime.Model:
             settings = self._settings
-            return runtime.load(artifact, self._choices, settings.provider, settings.precision, self._threads, without)
+            return runtime.load(
+                artifact, self._measurements, settings.provider, settings.precision, self._threads, without
+            )
 
         return ServedModel(load(), self._settings, load)
 

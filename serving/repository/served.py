@@ -21,10 +21,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from serving.engine import selection as runtime
-from serving.engine.admission import Pace
+from serving.engine.admission import ServiceTime
 from serving.engine.batching import Batcher, Job
-from serving.engine.fair_pool import Turns
-from serving.engine.providers import Way, one_line
+from serving.engine.fair_pool import FairPool
+from serving.engine.providers import Backend, one_line
 from serving.errors import ClassifyError, DeadlineExceeded, Overloaded, Unavailable
 from serving.images.decode import Decoded, Picture, TakesLong, plain_png
 from serving.operations.metrics import Meter, Stage
@@ -38,7 +38,7 @@ INLINE_PIXELS = 128 * 128  # up to this, decoding costs less than waking a threa
 INLINE_BYTES = 128 * 1024  # of a file; reading the header of a larger one may already take long
 # Two, so that one enormous picture does not hold up all others; more would cost memory, up to 0.8 GB each, and there
 # is a worker for every core.
-_DECODERS = Turns(2, "decode")
+_DECODERS = FairPool(2, "decode")
 LAST_SECONDS = 1.0  # in which a worker that must end writes what it has to say
 DECODE_SECONDS = 0.05  # of a large picture, before any was measured
 DECODE_SHARE = 0.4  # of the deadline, that the wait for a decoder may last; the queue for the model has another half
@@ -71,7 +71,7 @@ class ServedModel:
     there is none, or if it hangs, the process ends, to be replaced by a new one.
     """
 
-    def __init__(self, model: runtime.Model, settings: Settings, load: Callable[[Way | None], runtime.Model]):
+    def __init__(self, model: runtime.Model, settings: Settings, load: Callable[[Backend | None], runtime.Model]):
         self.model = model
         self.computes = True
         self._load = load
@@ -91,11 +91,11 @@ class ServedModel:
             queue=settings.queue,
             deadline_seconds=settings.deadline_ms / 1000,
         )
-        self._decoding = Pace(settings.queue, DECODE_SHARE * settings.deadline_ms / 1000, DECODE_SECONDS)
+        self._decoding = ServiceTime(settings.queue, DECODE_SHARE * settings.deadline_ms / 1000, DECODE_SECONDS)
 
     def adopt(self) -> None:
         """It is served from now on."""
-        self._meter.loaded(self.model.provider, self.model.way.precision, self.batcher)
+        self._meter.loaded(self.model.provider, self.model.backend.precision, self.batcher)
 
     def admit(self, count: int = 1) -> None:
         """Raises Overloaded if `count` more images find no room, or Unavailable: known before the cost of decoding."""
@@ -106,20 +106,21 @@ class ServedModel:
     def _unavailable(self) -> Unavailable:
         return Unavailable(f"{self.model.name} cannot be computed at the moment")
 
-    def classify(self, data: bytes, done: Callable[[Outcome], None]) -> "Job | _Decoding":
+    def classify(self, data: bytes, done: Callable[[Outcome], None], admitted: bool = False) -> "Job | Decoding":
         """Decode an upload and queue it; `done` is called on the event loop with what came of it, exactly once, unless
-        `cancelled` was set on what is returned. The one way for a picture of any size.
+        `cancelled` was set on what is returned. The one backend for a picture of any size.
 
         Raises what images.decode_image raises, Overloaded, or Unavailable; a large picture's failure comes by `done`.
+        `admitted` is a picture for which `admit` has found room, together with others.
         """
         asked = time.perf_counter()
         decoded = self._decode_now(data, asked)
         if isinstance(decoded, Decoded):
-            return self.submit(decoded, done, asked)
-        return _Decoding(self, data if decoded is None else decoded, done, asked)
+            return self.submit(decoded, done, asked, admitted)
+        return Decoding(self, data if decoded is None else decoded, done, asked, admitted)
 
-    def submit(self, decoded: Decoded, done: Callable[[Outcome], None], asked: float) -> Job:
-        job = self.batcher.submit(decoded.array, done, asked)
+    def submit(self, decoded: Decoded, done: Callable[[Outcome], None], asked: float, admitted: bool = False) -> Job:
+        job = self.batcher.submit(decoded.array, done, asked, admitted)
         job.unsure = decoded.unsure
         return job
 
@@ -198,7 +199,7 @@ class ServedModel:
         except Exception as err:  # a class of ONNX Runtime's per status code
             self._meter.failed()
             self.computes = False
-            log.error("%s failed on %s: %s", model.name, model.way, one_line(err))
+            log.error("%s failed on %s: %s", model.name, model.backend, one_line(err))
             threading.Thread(target=self._recover, args=(model, one_line(err)), daemon=True).start()
             raise self._unavailable() from err
 
@@ -212,14 +213,14 @@ class ServedModel:
 
     def _recover(self, failed: runtime.Model, why: str) -> None:
         try:
-            found = self._load(failed.way)
+            found = self._load(failed.backend)
         except Exception as err:  # StartError, or what nobody thought of: either way there is nothing to go on with
             log.critical("%s cannot be computed any more, this worker ends: %s", failed.name, one_line(err))
             os.kill(os.getpid(), signal.SIGINT)  # without the draining of SIGTERM, which would take new connections
             return
-        self.model = replace(found, reason=f"{failed.way} failed ({why}); {found.reason}")
+        self.model = replace(found, reason=f"{failed.backend} failed ({why}); {found.reason}")
         self.batcher.costs(found.image_seconds)
-        self._meter.moved(found.provider, found.way.precision)
+        self._meter.moved(found.provider, found.backend.precision)
         self.computes = True
         log.warning("%s", self.model)
 
@@ -265,7 +266,7 @@ class ServedModel:
             "input_shape": list(artifact.input_shape),
             "input_convention": artifact.input_convention,
             "provider": self.model.provider,
-            "precision": self.model.way.precision,
+            "precision": self.model.backend.precision,
             "provider_reason": self.model.reason,
             "images_per_second": round(1 / self.model.image_seconds, 1),
             "largest_deviation": self.model.deviation,
@@ -284,10 +285,18 @@ def stages(outcome: Outcome) -> list[Stage]:
     ]
 
 
-class _Decoding:
+class Decoding:
     """A large picture that waits for a decoder, then for its answer."""
 
-    def __init__(self, served: ServedModel, upload: bytes | Picture, done: Callable[[Outcome], None], asked: float):
+    def __init__(
+        self,
+        served: ServedModel,
+        upload: bytes | Picture,
+        done: Callable[[Outcome], None],
+        asked: float,
+        admitted: bool,
+    ):
+        self._admitted = admitted
         self._served: ServedModel | None = served
         self._done: Callable[[Outcome], None] | None = done
         self._asked = asked
@@ -311,7 +320,7 @@ class _Decoding:
             done(decoded)
             return
         try:
-            self._job = served.submit(decoded, done, self._asked)
+            self._job = served.submit(decoded, done, self._asked, self._admitted)
         except ClassifyError as err:  # the queue has filled up meanwhile
             done(Failed(err))
 

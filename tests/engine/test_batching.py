@@ -1,6 +1,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -60,8 +61,31 @@ def batcher(model: Model, meter: Meter | None = None, **options: float) -> Batch
     return Batcher(model.run, ThreadPoolExecutor(1), meter or Meter(), **options)  # type: ignore[arg-type]
 
 
+async def classify(queue: Batcher, images: list[np.ndarray], asked: float | None = None) -> list[Job]:
+    """The answered job of each image, in order; all are queued or none. Raises what the first one's answer is, if that
+    is an error, and lets the others go."""
+    loop = asyncio.get_running_loop()
+    futures: list[asyncio.Future[Job]] = [loop.create_future() for _ in images]
+
+    def setter(future: "asyncio.Future[Job]") -> Callable[[Job], None]:
+        return lambda job: None if future.done() else future.set_result(job)
+
+    queue.admit(len(images))
+    pairs = zip(images, futures, strict=True)
+    jobs = [queue.submit(image, setter(future), asked, admitted=True) for image, future in pairs]
+    try:
+        for future in futures:
+            job = await future
+            if isinstance(job.answer, Exception):
+                job.probabilities()
+        return jobs
+    finally:
+        for job in jobs:
+            job.cancelled = True
+
+
 async def answers(queue: Batcher, images: list[np.ndarray]) -> list[list[float]]:
-    return [job.probabilities().tolist() for job in await queue.classify(images)]
+    return [job.probabilities().tolist() for job in await classify(queue, images)]
 
 
 def test_a_lone_image_runs_at_once_and_alone() -> None:
@@ -84,9 +108,9 @@ def test_the_next_batch_gathers_while_one_runs() -> None:
     async def scenario(model: Model) -> None:
         queue = batcher(model)
         model.gate.clear()
-        first = asyncio.create_task(queue.classify([image(1)]))
+        first = asyncio.create_task(classify(queue, [image(1)]))
         await asyncio.sleep(0.05)
-        others = [asyncio.create_task(queue.classify([image(2)])) for _ in range(MAX_BATCH + 5)]
+        others = [asyncio.create_task(classify(queue, [image(2)])) for _ in range(MAX_BATCH + 5)]
         await asyncio.sleep(0.05)
         model.gate.set()
         await asyncio.gather(first, *others)
@@ -101,12 +125,12 @@ def test_a_full_queue_refuses_at_once_and_recovers() -> None:
         meter = Meter()
         queue = batcher(model, meter, queue=3)
         model.gate.clear()
-        running = asyncio.create_task(queue.classify([image(1)]))
+        running = asyncio.create_task(classify(queue, [image(1)]))
         await asyncio.sleep(0.05)
-        waiting = [asyncio.create_task(queue.classify([image(1)])) for _ in range(3)]
+        waiting = [asyncio.create_task(classify(queue, [image(1)])) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="3 images are waiting; the limit is 3"):
-            await queue.classify([image(1)])
+            await classify(queue, [image(1)])
         assert (meter.refused, len(queue)) == (1, 3)
         model.gate.set()
         await asyncio.gather(running, *waiting)
@@ -119,13 +143,13 @@ def test_what_clients_that_went_away_have_left_takes_no_place_in_the_queue() -> 
     async def scenario(model: Model) -> None:
         queue = batcher(model, queue=3)
         model.gate.clear()
-        running = asyncio.create_task(queue.classify([image(1)]))
+        running = asyncio.create_task(classify(queue, [image(1)]))
         await asyncio.sleep(0.05)
-        gone = asyncio.create_task(queue.classify([image(2)] * 3))
+        gone = asyncio.create_task(classify(queue, [image(2)] * 3))
         await asyncio.sleep(0)
         gone.cancel()
         await asyncio.sleep(0)
-        waiting = asyncio.create_task(queue.classify([image(3)] * 3))
+        waiting = asyncio.create_task(classify(queue, [image(3)] * 3))
         await asyncio.sleep(0)
         model.gate.set()
         await asyncio.gather(running, waiting)
@@ -136,7 +160,7 @@ def test_what_clients_that_went_away_have_left_takes_no_place_in_the_queue() -> 
 
 
 def test_an_empty_queue_takes_a_request_larger_than_its_limit() -> None:
-    assert len(asyncio.run(batcher(Model(), queue=3).classify([image(1)] * 10))) == 10
+    assert len(asyncio.run(classify(batcher(Model(), queue=3), [image(1)] * 10))) == 10
 
 
 def test_expired_work_is_dropped_before_it_costs_compute() -> None:
@@ -144,9 +168,9 @@ def test_expired_work_is_dropped_before_it_costs_compute() -> None:
         meter = Meter()
         queue = batcher(model, meter, deadline_seconds=0.05)
         model.gate.clear()
-        running = asyncio.create_task(queue.classify([image(1)]))
+        running = asyncio.create_task(classify(queue, [image(1)]))
         await asyncio.sleep(0.02)
-        late = asyncio.create_task(queue.classify([image(2)]))
+        late = asyncio.create_task(classify(queue, [image(2)]))
         await asyncio.sleep(0.2)
         model.gate.set()
         await running
@@ -163,7 +187,7 @@ def test_a_failing_batch_fails_its_requests_and_nobody_else() -> None:
     async def scenario() -> None:
         queue = batcher(Model())
         with pytest.raises(RuntimeError, match="the runtime failed"):
-            await queue.classify([image(255), image(255)])
+            await classify(queue, [image(255), image(255)])
         assert await answers(queue, [image(1)]) == [[4]]
 
     asyncio.run(scenario())
@@ -173,16 +197,16 @@ def test_work_of_a_cancelled_request_is_not_computed() -> None:
     async def scenario(model: Model) -> None:
         queue = batcher(model)
         model.gate.clear()
-        running = asyncio.create_task(queue.classify([image(1)]))
+        running = asyncio.create_task(classify(queue, [image(1)]))
         await asyncio.sleep(0.05)
-        gone = asyncio.create_task(queue.classify([image(2), image(2)]))
+        gone = asyncio.create_task(classify(queue, [image(2), image(2)]))
         await asyncio.sleep(0)
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
         model.gate.set()
         await running
-        await queue.classify([image(3)])
+        await classify(queue, [image(3)])
 
     model = Model()
     asyncio.run(scenario(model))
@@ -209,8 +233,8 @@ def test_only_a_batch_that_takes_long_is_worth_a_thread() -> None:
 
     async def scenario() -> None:
         queue = Batcher(Noting().run, ThreadPoolExecutor(1), Meter(), image_seconds=INLINE_SECONDS / 4)
-        await queue.classify([image(1)] * 4)
-        await queue.classify([image(1)] * 5)
+        await classify(queue, [image(1)] * 4)
+        await classify(queue, [image(1)] * 5)
 
     asyncio.run(scenario())
     assert threads == [True, False]
@@ -256,7 +280,7 @@ def test_an_answer_that_cannot_be_given_costs_nobody_else_theirs() -> None:
 def test_no_images_need_no_run() -> None:
     model = Model()
     started = time.monotonic()
-    assert asyncio.run(batcher(model).classify([])) == []
+    assert asyncio.run(classify(batcher(model), [])) == []
     assert time.monotonic() - started < 1
     assert model.sizes == []
 
@@ -266,9 +290,9 @@ def test_the_queue_is_no_longer_than_can_be_computed_in_time() -> None:
         meter = Meter()
         queue = batcher(model, meter, image_seconds=0.1, deadline_seconds=1.0)  # half of the deadline: five images
         model.gate.clear()
-        running = asyncio.create_task(queue.classify([image(1)]))
+        running = asyncio.create_task(classify(queue, [image(1)]))
         await asyncio.sleep(0.05)
-        waiting = [asyncio.create_task(queue.classify([image(1)])) for _ in range(5)]
+        waiting = [asyncio.create_task(classify(queue, [image(1)])) for _ in range(5)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="5 images are waiting; the limit is 5, what can be done in time"):
             queue.admit()
@@ -276,7 +300,7 @@ def test_the_queue_is_no_longer_than_can_be_computed_in_time() -> None:
         model.gate.set()
         await asyncio.gather(running, *waiting)
         for _ in range(40):  # much faster than was thought: the limit grows as that is seen
-            await queue.classify([image(1)])
+            await classify(queue, [image(1)])
         queue.admit(100)
 
     asyncio.run(scenario(Model()))
@@ -296,9 +320,9 @@ def test_what_could_not_be_ready_in_time_is_dropped_before_it_is_computed() -> N
         meter = Meter()
         queue = batcher(model, meter, image_seconds=0.02, deadline_seconds=0.2, queue=1000)
         model.gate.clear()
-        running = asyncio.create_task(queue.classify([image(1)]))
+        running = asyncio.create_task(classify(queue, [image(1)]))
         await asyncio.sleep(0.05)
-        late = asyncio.create_task(queue.classify([image(2), image(3), image(4)]))
+        late = asyncio.create_task(classify(queue, [image(2), image(3), image(4)]))
         await asyncio.sleep(0.19)  # within the deadline, but not with the 20 ms that each takes
         model.gate.set()
         await running
@@ -311,9 +335,9 @@ def test_a_batch_is_short_beside_the_deadline() -> None:
     async def scenario(model: Model) -> None:
         queue = batcher(model, image_seconds=0.02, deadline_seconds=0.8)
         model.gate.clear()
-        running = asyncio.create_task(queue.classify([image(1)]))
+        running = asyncio.create_task(classify(queue, [image(1)]))
         await asyncio.sleep(0.02)
-        waiting = [asyncio.create_task(queue.classify([image(2)])) for _ in range(10)]
+        waiting = [asyncio.create_task(classify(queue, [image(2)])) for _ in range(10)]
         await asyncio.sleep(0)
         model.gate.set()
         await asyncio.gather(running, *waiting)
@@ -331,8 +355,26 @@ def test_a_wrong_number_of_answers_fails_its_batch_only() -> None:
     async def scenario(seconds: float) -> list[list[float]]:
         queue = batcher(Short(), image_seconds=seconds)
         with pytest.raises(ValueError, match="1 answers to 3 images"):
-            await queue.classify([image(1)] * 3)
+            await classify(queue, [image(1)] * 3)
         return await answers(queue, [image(2)])
 
     for seconds in (0.0, float("inf")):
         assert asyncio.run(asyncio.wait_for(scenario(seconds), 10)) == [[8]]
+
+
+def test_where_no_thread_can_be_started_the_batch_is_computed_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    stuck: list[float] = []
+
+    def never(seconds: float) -> Exception:
+        stuck.append(seconds)
+        return RuntimeError("stuck")
+
+    async def scenario() -> None:
+        queue = Batcher(Model().run, NO_THREADS, Meter(), image_seconds=1.0, deadline_seconds=0.2, stuck=never)
+        for value in (1, 2):
+            assert await answers(queue, [image(value)] * 3) == [[4 * value]] * 3
+            await asyncio.sleep(0.5)
+
+    asyncio.run(scenario())
+    assert stuck == []
+    assert "no thread for a batch" in caplog.text

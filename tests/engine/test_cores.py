@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from serving.engine import cores
-from serving.settings import Settings
 
 
 def test_cores_are_counted_within_affinity() -> None:
@@ -18,7 +17,7 @@ def test_a_worker_a_core_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, available: int, workers: int, expected: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(cores, "available", lambda: available)
-    assert cores.layout(Settings(provider="cpu", workers=workers)) == expected
+    assert cores.layout(workers, "cpu") == expected
 
 
 @pytest.mark.parametrize(
@@ -47,4 +46,4 @@ def test_on_a_gpu_there_are_few_workers(
 ) -> None:
     monkeypatch.setattr(cores, "available", lambda: 16)
     monkeypatch.setattr(cores, "cuda_may_work", lambda: True)
-    assert cores.layout(Settings(provider=provider)) == expected
+    assert cores.layout(0, provider) == expected

@@ -9,14 +9,14 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from serving.engine.fair_pool import Turns
+from serving.engine.fair_pool import FairPool
 
 
 class Gate:
     """One thread of turns that is kept busy until it is opened."""
 
     def __init__(self) -> None:
-        self.turns = Turns(1, "test")
+        self.turns = FairPool(1, "test")
         self.done: list[str] = []
         self._open = threading.Event()
         entered = threading.Event()
@@ -63,7 +63,7 @@ def test_what_a_call_raises_is_its_own() -> None:
     def fail() -> None:
         raise ValueError("this picture")
 
-    turns = Turns(2, "test")
+    turns = FairPool(2, "test")
     calls: list[Callable[[], object]] = [fail, lambda: "a picture"]
     first, second = (turns.submit("a", call) for call in calls)
     with pytest.raises(ValueError, match="this picture"):
@@ -80,7 +80,7 @@ def test_what_a_call_raises_keeps_nothing_alive() -> None:
 
     upload = Upload()
     gone = weakref.ref(upload)
-    turns = Turns(1, "test")
+    turns = FairPool(1, "test")
     gc.disable()
     try:
         future = turns.submit("a", functools.partial(fail, upload))

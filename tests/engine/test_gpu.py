@@ -9,7 +9,7 @@ import pytest
 from benchmarks import gpu
 from benchmarks.gpu import NotProved, Placement, main, read_profile
 from serving.engine import providers
-from serving.engine.providers import Run, Way
+from serving.engine.providers import Backend, Run
 from tests.fixtures import toy
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -88,22 +88,22 @@ def test_what_does_not_hold_is_said(data: Path, model: str, problem: str, capsys
 def test_wrong_answers_and_failures_are_no_proof(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lies(onnx: bytes, way: Way, threads: int) -> Run:
-        run = providers.open_run(onnx, way, threads)
+    def lies(onnx: bytes, backend: Backend, threads: int) -> Run:
+        run = providers.open_run(onnx, backend, threads)
 
         def wrong(images: np.ndarray) -> np.ndarray:  # but not of the golden ones
             return run(images) if len(images) != 8 else np.roll(run(images), 1, axis=1)
 
         return wrong
 
-    def fails(onnx: bytes, way: Way, threads: int) -> Run:
+    def fails(onnx: bytes, backend: Backend, threads: int) -> Run:
         raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
 
-    for way, problem in (
+    for backend, problem in (
         (lies, "NOT PROVED: the accuracy differs from the CPU provider's by more than 0.1 points"),
         (fails, "NOT PROVED: it fails while it runs: CUDNN_STATUS_EXECUTION_FAILED"),
     ):
-        monkeypatch.setattr(gpu, "open_way", way)
+        monkeypatch.setattr(gpu, "open_backend", backend)
         assert examine(data, "toy-colours", "--provider", "cpu") == 1
         assert problem in capsys.readouterr().err
 

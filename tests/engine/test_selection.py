@@ -9,12 +9,12 @@ import pytest
 from serving import artifacts
 from serving.engine import providers
 from serving.engine import selection as runtime
-from serving.engine.measurements import FILE, Choice, Choices
-from serving.engine.providers import Way
+from serving.engine.measurements import FILE, Measurement, Measurements
+from serving.engine.providers import Backend, Run
 from serving.errors import StartError
 from tests.fixtures import toy
 
-EXACT = Way("cpu").tolerance
+EXACT = Backend("cpu").tolerance
 
 
 @pytest.fixture
@@ -23,12 +23,14 @@ def artifact(tmp_path: Path) -> artifacts.Artifact:
 
 
 @pytest.fixture
-def choices(tmp_path: Path) -> Choices:
-    return Choices(tmp_path / "cache")
+def measurements(tmp_path: Path) -> Measurements:
+    return Measurements(tmp_path / "cache")
 
 
-def test_the_cpu_provider_computes_what_the_graph_says(artifact: artifacts.Artifact, choices: Choices) -> None:
-    model = runtime.load(artifact, choices, "cpu")
+def test_the_cpu_provider_computes_what_the_graph_says(
+    artifact: artifacts.Artifact, measurements: Measurements
+) -> None:
+    model = runtime.load(artifact, measurements, "cpu")
     images = np.random.default_rng(5).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
     assert np.abs(model.run(images) - toy.expected(images, toy.weights((8, 8, 3), 3))).max() < 1e-6
     assert model.provider == "CPUExecutionProvider"
@@ -37,68 +39,72 @@ def test_the_cpu_provider_computes_what_the_graph_says(artifact: artifacts.Artif
     assert model.image_seconds < 0.1
 
 
-def test_a_batch_gives_what_single_images_give(artifact: artifacts.Artifact, choices: Choices) -> None:
+def test_a_batch_gives_what_single_images_give(artifact: artifacts.Artifact, measurements: Measurements) -> None:
     """In whatever precision `auto` takes here, within its tolerance."""
-    model = runtime.load(artifact, choices)
+    model = runtime.load(artifact, measurements)
     images = artifact.golden_images
     singles = np.concatenate([model.run(images[i : i + 1]) for i in range(len(images))])
     for size in (2, 3, 7, 32):
-        assert np.abs(model.run(images[:size]) - singles[:size]).max() <= model.way.tolerance
+        assert np.abs(model.run(images[:size]) - singles[:size]).max() <= model.backend.tolerance
 
 
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime was built with CUDA"
 )
-def test_a_demanded_provider_that_is_not_there_ends_the_start(artifact: artifacts.Artifact, choices: Choices) -> None:
+def test_a_demanded_provider_that_is_not_there_ends_the_start(
+    artifact: artifacts.Artifact, measurements: Measurements
+) -> None:
     with pytest.raises(StartError, match=r"SHORTCUT_PROVIDER=cuda: .*model.onnx cannot be served: .*without CUDA"):
-        runtime.load(artifact, choices, "cuda")
+        runtime.load(artifact, measurements, "cuda")
 
 
 def test_cuda_needs_a_gpu_and_not_only_a_build_with_cuda(
-    artifact: artifacts.Artifact, choices: Choices, monkeypatch: pytest.MonkeyPatch
+    artifact: artifacts.Artifact, measurements: Measurements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """onnxruntime-gpu lists CUDA on machines without a GPU: the seam is what it says is available."""
     if any(Path("/dev").glob("nvidia[0-9]*")):
         pytest.skip("there is an NVIDIA GPU")
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     with pytest.raises(StartError, match="no NVIDIA GPU"):
-        runtime.load(artifact, choices, "cuda")
-    assert "no NVIDIA GPU" in runtime.load(artifact, choices, "auto").reason
+        runtime.load(artifact, measurements, "cuda")
+    assert "no NVIDIA GPU" in runtime.load(artifact, measurements, "auto").reason
 
 
 def test_openvino_reproduces_the_golden_outputs_where_it_has_a_device(
-    artifact: artifacts.Artifact, choices: Choices
+    artifact: artifacts.Artifact, measurements: Measurements
 ) -> None:
     try:
-        model = runtime.load(artifact, choices, "openvino", "float32")
+        model = runtime.load(artifact, measurements, "openvino", "float32")
     except StartError as err:
         pytest.skip(f"no OpenVINO here: {err}")
     assert model.provider == "OpenVINOExecutionProvider"
     assert model.deviation <= EXACT
-    for way in runtime.candidates("openvino", "bf16"):
+    for backend in runtime.candidates("openvino", "bf16"):
         try:
-            assert runtime._load(artifact, way, 1, "").deviation <= way.tolerance
+            assert runtime._load(artifact, backend, 1, "").deviation <= backend.tolerance
         except providers.ProviderError as err:
             assert "no bf16" in str(err)
 
 
 @pytest.mark.parametrize("provider", ["auto", "cuda", "openvino", "cpu"])
 def test_float32_forbids_everything_else(provider: str) -> None:
-    assert {way.precision for way in runtime.candidates(provider, "float32")} == {"float32"}
+    assert {backend.precision for backend in runtime.candidates(provider, "float32")} == {"float32"}
 
 
-def test_a_model_that_does_not_reproduce_its_golden_outputs_is_not_served(tmp_path: Path, choices: Choices) -> None:
+def test_a_model_that_does_not_reproduce_its_golden_outputs_is_not_served(
+    tmp_path: Path, measurements: Measurements
+) -> None:
     folder = toy.write_artifact(tmp_path)
     replace_onnx(folder, toy.graph("toy-colours", (8, 8, 3), toy.weights((8, 8, 3), 3, seed=9)))
     with pytest.raises(StartError, match=r"does not reproduce golden\.npz"):
-        runtime.load(artifacts.read(folder), choices, "cpu")
+        runtime.load(artifacts.read(folder), measurements, "cpu")
 
 
-def test_a_file_that_is_no_onnx_graph_is_named(tmp_path: Path, choices: Choices) -> None:
+def test_a_file_that_is_no_onnx_graph_is_named(tmp_path: Path, measurements: Measurements) -> None:
     folder = toy.write_artifact(tmp_path)
     replace_onnx(folder, b"not a graph")
     with pytest.raises(StartError, match=r"model.onnx cannot be served"):
-        runtime.load(artifacts.read(folder), choices, "cpu")
+        runtime.load(artifacts.read(folder), measurements, "cpu")
 
 
 def replace_onnx(folder: Path, onnx: bytes) -> None:
@@ -112,42 +118,43 @@ def replace_onnx(folder: Path, onnx: bytes) -> None:
 
 
 class Speeds:
-    """The seam where sessions are opened and measured: every way is the CPU's, as fast or as absent as it is told."""
+    """The seam where sessions are opened and measured: each backend is the CPU's, as fast or absent as it is told."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **rates: float):
-        self.measured: list[Way] = []
+        self.measured: list[Backend] = []
         self.rates = rates
         real = providers.open_run
 
-        def open_run(onnx: bytes, way: Way, threads: int) -> providers.Run:
-            if way.provider not in self.rates:
-                raise providers.ProviderError(f"no {way.provider} was found")
-            return real(onnx, Way("cpu"), threads)
+        def open_run(onnx: bytes, backend: Backend, threads: int) -> providers.Run:
+            if backend.provider not in self.rates:
+                raise providers.ProviderError(f"no {backend.provider} was found")
+            return real(onnx, Backend("cpu"), threads)
 
-        def images_per_second(model: runtime.Model) -> float:
-            self.measured.append(model.way)
-            return self.rates[model.way.provider] * (1 if model.way.precision == "float32" else 2)
+        def images_per_second(models: list[runtime.Model]) -> dict[Backend, float]:
+            found = [model.backend for model in models]
+            self.measured += found
+            return {b: self.rates[b.provider] * (1 if b.precision == "float32" else 2) for b in found}
 
         monkeypatch.setattr(runtime, "open_run", open_run)
-        monkeypatch.setattr(runtime, "_images_per_second", images_per_second)
+        monkeypatch.setattr(runtime, "images_per_second", images_per_second)
 
 
 def test_auto_takes_the_fastest_and_says_what_it_measured(
-    artifact: artifacts.Artifact, choices: Choices, monkeypatch: pytest.MonkeyPatch
+    artifact: artifacts.Artifact, measurements: Measurements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Speeds(monkeypatch, openvino=700, cpu=900)
-    model = runtime.load(artifact, choices)
-    assert model.way == Way("openvino", "bf16")
+    model = runtime.load(artifact, measurements)
+    assert model.backend == Backend("openvino", "bf16")
     assert "openvino bf16 1,400, cpu 900, openvino 700" in model.reason
     assert model.reason.count("no cuda was found") == 1
-    assert runtime.load(artifact, choices, precision="float32").way == Way("cpu")
+    assert runtime.load(artifact, measurements, precision="float32").backend == Backend("cpu")
 
 
 def test_what_is_hardly_faster_does_not_pay_for_being_less_exact(
-    artifact: artifacts.Artifact, choices: Choices, monkeypatch: pytest.MonkeyPatch
+    artifact: artifacts.Artifact, measurements: Measurements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Speeds(monkeypatch, openvino=500, cpu=900)
-    assert runtime.load(artifact, choices).way == Way("cpu")
+    assert runtime.load(artifact, measurements).backend == Backend("cpu")
 
 
 def test_close_calls_are_decided_exactly() -> None:
@@ -168,17 +175,12 @@ def test_close_calls_are_decided_exactly() -> None:
     assert len(calls) == 1
 
 
-def test_more_choices_than_an_environment_holds_are_no_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SHORTCUT_MEASURED", "")
+def test_the_file_holds_the_newest_only(tmp_path: Path) -> None:
     for number in range(300):
-        choices = Choices(tmp_path)
-        assert choices.find(f"key {number}") is None
-        choices.keep(f"key {number}", Choice(Way("cpu"), {"cpu": 1.0}, ["x" * 500]))
+        measurements = Measurements(tmp_path)
+        assert measurements.find(f"key {number}") is None
+        measurements.keep(f"key {number}", Measurement(Backend("cpu"), {"cpu": 1.0}, ["x" * 500]))
     assert len(json.loads((tmp_path / FILE).read_text())) == 256
-    choices.share()
-    import os
-
-    assert list(json.loads(os.environ["SHORTCUT_MEASURED"])) == ["key 299"]
 
 
 def test_a_choice_is_measured_once_for_each_artifact_and_machine(
@@ -186,16 +188,16 @@ def test_a_choice_is_measured_once_for_each_artifact_and_machine(
 ) -> None:
     speeds = Speeds(monkeypatch, openvino=700, cpu=900)
     cache = tmp_path / "cache"
-    first = runtime.load(artifact, Choices(cache))
+    first = runtime.load(artifact, Measurements(cache))
     assert len(speeds.measured) == 3
-    again = runtime.load(artifact, Choices(cache))
+    again = runtime.load(artifact, Measurements(cache))
     assert len(speeds.measured) == 3
-    assert (again.way, again.reason) == (first.way, first.reason)
-    runtime.load(replace(artifact, sha256="another"), Choices(cache))
-    runtime.load(artifact, Choices(cache), threads=2)
+    assert (again.backend, again.reason) == (first.backend, first.reason)
+    runtime.load(replace(artifact, sha256="another"), Measurements(cache))
+    runtime.load(artifact, Measurements(cache), threads=2)
     assert len(speeds.measured) == 9
     monkeypatch.setattr(runtime, "machine", lambda: "another")
-    runtime.load(artifact, Choices(cache))
+    runtime.load(artifact, Measurements(cache))
     assert len(speeds.measured) == 12
 
 
@@ -203,39 +205,58 @@ def test_a_remembered_way_that_fails_now_is_measured_again(
     artifact: artifacts.Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speeds = Speeds(monkeypatch, openvino=700, cpu=900)
-    assert runtime.load(artifact, Choices(tmp_path)).way.provider == "openvino"
+    assert runtime.load(artifact, Measurements(tmp_path)).backend.provider == "openvino"
     del speeds.rates["openvino"]
-    assert runtime.load(artifact, Choices(tmp_path)).way == Way("cpu")
+    assert runtime.load(artifact, Measurements(tmp_path)).backend == Backend("cpu")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', "null"])
 def test_a_damaged_cache_only_costs_the_measurement(artifact: artifacts.Artifact, tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
-    assert runtime.load(artifact, Choices(tmp_path), "cpu").deviation < EXACT
+    assert runtime.load(artifact, Measurements(tmp_path), "cpu").deviation < EXACT
     assert json.loads((tmp_path / FILE).read_text())
 
 
 @pytest.mark.parametrize(
-    "entry", [1, {}, {"way": {}, "rates": {}, "refused": []}, {"way": 1, "rates": 2, "refused": 3}]
+    "entry", [1, {}, {"backend": {}, "rates": {}, "refused": []}, {"backend": 1, "rates": 2, "refused": 3}]
 )
 def test_a_damaged_entry_is_no_choice(tmp_path: Path, entry: object) -> None:
     (tmp_path / FILE).write_text(json.dumps({"key": entry}))
-    assert Choices(tmp_path).find("key") is None
+    assert Measurements(tmp_path).find("key") is None
 
 
-def test_where_nothing_can_be_written_the_workers_are_told_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("no folder")
-    monkeypatch.delenv("SHORTCUT_MEASURED", raising=False)
-    parent = Choices(blocked / "cache")
-    choice = Choice(Way("cpu"), {"cpu": 5.0}, ["cuda: none"])
-    parent.keep("key", choice)
-    assert Choices(blocked / "cache").find("key") is None
-    monkeypatch.setenv("SHORTCUT_MEASURED", "")  # so that it is taken back afterwards
-    parent.share()
-    assert Choices(blocked / "cache").find("key") == choice
+def test_what_was_measured_beside_requests_is_kept_for_this_service_only(tmp_path: Path) -> None:
+    cache, shared = tmp_path / "cache", tmp_path / "shared"
+    measurement = Measurement(Backend("cpu"), {"cpu": 5.0}, ["cuda: none"])
+    Measurements(cache, shared, busy=True).keep("key", measurement)
+    assert Measurements(cache, shared).find("key") == measurement
+    assert Measurements(cache).find("key") is None
+
+
+def test_hundreds_of_models_reach_the_workers(tmp_path: Path) -> None:
+    """By a file: an environment variable ends at 128 KiB."""
+    (tmp_path / "file").touch()
+    shared = tmp_path / "shared"
+    parent = Measurements(tmp_path / "file", shared)
+    for number in range(250):
+        parent.keep(f"model {number} " + "x" * 900, Measurement(Backend("cpu"), {"cpu": 5.0}, []))
+    worker = Measurements(tmp_path / "file", shared)
+    assert all(worker.find(f"model {number} " + "x" * 900) is not None for number in range(250))
+
+
+def test_backends_are_measured_in_turn(artifact: artifacts.Artifact) -> None:
+    order: list[str] = []
+
+    def noting(name: str) -> Run:
+        def run(images: np.ndarray) -> np.ndarray:
+            order.append(name)
+            return np.zeros((len(images), 3), np.float32)
+
+        return run
+
+    models = [runtime.Model(artifact, noting(name), Backend(name), "", 0.0, 0.0, 1.0) for name in ("cpu", "openvino")]
+    assert runtime.images_per_second(models).keys() == {Backend("cpu"), Backend("openvino")}
+    assert order[:6] == ["cpu", "openvino"] * 3
 
 
 # Providers
@@ -245,7 +266,7 @@ def test_where_nothing_can_be_written_the_workers_are_told_all_the_same(
 def test_batches_are_filled_up_to_the_next_bucket(artifact: artifacts.Artifact, count: int, sizes: list[int]) -> None:
     """CUDA's case, on a CPU session that notes the shapes it is given."""
     seen = []
-    run = providers.open_run(artifact.onnx, Way("cpu"), 1)
+    run = providers.open_run(artifact.onnx, Backend("cpu"), 1)
 
     def noting(images: np.ndarray) -> np.ndarray:
         seen.append(len(images))
@@ -264,7 +285,7 @@ def test_where_the_cache_cannot_be_written_workers_share_what_one_of_them_measur
     (tmp_path / "file").touch()
     shared = tmp_path / "shared"
     shared.mkdir()
-    choice = Choice(Way("cpu"), {"cpu": 5.0}, [])
-    Choices(tmp_path / "file", shared).keep("a model", choice)
-    assert Choices(tmp_path / "file", shared).find("a model") == choice
-    assert Choices(tmp_path / "file").find("a model") is None
+    measurement = Measurement(Backend("cpu"), {"cpu": 5.0}, [])
+    Measurements(tmp_path / "file", shared).keep("a model", measurement)
+    assert Measurements(tmp_path / "file", shared).find("a model") == measurement
+    assert Measurements(tmp_path / "file").find("a model") is None

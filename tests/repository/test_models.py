@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from serving.engine.batching import Job
-from serving.engine.measurements import Choices
+from serving.engine.measurements import Measurements
 from serving.errors import ImageTooLarge, StartError, Unavailable, UnknownModel
 from serving.images.decode import decode_image
 from serving.operations import metrics
@@ -31,7 +31,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def repository(settings: Settings) -> Repository:
-    return Repository(settings, 1, Choices(settings.cache))
+    return Repository(settings, 1, Measurements(settings.cache))
 
 
 def test_the_latest_version_of_the_default_is_meant_when_nothing_is_said(repository: Repository) -> None:
@@ -50,18 +50,18 @@ def test_an_unknown_model_is_told_what_there_is(repository: Repository) -> None:
 def test_a_default_that_is_not_there_ends_the_start(settings: Settings) -> None:
     wrong = replace(settings, default_model="nobody")
     with pytest.raises(StartError, match="SHORTCUT_DEFAULT_MODEL=nobody"):
-        Repository(wrong, 1, Choices(settings.cache))
+        Repository(wrong, 1, Measurements(settings.cache))
     with pytest.raises(StartError, match="SHORTCUT_DEFAULT_MODEL=nobody"):
-        list(verify(wrong, 1, Choices(settings.cache)))
+        list(verify(wrong, 1, Measurements(settings.cache)))
 
 
 def test_the_parent_decides_for_every_model_and_the_workers_follow(settings: Settings, tmp_path: Path) -> None:
     auto = replace(settings, provider="auto", cache=tmp_path)
-    choices = Choices(tmp_path)
-    lines = list(verify(auto, 1, choices))
+    measurements = Measurements(tmp_path)
+    lines = list(verify(auto, 1, measurements))
     assert [line.split(":")[0] for line in lines] == ["toy-colours version 1", "toy-colours version 2"]
-    assert list(verify(auto, 1, Choices(tmp_path))) != []
-    reasons = [served.model.reason for served in Repository(auto, 1, Choices(tmp_path))]
+    assert list(verify(auto, 1, Measurements(tmp_path))) != []
+    reasons = [served.model.reason for served in Repository(auto, 1, Measurements(tmp_path))]
     assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
 
 
@@ -158,7 +158,7 @@ def test_beside_a_bad_version_good_ones_are_served_and_nothing_is_left_behind(tm
     toy.write_artifact(tmp_path, version=1)
     toy.write_artifact(tmp_path, name="other")
     settings = Settings(models=tmp_path, default_model="toy-colours", versions="all", provider="cpu", cache=tmp_path)
-    repository = Repository(settings, 1, Choices(tmp_path))
+    repository = Repository(settings, 1, Measurements(tmp_path))
     repository.succeed(None)
     watched = len(metrics._watched)
     (toy.write_artifact(tmp_path, version=2) / "model.onnx").write_bytes(b"no graph")
@@ -184,7 +184,7 @@ def test_beside_a_bad_version_good_ones_are_served_and_nothing_is_left_behind(tm
 def test_a_model_that_is_refused_is_not_unknown(tmp_path: Path) -> None:
     toy.write_artifact(tmp_path)
     settings = Settings(models=tmp_path, default_model="toy-colours", provider="cpu", cache=tmp_path)
-    repository = Repository(settings, 1, Choices(tmp_path))
+    repository = Repository(settings, 1, Measurements(tmp_path))
     (toy.write_artifact(tmp_path, name="other") / "model.onnx").write_bytes(b"no graph")
     renewed = repository.renewed()
     assert renewed is not None

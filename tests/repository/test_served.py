@@ -21,8 +21,8 @@ from serving import artifacts
 from serving.engine import batching
 from serving.engine import selection as runtime
 from serving.engine.batching import Job
-from serving.engine.measurements import Choices
-from serving.engine.providers import Way
+from serving.engine.measurements import Measurements
+from serving.engine.providers import Backend
 from serving.errors import DeadlineExceeded, Overloaded, StartError, Unavailable
 from serving.images import decode as images
 from serving.repository import served as served_module
@@ -59,18 +59,18 @@ def artifact(tmp_path: Path) -> artifacts.Artifact:
 
 @pytest.fixture
 def sound(artifact: artifacts.Artifact, tmp_path: Path) -> runtime.Model:
-    return runtime.load(artifact, Choices(tmp_path), "cpu")
+    return runtime.load(artifact, Measurements(tmp_path), "cpu")
 
 
 def test_a_provider_that_fails_is_replaced_by_another(artifact: artifacts.Artifact, sound: runtime.Model) -> None:
     asked = []
 
-    def load(without: Way | None) -> runtime.Model:
+    def load(without: Backend | None) -> runtime.Model:
         asked.append(without)
         time.sleep(0.1)
         return sound
 
-    failing = replace(sound, run=broken, way=Way("cuda", "tf32"))
+    failing = replace(sound, run=broken, backend=Backend("cuda", "tf32"))
     served = ServedModel(failing, Settings(), load)
     image = upload(artifact)
     for _ in range(3):  # while it is replaced, nothing is tried on what has failed
@@ -78,7 +78,7 @@ def test_a_provider_that_fails_is_replaced_by_another(artifact: artifacts.Artifa
             ask(served, image)
         assert not served.computes
     wait_until(lambda: served.computes)
-    assert asked == [Way("cuda", "tf32")]
+    assert asked == [Backend("cuda", "tf32")]
     assert np.abs(ask(served, image) - artifact.golden_probabilities[0]).max() < 1e-5
     described = served.describe()
     assert described["provider"] == "CPUExecutionProvider"
@@ -88,7 +88,7 @@ def test_a_provider_that_fails_is_replaced_by_another(artifact: artifacts.Artifa
 def test_a_worker_without_another_provider_ends_to_be_replaced(
     sound: runtime.Model, artifact: artifacts.Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(without: Way | None) -> runtime.Model:
+    def load(without: Backend | None) -> runtime.Model:
         raise StartError("nothing else is here")
 
     ended: list[tuple[int, int]] = []
@@ -104,8 +104,8 @@ def test_a_worker_without_another_provider_ends_to_be_replaced(
 def test_what_has_failed_is_only_taken_again_where_there_is_no_other(
     artifact: artifacts.Artifact, tmp_path: Path
 ) -> None:
-    assert runtime.load(artifact, Choices(tmp_path), without=Way("openvino", "bf16")).way == Way("cpu")
-    assert runtime.load(artifact, Choices(tmp_path), "cpu", without=Way("cpu")).way == Way("cpu")
+    assert runtime.load(artifact, Measurements(tmp_path), without=Backend("openvino", "bf16")).backend == Backend("cpu")
+    assert runtime.load(artifact, Measurements(tmp_path), "cpu", without=Backend("cpu")).backend == Backend("cpu")
 
 
 def test_no_more_large_pictures_wait_for_a_decoder_than_can_be_decoded_in_time(
@@ -136,14 +136,14 @@ def test_no_more_large_pictures_wait_for_a_decoder_than_can_be_decoded_in_time(
 
     decode = images.Picture.to_array
     monkeypatch.setattr(images.Picture, "to_array", to_array)
-    served = ServedModel(sound, Settings(deadline_ms=1000), lambda way: sound)
+    served = ServedModel(sound, Settings(deadline_ms=1000), lambda backend: sound)
     asyncio.run(asyncio.wait_for(scenario(served, encode(colours((200, 200)), "PNG")), 30))
 
 
 def test_the_deadline_counts_from_when_it_was_asked(sound: runtime.Model, artifact: artifacts.Artifact) -> None:
     async def submitted(asked: float) -> Job:
         future: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        served = ServedModel(sound, Settings(deadline_ms=1000), lambda way: sound)
+        served = ServedModel(sound, Settings(deadline_ms=1000), lambda backend: sound)
         served.submit(images.Decoded(artifact.golden_images[0]), future.set_result, asked)
         return await future
 
@@ -160,7 +160,7 @@ def test_a_burst_of_large_pictures_does_not_make_the_next_one_look_slow(sound: r
         await asyncio.gather(*(served.answer_of(picture) for _ in range(40)))
         assert served._decoding.seconds < 10 * usual  # and not the time of the burst, 40 times that
 
-    served = ServedModel(sound, Settings(), lambda way: sound)
+    served = ServedModel(sound, Settings(), lambda backend: sound)
     asyncio.run(asyncio.wait_for(scenario(served, encode(colours((400, 400)), "PNG")), 60))
 
 
@@ -179,7 +179,7 @@ TEXTS = [(b"zTXt", b"k\0\0" + zlib.compress(b"x" * 100_000)) for _ in range(5)]
 def test_what_takes_long_though_it_is_small_is_not_decoded_on_the_event_loop(
     sound: runtime.Model, laborious: bytes
 ) -> None:
-    served = ServedModel(sound, Settings(), lambda way: sound)
+    served = ServedModel(sound, Settings(), lambda backend: sound)
     assert served._decode_now(laborious, 0.0) is None
     assert isinstance(served._decode_now(encode(colours(), "JPEG"), 0.0), images.Decoded)
 
@@ -211,7 +211,7 @@ def test_a_batch_that_never_ends_is_given_up_and_the_worker_with_it(
     monkeypatch.setattr(served_module, "LAST_SECONDS", 0.01)
     monkeypatch.setattr(os, "_exit", ended.append)
     slow = replace(sound, run=hang, image_seconds=1.0)
-    served = ServedModel(slow, Settings(deadline_ms=100), lambda way: sound)
+    served = ServedModel(slow, Settings(deadline_ms=100), lambda backend: sound)
     asyncio.run(asyncio.wait_for(scenario(served), 20))
     assert ended == [1]
 
@@ -221,7 +221,7 @@ def test_a_model_is_freed_with_its_last_request_even_if_no_garbage_is_collected(
 ) -> None:
     gc.disable()
     try:
-        served = ServedModel(sound, Settings(), lambda way: sound)
+        served = ServedModel(sound, Settings(), lambda backend: sound)
         served.adopt()
         ask(served, upload(artifact))
         served.retire()
