@@ -40,19 +40,17 @@ class Artifact:
 def select(models: Path, versions: str = "") -> list[Path]:
     """The folders to load: the latest version of each model, or what `versions` says ("all", "model:1,3 other:2").
 
-    Names that are no integer (an artifact being written, say) are passed over.
+    What is no model's folder or no version's is passed over; `misnamed` tells of what was probably meant as one.
     """
     if not models.is_dir():
         raise StartError(f"{models}: no such folder of models (SHORTCUT_MODELS)")
-    found: dict[str, dict[int, Path]] = {}
-    try:
-        for model in sorted(p for p in models.iterdir() if p.is_dir()):
-            if paths := versions_of(model):
-                found[model.name] = {int(path.name): path for path in reversed(paths)}
-    except OSError as err:
-        raise StartError(f"{err.filename or models}: cannot be read ({err.strerror})") from err
+    found = {}
+    for model in _model_folders(models):
+        if paths := versions_of(model):
+            found[model.name] = {int(path.name): path for path in reversed(paths)}
     if not found:
-        raise StartError(f"{models}: holds no model (expected <model>/<version>/model.onnx)")
+        hint = "; ".join(misnamed(models)) or "expected <model>/<version>/model.onnx"
+        raise StartError(f"{models}: holds no model ({hint})")
     if versions == "all":
         return [path for numbers in found.values() for path in numbers.values()]
     wanted = _wanted(versions)
@@ -64,10 +62,41 @@ def select(models: Path, versions: str = "") -> list[Path]:
     return [paths[n] for name, paths in found.items() for n in wanted.get(name, [max(paths)])]
 
 
+def _model_folders(models: Path) -> list[Path]:
+    """Folders in `models`, without those that file systems and tools leave. Raises StartError if it cannot be read."""
+    return [path for path in _folders(models) if not path.name.startswith((".", "@", "#")) and path.name not in _LEFT]
+
+
+_LEFT = {"lost+found", "__MACOSX", "__pycache__", "System Volume Information", "$RECYCLE.BIN"}
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        return sorted(child for child in path.iterdir() if child.is_dir())
+    except OSError as err:
+        raise StartError(f"{err.filename or path}: cannot be read ({err.strerror})") from err
+
+
 def versions_of(model: Path) -> list[Path]:
-    """The version folders of models/<model>, the newest first."""
-    found = [path for path in model.iterdir() if path.name.isascii() and path.name.isdecimal() and path.is_dir()]
-    return sorted(found, key=lambda path: -int(path.name))
+    """The version folders of models/<model>, the newest first. Raises StartError where it cannot be read."""
+    return sorted((path for path in _folders(model) if _is_version(path.name)), key=lambda path: -int(path.name))
+
+
+def _is_version(name: str) -> bool:
+    """Whole numbers as they are written: 007 beside 7 would be the same version twice."""
+    return name.isascii() and name.isdecimal() and name == str(int(name))
+
+
+def misnamed(models: Path) -> list[str]:
+    """A sentence for each folder that holds a model's files but not under a version's name."""
+    found = []
+    for model in _model_folders(models):
+        if (model / "model.onnx").is_file():
+            found.append(f"{model} holds a model.onnx itself: move it into {model}/1")
+        for path in _folders(model):
+            if not _is_version(path.name) and not path.name.startswith(".") and (path / "model.onnx").is_file():
+                found.append(f"{path} is no version: its name must be a whole number, as 1 or 20")
+    return found
 
 
 def _wanted(versions: str) -> dict[str, list[int]]:

@@ -9,12 +9,12 @@ os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 * 1024 * 1024))
 
 import gc
 import logging
-import signal
 import sys
 from typing import Any
 
 import bentoml
 
+from serving import artifacts
 from serving.edge import seams, server, worker
 from serving.edge.router import Router
 from serving.engine import cores
@@ -22,8 +22,8 @@ from serving.engine.measurements import Measurements
 from serving.errors import StartError, Unavailable
 from serving.operations import logs, metrics, shared, tracing
 from serving.protocols import native, openapi, pages
-from serving.repository import watching
-from serving.repository.models import Repository, verify
+from serving.repository import models, watching
+from serving.repository.models import Repository
 from serving.settings import Settings
 
 log = logging.getLogger("shortcut")
@@ -72,16 +72,23 @@ class ImageClassifier:
     def before_workers() -> None:
         """Once, in the parent, before any worker: a damaged artifact or a missing provider ends the start here."""
         logs.start(SETTINGS)
+        address = seams.address()
         try:
             tracing.start()
             folder = shared.create(WORKERS * metrics.FOLDER_BYTES)
-            for line in verify(SETTINGS, THREADS, Measurements(SETTINGS.cache, folder)):
-                log.info("%s", line)
+            if address is not None:
+                address.check()
+            for choice in models.verify(SETTINGS, THREADS, Measurements(SETTINGS.cache, folder), folder):
+                log.info("%s: %s, %s images/s", choice.name, choice.backend, f"{choice.rate:,.0f}")
+            for sentence in artifacts.misnamed(SETTINGS.models):
+                log.warning("not served: %s", sentence)
         except StartError as err:
             raise SystemExit(f"error: {err}") from err
         if folder is not None:
             server.create_counts(folder)
-        log.info("%d workers, %d threads each; starting", WORKERS, THREADS)
+        log.info("%d workers, %d threads each; starting on %s", WORKERS, THREADS, address or "an address of its own")
+        if not SETTINGS.api_keys and address is not None and address.reachable:
+            log.warning("everybody who reaches %s may use it: SHORTCUT_API_KEYS is not set", address)
 
     def __init__(self) -> None:
         logs.start(SETTINGS)
@@ -90,12 +97,17 @@ class ImageClassifier:
         try:
             tracing.start()
             metrics.start([route.path for route in EDGE.router.routes])
-            repository = Repository(SETTINGS, THREADS, Measurements(SETTINGS.cache, folder, busy=True))
+            repository = models.Repository(
+                SETTINGS,
+                THREADS,
+                Measurements(SETTINGS.cache, folder, busy=True),
+                None if SETTINGS.watch else models.started_with(folder),
+            )
         except StartError as err:
             log.error("%s", err)
-            os.kill(os.getppid(), signal.SIGTERM)  # BentoML would start this worker again for ever
+            shared.stop_service()  # BentoML would start this worker again for ever
             sys.exit(1)
-        repository.succeed(None)
+        repository.replace(None)
         _Loaded.repository = repository
         if SETTINGS.watch:
             watching.start(repository, _switch, None if folder is None else folder / "loading")

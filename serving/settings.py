@@ -3,6 +3,7 @@
 Knows nobody: a field's metadata holds its limits and what it means, and the documentation is checked against it.
 """
 
+import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -79,6 +80,7 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
         """Raises StartError naming the variable, its value and its limits."""
         environment = os.environ if environment is None else environment
+        _refuse_unknown(environment, [PREFIX + spec.name.upper() for spec in fields(cls)])
         values: dict[str, Any] = {"models": _OWN_MODELS}
         for spec in fields(cls):
             name = PREFIX + spec.name.upper()
@@ -86,6 +88,17 @@ class Settings:
             if text:
                 values[spec.name] = _parse(name, text, spec.default, spec.metadata)
         return cls(**values)
+
+
+def _refuse_unknown(environment: Mapping[str, str], known: list[str]) -> None:
+    """A misspelt setting is no setting: with SHORTCUT_API_KEY in place of SHORTCUT_API_KEYS everybody would come in."""
+    for name in environment:
+        if name.startswith(PREFIX) and name not in known and name not in _NOT_SETTINGS:
+            nearest = difflib.get_close_matches(name, known, 1, 0.0)
+            raise StartError(f"{name}: there is no such setting; did you mean {nearest[0]}?")
+
+
+_NOT_SETTINGS = ("SHORTCUT_TEST_DATA",)  # of the test suite
 
 
 def _parse(name: str, text: str, default: Any, limits: Mapping[str, Any]) -> Any:
@@ -97,7 +110,14 @@ def _parse(name: str, text: str, default: Any, limits: Mapping[str, Any]) -> Any
             raise StartError(f"{name}={text}: must be a whole number from {low} to {high}")
     if isinstance(default, tuple):
         return tuple(_key_hash(name, part.strip()) for part in text.split(","))
-    return type(default)(text) if not isinstance(default, Path) else Path(text)
+    return _expanded(name, text) if isinstance(default, Path) else type(default)(text)
+
+
+def _expanded(name: str, text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as err:  # HOME is not set, and the user has none
+        raise StartError(f"{name}={text}: {err}") from err
 
 
 def _key_hash(name: str, text: str) -> str:

@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -118,14 +119,51 @@ def test_a_folder_without_models_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(model: Path) -> list[Path]:
-        raise PermissionError(13, "Permission denied", str(model))
+    listed = Path.iterdir
+
+    def denied(folder: Path) -> Iterator[Path]:
+        if folder.name == "a-b":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
 
     toy.write_artifact(tmp_path, "a-b", 1)
-    monkeypatch.setattr(artifacts, "versions_of", denied)
+    monkeypatch.setattr(Path, "iterdir", denied)
     with pytest.raises(StartError, match=r"a-b: cannot be read \(Permission denied\)"):
         artifacts.select(tmp_path)
 
 
 def test_the_filters_are_those_that_pictures_can_be_resized_with() -> None:
     assert set(artifacts.FILTERS) <= set(images._FILTERS)
+
+
+@pytest.mark.parametrize("name", ["lost+found", ".ipynb_checkpoints", "@eaDir", "__MACOSX", "empty", "notes"])
+def test_folders_that_are_no_models_are_passed_over(tmp_path: Path, name: str) -> None:
+    toy.write_artifact(tmp_path)
+    (tmp_path / name).mkdir()
+    if name != "empty":
+        (tmp_path / name / "a file").touch()
+    (tmp_path / "toy-colours" / ".ipynb_checkpoints").mkdir()
+    assert artifacts.select(tmp_path) == [tmp_path / "toy-colours" / "1"]
+
+
+@pytest.mark.parametrize("name", ["v1", "1.0", "01", "latest", "1-bad", "٣"])
+def test_a_version_that_is_no_whole_number_is_named_as_what_is_wrong(tmp_path: Path, name: str) -> None:
+    folder = toy.write_artifact(tmp_path)
+    folder.rename(folder.with_name(name))
+    with pytest.raises(StartError, match="holds no model") as caught:
+        artifacts.select(tmp_path)
+    assert f"{folder.with_name(name)} is no version: its name must be a whole number" in str(caught.value)
+    toy.write_artifact(tmp_path)
+    assert artifacts.select(tmp_path) == [folder]
+    assert len(artifacts.misnamed(tmp_path)) == 1
+
+
+def test_a_model_without_a_version_folder_is_named(tmp_path: Path) -> None:
+    folder = toy.write_artifact(tmp_path / "elsewhere")
+    folder.rename(tmp_path / "models")
+    (tmp_path / "models" / "mine").mkdir()
+    for file in list((tmp_path / "models").iterdir()):
+        if file.is_file():
+            file.rename(tmp_path / "models" / "mine" / file.name)
+    with pytest.raises(StartError, match=r"holds a model\.onnx itself: move it into"):
+        artifacts.select(tmp_path / "models")

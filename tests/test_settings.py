@@ -75,3 +75,26 @@ def test_any_text_is_a_setting_or_a_start_error(name: str, text: str) -> None:
         Settings.from_environment({f"SHORTCUT_{name.upper()}": text})
     except StartError as err:
         assert "SHORTCUT_" in str(err)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SHORTCUT_API_KEY", "SHORTCUT_API_KEYS"),
+        ("SHORTCUT_MODEL", "SHORTCUT_MODELS"),
+        ("SHORTCUT_Queue", "SHORTCUT_QUEUE"),
+        ("SHORTCUT_DEADLINE", "SHORTCUT_DEADLINE_MS"),
+    ],
+)
+def test_a_misspelt_setting_is_refused_and_the_nearest_named(name: str, meant: str) -> None:
+    with pytest.raises(StartError, match=f"^{name}: there is no such setting; did you mean {meant}\\?$"):
+        Settings.from_environment({name: "sha256:" + "0" * 64})
+
+
+def test_other_peoples_variables_are_left_alone() -> None:
+    Settings.from_environment({"SHORTCUTS": "1", "MY_SHORTCUT_QUEUE": "x", "SHORTCUT_TEST_DATA": "folder"})
+
+
+def test_a_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somebody")
+    assert Settings.from_environment({"SHORTCUT_MODELS": "~/models"}).models == Path("/somebody/models")

@@ -1,6 +1,7 @@
 """How the service starts, and that it does not when something is wrong: one line, non-zero, within ten seconds."""
 
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,12 +15,11 @@ from tests.fixtures.server import PYTHON, ROOT, command, environment, free_port,
 LIMIT_SECONDS = 10
 
 
-def failed_start(**settings: str) -> str:
+def failed_start(*options: str, **settings: str) -> str:
     """The output of a start that must fail in time."""
     started = time.monotonic()
-    done = subprocess.run(
-        command(free_port()), cwd=ROOT, env=environment(**settings), capture_output=True, text=True, timeout=60
-    )
+    line = [*command(free_port()), *options]
+    done = subprocess.run(line, cwd=ROOT, env=environment(**settings), capture_output=True, text=True, timeout=60)
     assert time.monotonic() - started < LIMIT_SECONDS
     assert done.returncode != 0
     output = done.stdout + done.stderr
@@ -81,3 +81,39 @@ def test_the_serving_environment_has_no_tensorflow() -> None:
         check=True,
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_a_misspelt_setting_ends_the_start(models: Path) -> None:
+    line = the_error(failed_start(models=str(models), api_key="sha256:" + "0" * 64))
+    assert line == "error: SHORTCUT_API_KEY: there is no such setting; did you mean SHORTCUT_API_KEYS?"
+
+
+def test_an_address_where_nothing_can_listen_ends_the_start_with_one_line(models: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f":{port}: another program listens there" in the_error(failed_start("--port", port, models=str(models)))
+    outside = the_error(failed_start("--port", "99999", models=str(models)))
+    assert outside == "error: --port 99999: a port is a number from 0 to 65535"
+    foreign = the_error(failed_start("--host", "192.0.2.1", models=str(models)))
+    assert "this machine has no such address" in foreign
+
+
+@pytest.mark.parametrize(("options", "said"), [(("--host", "127.0.0.1"), False), ((), True)])
+def test_the_start_says_where_it_listens_and_who_may_come_in(
+    models: Path, tmp_path: Path, options: tuple[str, ...], said: bool
+) -> None:
+    with running(tmp_path / "log", *options, models=str(models), workers="1") as client:
+        log = (tmp_path / "log").read_text()
+    assert f"starting on {'0.0.0.0' if said else '127.0.0.1'}:{client.port}" in log
+    assert ("everybody who reaches" in log) is said
+    ours = [line for line in log.splitlines() if "shortcut: " in line]
+    assert len(ours) >= 3
+    assert max(map(len, ours)) < 150  # a line a model, and the reasons in GET /models
+
+
+def test_a_user_without_a_home_can_start_it(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    with running(tmp_path / "log", models=str(models), workers="1") as client:
+        assert client.get("/livez").status == 200

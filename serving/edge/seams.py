@@ -9,8 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import bentoml
+import click
 import uvicorn
+from bentoml._internal.container import BentoMLContainer
 
+from serving.edge.address import Address
 from serving.edge.server import Server
 from serving.edge.worker import Edge
 
@@ -22,6 +25,20 @@ def let_bentoml_replace_workers() -> None:
     """BentoML 1.4.39 does not replace a worker that died where BENTOML_CONTAINERIZED is set (in its images) when the
     service is imported: one fault in native code would then end half of the service for good."""
     os.environ.pop("BENTOML_CONTAINERIZED", None)
+
+
+def address() -> Address | None:
+    """Where `bentoml serve` is about to listen; None where the service was not started by that command.
+
+    BentoML 1.4.39 ends with a traceback where a port is in use or not allowed, and listens on another one where it is
+    out of range.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None or "port" not in context.params:
+        return None
+    host, port = context.params.get("host"), context.params["port"]
+    defaults = BentoMLContainer.http
+    return Address(defaults.host.get() if host is None else host, defaults.port.get() if port is None else port)
 
 
 def install(edge: Edge, drain_seconds: float, shared_folder: Callable[[], Path | None]) -> None:

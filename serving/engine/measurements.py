@@ -34,8 +34,9 @@ class Measurements:
     for itself: the next start may find the machine idle, and measure better."""
 
     def __init__(self, folder: Path, shared: Path | None = None, busy: bool = False):
-        self._paths = [place.expanduser() / FILE for place in (folder, shared) if place is not None]
-        self._written = self._paths[1:] if busy else self._paths
+        cache, own = _file(folder), _file(shared)
+        self._paths = [path for path in (cache, own) if path is not None]
+        self._written = [path for path in (None if busy else cache, own) if path is not None]
         self._entries: dict[str, Any] = {}
 
     def find(self, key: str) -> Measurement | None:
@@ -75,3 +76,10 @@ class Measurements:
 def _entries(text: str | bytes) -> dict[str, Any]:
     found = json.loads(text)
     return found if isinstance(found, dict) else {}
+
+
+def _file(folder: Path | None) -> Path | None:
+    try:
+        return None if folder is None else folder.expanduser() / FILE
+    except RuntimeError:  # HOME is not set, and the user has none
+        return None

@@ -8,6 +8,7 @@ import time
 import timeit
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -94,19 +95,27 @@ def load(
     return replace(fastest[0], reason=_because(measurement, demanded))
 
 
-def choose(artifact: Artifact, measurements: Measurements, provider: str, precision: str, threads: int) -> str:
-    """In the parent: make sure that `measurements` knows what `load` will take, and say which and why.
+class Choice(NamedTuple):
+    """How a version will run, and why."""
 
-    Raises StartError.
+    name: str
+    backend: Backend
+    rate: float  # images a second
+    reason: str
+
+
+def choose(artifact: Artifact, measurements: Measurements, provider: str, precision: str, threads: int) -> Choice:
+    """In the parent: make sure that `measurements` knows what `load` will take. Raises StartError.
 
     A demanded provider is tried even so: it may be gone, and then the start must end here.
     """
+    name = f"{artifact.name} version {artifact.version}"
     known = measurements.find(measurement_key(artifact, candidates(provider, precision), threads))
-    if known is None or provider != "auto":
-        return str(load(artifact, measurements, provider, precision, threads))
-    return (
-        f"{artifact.name} version {artifact.version}: {known.backend} ({_because(known, _demand(provider, precision))})"
-    )
+    if known is not None and provider == "auto":
+        reason = _because(known, _demand(provider, precision))
+        return Choice(name, known.backend, known.rates.get(str(known.backend), 0.0), reason)
+    model = load(artifact, measurements, provider, precision, threads)
+    return Choice(name, model.backend, 1 / model.image_seconds, model.reason)
 
 
 def candidates(provider: str, precision: str) -> list[Backend]:

@@ -8,12 +8,14 @@ kill the worker (SIGBUS). Knows files only.
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
 from serving.errors import StartError
 
 MEMORY = "/dev/shm"  # noqa: S108 (mkdtemp takes a name of its own)
+_PARENT = "parent"  # the file with its process id
 _FOLDER = "_SHORTCUT_SHARED"  # the environment variable that the parent sets for its workers; not a setting
 
 
@@ -47,11 +49,24 @@ def create(size: int) -> Path | None:
             shutil.rmtree(path, ignore_errors=True)
             continue
         (path / "room").unlink()
+        (path / _PARENT).write_text(str(os.getpid()))
         os.environ[_FOLDER] = str(path)
         atexit.register(shutil.rmtree, path, ignore_errors=True)
         return path
     os.environ.pop(_FOLDER, None)
     return None
+
+
+def stop_service() -> None:
+    """In a worker that cannot serve: end the parent, which would start it again for ever. Not whoever has taken the
+    parent's place after it died."""
+    place = folder()
+    try:
+        parent = None if place is None else int((place / _PARENT).read_text())
+    except (OSError, ValueError):
+        return
+    if os.getppid() == parent or (parent is None and os.getppid() != 1):
+        os.kill(os.getppid(), signal.SIGTERM)
 
 
 def folder() -> Path | None:

@@ -1,32 +1,60 @@
 """All served models of one process: which model a request means, and what has changed in the folder since.
 
-Loads what `artifacts` selects through `runtime`. A repository never changes: a new version makes a new one, which
-shares what stayed. Knows nothing of HTTP.
+Loads what `artifacts` selects. A repository never changes: a new version makes a new one, which shares what stayed, and
+does not keep the one before. Knows nothing of HTTP.
 """
 
-import copy
-from collections.abc import Iterator
+import functools
+import json
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from serving import artifacts
-from serving.engine import selection as runtime
+from serving.engine import selection
 from serving.engine.measurements import Measurements
-from serving.engine.providers import Backend
 from serving.errors import StartError, Unavailable, UnknownModel
 from serving.repository.served import ServedModel
 from serving.settings import Settings
 
-Stamp = tuple[tuple[str, int, int], ...]
+Stamp = tuple[str, tuple[tuple[str, int, int, int, int], ...]]
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 2.0, 300.0  # until a refused version is tried again
+STARTED_WITH = "versions.json"  # in the folder that the processes share: what the parent has verified
 
 
-def verify(settings: Settings, threads: int, measurements: Measurements) -> Iterator[str]:
-    """In the parent, before any worker: read every artifact and decide how it will run; yields a line for each.
+class Refusal(NamedTuple):
+    """Why a version is not served. The reason may pass: it is tried again at `again`, by time.monotonic()."""
 
-    Raises StartError for what would stop a Repository.
+    reason: str
+    seconds: float = FIRST_RETRY_SECONDS  # to the next try; twice as long each time
+    again: float = 0.0
+
+
+def verify(
+    settings: Settings, threads: int, measurements: Measurements, shared: Path | None = None
+) -> Iterator[selection.Choice]:
+    """In the parent, before any worker: read every artifact and decide how it will run; yields what was decided.
+
+    Leaves in the `shared` folder which contents the service starts with. Raises StartError for what would stop a
+    Repository.
     """
+    contents = {}
     for path in _selected(settings):
-        yield runtime.choose(artifacts.read(path), measurements, settings.provider, settings.precision, threads)
+        artifact = artifacts.read(path)
+        contents[str(path)] = artifact.sha256
+        yield selection.choose(artifact, measurements, settings.provider, settings.precision, threads)
+    if shared is not None:
+        (shared / STARTED_WITH).write_text(json.dumps(contents))
+
+
+def started_with(shared: Path | None) -> dict[str, str]:
+    """The SHA-256 of each version that the parent has verified, by its path; empty if nobody knows."""
+    try:
+        found = json.loads((shared / STARTED_WITH).read_bytes()) if shared is not None else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _selected(settings: Settings) -> list[Path]:
@@ -44,83 +72,100 @@ class Repository:
     """Every loaded model. Raises StartError if the default cannot be served.
 
     The parent has found all of it sound before (`verify`); a version that is not, or no longer, came later, and then
-    the newest sound one before it is served in its place.
+    the newest sound one before it is served in its place. `contents` are those that the service started with: a
+    version that was changed where it lies since then is refused, or two workers would answer differently in its name.
     """
 
-    def __init__(self, settings: Settings, threads: int, measurements: Measurements):
+    def __init__(
+        self,
+        settings: Settings,
+        threads: int,
+        measurements: Measurements,
+        contents: Mapping[str, str] | None = None,
+        before: "Repository | None" = None,
+    ):
         self.default = settings.default_model
-        self.refused: dict[Path, str] = {}  # versions that cannot be served, and why
+        self.refused: dict[Path, Refusal] = {}  # versions that cannot be served
         self._settings, self._threads, self._measurements = settings, threads, measurements
-        self._stamps: dict[Path, Stamp] = {}
+        self._contents = contents or {}
         self._models: dict[str, dict[int, ServedModel]] = {}
-        self._take(_selected(settings), self)
+        paths = _selected(settings)
+        self._stamps = {path: _stamp(path) for path in paths}
+        for name in dict.fromkeys(path.parent.name for path in paths):
+            self._load_model(name, [path for path in paths if path.parent.name == name], before)
+        if self.default not in self._models:
+            reasons = [one.reason for path, one in self.refused.items() if path.parent.name == self.default]
+            raise StartError("; ".join(reasons))
 
     def renewed(self) -> "Repository | None":
         """What is to be served after another look at the folder; None if nothing in it has changed.
 
         New versions are verified and warmed here, which may take seconds. One that cannot be served is named in
-        `refused`; where no other was asked for, the model stays as it is. Raises StartError if the folder or the
-        default model is gone.
+        `refused`, and tried again less and less often; where no other was asked for, the model stays as it is. Raises
+        StartError if the folder or the default model is gone.
         """
-        paths = _selected(self._settings)
-        if {path: _stamp(path) for path in paths} == self._stamps:
+        stamps = {path: _stamp(path) for path in _selected(self._settings)}
+        now = time.monotonic()
+        if stamps == self._stamps and not any(refusal.again <= now for refusal in self.refused.values()):
             return None
-        new = copy.copy(self)
-        new._take(paths, self)
-        return new
+        return Repository(self._settings, self._threads, self._measurements, before=self)
 
-    def _take(self, paths: list[Path], before: "Repository") -> None:
-        """Serve `paths`, and of `before` what is the same."""
-        stamps = {path: _stamp(path) for path in paths}
-        models: dict[str, dict[int, ServedModel]] = {}
-        refused: dict[Path, str] = {}
-        for name in dict.fromkeys(path.parent.name for path in paths):
-            old = before._models.get(name, {})
-            versions: dict[int, ServedModel] = {}
-            for path in (path for path in paths if path.parent.name == name):
-                same, number = stamps[path] == before._stamps.get(path), int(path.name)
-                try:
-                    if same and path in before.refused:
-                        raise StartError(before.refused[path])
-                    versions[number] = old[number] if same and number in old else self._load(path)
-                except StartError as err:
-                    refused[path] = str(err)
-                    if number in old:  # changed where it lies, and badly: what was loaded goes on
-                        versions[number] = old[number]
-            versions = versions or old or self._earlier(name, refused)
-            if versions:
-                models[name] = versions
-        if self.default not in models:
-            raise StartError("; ".join(reason for path, reason in refused.items() if path.parent.name == self.default))
-        self._stamps, self._models, self.refused = stamps, models, refused
+    def _load_model(self, name: str, paths: list[Path], before: "Repository | None") -> None:
+        """Serve the versions `paths` of one model, and what of `before` is the same."""
+        old = {} if before is None else before._models.get(name, {})
+        versions: dict[int, ServedModel] = {}
+        for path in paths:
+            number = int(path.name)
+            same = before is not None and self._stamps[path] == before._stamps.get(path)
+            refusal = before.refused.get(path) if before is not None and same else None
+            if same and refusal is None and number in old:
+                versions[number] = old[number]
+                continue
+            loaded = self._try(path, refusal)
+            if loaded is None:
+                loaded = old.get(number)  # changed where it lies, and badly: what was loaded goes on
+            if loaded is not None:
+                versions[number] = loaded
+        versions = versions or old or self._earlier(name)
+        if versions:
+            self._models[name] = versions
+
+    def _try(self, path: Path, refusal: Refusal | None) -> ServedModel | None:
+        """The version loaded; None where it is refused, or was, and is not to be tried again yet."""
+        if refusal is not None and time.monotonic() < refusal.again:
+            self.refused[path] = refusal
+            return None
+        try:
+            return self._load(path)
+        except StartError as err:
+            seconds = FIRST_RETRY_SECONDS if refusal is None else min(2 * refusal.seconds, LAST_RETRY_SECONDS)
+            self.refused[path] = Refusal(str(err), seconds, time.monotonic() + seconds)
+            return None
 
     def _load(self, path: Path) -> ServedModel:
         artifact = artifacts.read(path)
+        if self._contents.get(str(path), artifact.sha256) != artifact.sha256:
+            raise StartError(f"{path}: was changed since the service started; publish it as a new version, or restart")
+        settings = self._settings
+        # Not a method of this object, which would then stay in memory for as long as the model.
+        load = functools.partial(
+            selection.load, artifact, self._measurements, settings.provider, settings.precision, self._threads
+        )
+        return ServedModel(load(), settings, load)
 
-        def load(without: Backend | None = None) -> runtime.Model:
-            settings = self._settings
-            return runtime.load(
-                artifact, self._measurements, settings.provider, settings.precision, self._threads, without
-            )
-
-        return ServedModel(load(), self._settings, load)
-
-    def _earlier(self, name: str, refused: dict[Path, str]) -> dict[int, ServedModel]:
+    def _earlier(self, name: str) -> dict[int, ServedModel]:
         """The newest version of a model that is not refused and can be served."""
         for path in artifacts.versions_of(self._settings.models / name):
-            if path not in refused:
-                try:
-                    return {int(path.name): self._load(path)}
-                except StartError as err:
-                    refused[path] = str(err)
+            if path not in self.refused and (loaded := self._try(path, None)) is not None:
+                return {int(path.name): loaded}
         return {}
 
-    def succeed(self, before: "Repository | None") -> None:
-        """From now on it is served, and not `before`: say so of what is new and of what is gone. Requests under way end
+    def replace(self, before: "Repository | None") -> None:
+        """Say in the metrics that this one is served from now on, and no longer `before`, whose requests under way end
         first."""
         mine, theirs = ({id(served): served for served in some or ()} for some in (self, before))
         for one in mine.keys() - theirs.keys():
-            mine[one].adopt()
+            mine[one].start()
         for one in theirs.keys() - mine.keys():
             theirs[one].retire()
 
@@ -156,8 +201,8 @@ class Repository:
                 for name, versions in self._models.items()
             ],
             "refused": [
-                {"name": path.parent.name, "version": int(path.name), "error": reason}
-                for path, reason in self.refused.items()
+                {"name": path.parent.name, "version": int(path.name), "error": refusal.reason}
+                for path, refusal in self.refused.items()
             ],
         }
 
@@ -174,15 +219,15 @@ class Repository:
 
 
 def _stamp(path: Path) -> Stamp:
-    """What changes when a version's files do."""
+    """What changes when a version's files do, or the link that leads to them."""
     found = []
     for name in artifacts.FILES:
         try:
             status = (path / name).stat()
         except OSError:
             continue
-        found.append((name, status.st_mtime_ns, status.st_size))
-    return tuple(found)
+        found.append((name, status.st_mtime_ns, status.st_size, status.st_dev, status.st_ino))
+    return str(path.resolve()), tuple(found)
 
 
 def _shown(text: str) -> str:

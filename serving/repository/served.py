@@ -93,7 +93,7 @@ class ServedModel:
         )
         self._decoding = ServiceTime(settings.queue, DECODE_SHARE * settings.deadline_ms / 1000, DECODE_SECONDS)
 
-    def adopt(self) -> None:
+    def start(self) -> None:
         """It is served from now on."""
         self._meter.loaded(self.model.provider, self.model.backend.precision, self.batcher)
 

@@ -46,14 +46,14 @@ def _watch(current: Repository, switch: Callable[[Repository], None], turn: Path
         said = ""
         if new is None:
             continue
-        for path, reason in new.refused.items():
-            if current.refused.get(path) != reason:
-                log.error("%s is refused: %s", path, reason)
+        for path, refusal in new.refused.items():
+            if path not in current.refused or current.refused[path].reason != refusal.reason:
+                log.error("%s is refused: %s", path, refusal.reason)
         for served in new:
             if all(served is not old for old in current):
                 log.info("now served: %s", served.model)
         switch(new)
-        new.succeed(current)
+        new.replace(current)
         current = new
 
 

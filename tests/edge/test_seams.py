@@ -1,6 +1,7 @@
 """What the edge reaches behind the public API for: an upgrade that changes it fails here, with a sentence."""
 
 import inspect
+import warnings
 
 import bentoml
 import pytest
@@ -60,3 +61,16 @@ def test_bentoml_decides_by_this_variable_whether_dead_workers_are_replaced() ->
     source = inspect.getsource(serving)
     where = f"BentoML {bentoml.__version__}"
     assert "BENTOML_CONTAINERIZED" in source, f"{where}: see whether workers are replaced in a container without it"
+
+
+def test_bentomls_serve_command_has_a_host_and_a_port() -> None:
+    from bentoml._internal.container import BentoMLContainer
+
+    with warnings.catch_warnings():  # of its dependencies
+        warnings.simplefilter("ignore")
+        from bentoml_cli.serve import build_serve_command
+
+    names = {parameter.name for parameter in build_serve_command().commands["serve"].params}
+    assert {"host", "port"} <= names, f"BentoML {bentoml.__version__}: seams.address finds no host and port any more"
+    assert isinstance(BentoMLContainer.http.port.get(), int)
+    assert isinstance(BentoMLContainer.http.host.get(), str)

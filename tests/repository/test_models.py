@@ -1,18 +1,24 @@
 import asyncio
+import gc
+import itertools
 import json
+import os
 import shutil
+import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from serving import artifacts
 from serving.engine.batching import Job
 from serving.engine.measurements import Measurements
 from serving.errors import ImageTooLarge, StartError, Unavailable, UnknownModel
 from serving.images.decode import decode_image
 from serving.operations import metrics
-from serving.repository.models import Repository, verify
+from serving.repository.models import Repository, started_with, verify
 from serving.repository.served import INLINE_PIXELS
 from serving.settings import Settings
 from tests.fixtures import toy
@@ -58,11 +64,11 @@ def test_a_default_that_is_not_there_ends_the_start(settings: Settings) -> None:
 def test_the_parent_decides_for_every_model_and_the_workers_follow(settings: Settings, tmp_path: Path) -> None:
     auto = replace(settings, provider="auto", cache=tmp_path)
     measurements = Measurements(tmp_path)
-    lines = list(verify(auto, 1, measurements))
-    assert [line.split(":")[0] for line in lines] == ["toy-colours version 1", "toy-colours version 2"]
+    chosen = list(verify(auto, 1, measurements))
+    assert [choice.name for choice in chosen] == ["toy-colours version 1", "toy-colours version 2"]
     assert list(verify(auto, 1, Measurements(tmp_path))) != []
     reasons = [served.model.reason for served in Repository(auto, 1, Measurements(tmp_path))]
-    assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
+    assert reasons == [choice.reason for choice in chosen]
 
 
 def outcome(*probabilities: float, unsure: str | None = None) -> Job:
@@ -159,14 +165,14 @@ def test_beside_a_bad_version_good_ones_are_served_and_nothing_is_left_behind(tm
     toy.write_artifact(tmp_path, name="other")
     settings = Settings(models=tmp_path, default_model="toy-colours", versions="all", provider="cpu", cache=tmp_path)
     repository = Repository(settings, 1, Measurements(tmp_path))
-    repository.succeed(None)
+    repository.replace(None)
     watched = len(metrics._watched)
     (toy.write_artifact(tmp_path, version=2) / "model.onnx").write_bytes(b"no graph")
     for version in (3, 4):
         toy.write_artifact(tmp_path, version=version)
         renewed = repository.renewed()
         assert renewed is not None
-        renewed.succeed(repository)
+        renewed.replace(repository)
         repository = renewed
         assert [path.name for path in repository.refused] == ["2"]
     assert sorted(served.artifact.version for served in repository) == [1, 1, 3, 4]
@@ -175,7 +181,7 @@ def test_beside_a_bad_version_good_ones_are_served_and_nothing_is_left_behind(tm
     shutil.rmtree(tmp_path / "toy-colours" / "4")
     renewed = repository.renewed()
     assert renewed is not None
-    renewed.succeed(repository)
+    renewed.replace(repository)
     assert len(metrics._watched) == watched
     for served in renewed:
         served.retire()
@@ -190,3 +196,97 @@ def test_a_model_that_is_refused_is_not_unknown(tmp_path: Path) -> None:
     assert renewed is not None
     with pytest.raises(Unavailable, match="'other' cannot be served at the moment"):
         renewed.find("other")
+
+
+# What changes in the folder
+
+
+def folder_of_one(tmp_path: Path) -> Settings:
+    toy.write_artifact(tmp_path / "models")
+    return Settings(models=tmp_path / "models", default_model="toy-colours", provider="cpu", cache=tmp_path)
+
+
+def renewed(repository: Repository) -> Repository:
+    new = repository.renewed()
+    assert new is not None
+    new.replace(repository)
+    return new
+
+
+def test_updates_leave_nothing_of_the_versions_before(tmp_path: Path) -> None:
+    settings = folder_of_one(tmp_path)
+    repository = Repository(settings, 1, Measurements(tmp_path))
+    gone = []
+    gc.disable()
+    try:
+        for version in range(2, 32):
+            gone += [weakref.ref(repository), weakref.ref(repository.find()), weakref.ref(repository.find().model)]
+            toy.write_artifact(settings.models, version=version)
+            repository = renewed(repository)
+            assert repository.find().artifact.version == version
+    finally:
+        gc.enable()
+    assert [reference() for reference in gone if reference() is not None] == []
+
+
+def test_a_version_that_failed_for_a_passing_reason_is_tried_again_less_and_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = folder_of_one(tmp_path)
+    repository = Repository(settings, 1, Measurements(tmp_path))
+    tries: list[float] = []
+    now = 1000.0
+    read = artifacts.read
+
+    def failing(path: Path) -> artifacts.Artifact:
+        if path.name == "2":
+            tries.append(now)
+            if len(tries) < 4:
+                raise StartError("Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(artifacts, "read", failing)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    toy.write_artifact(settings.models, version=2)
+    while repository.find().artifact.version == 1:
+        if (new := repository.renewed()) is not None:
+            new.replace(repository)
+            repository = new
+            if repository.find().artifact.version == 1:
+                assert [path.name for path in repository.refused] == ["2"]
+        now += 0.5
+        assert now < 1100
+    assert repository.refused == {}
+    waits = [after - before for before, after in itertools.pairwise(tries)]
+    assert waits == [2.0, 4.0, 8.0]
+
+
+def test_a_link_that_leads_elsewhere_is_noticed_though_files_are_as_long_and_as_old(tmp_path: Path) -> None:
+    settings = folder_of_one(tmp_path)
+    link = settings.models / "toy-colours" / "1"
+    first = link.rename(tmp_path / "first")
+    second = toy.write_artifact(tmp_path / "second", seed=5)
+    for folder in (first, second):
+        for file in folder.iterdir():
+            os.utime(file, (0, 0))
+    link.symlink_to(first)
+    repository = Repository(settings, 1, Measurements(tmp_path))
+    assert repository.renewed() is None
+    link.unlink()
+    link.symlink_to(second)
+    assert renewed(repository).find().artifact.sha256 != repository.find().artifact.sha256
+
+
+def test_what_was_changed_since_the_service_started_is_not_served_under_the_same_version(tmp_path: Path) -> None:
+    settings = folder_of_one(tmp_path)
+    toy.write_artifact(settings.models, name="other")
+    list(verify(settings, 1, Measurements(tmp_path), tmp_path))
+    contents = started_with(tmp_path)
+    assert len(contents) == 2
+    shutil.rmtree(settings.models / "other")
+    toy.write_artifact(settings.models, name="other", seed=7)
+    later = Repository(settings, 1, Measurements(tmp_path), contents)  # of a worker that replaces a dead one
+    with pytest.raises(Unavailable):
+        later.find("other")
+    assert "changed since the service started" in later.describe()["refused"][0]["error"]
+    assert started_with(None) == started_with(tmp_path / "nothing") == {}

@@ -222,7 +222,7 @@ def test_a_model_is_freed_with_its_last_request_even_if_no_garbage_is_collected(
     gc.disable()
     try:
         served = ServedModel(sound, Settings(), lambda backend: sound)
-        served.adopt()
+        served.start()
         ask(served, upload(artifact))
         served.retire()
         gone = weakref.ref(served)
