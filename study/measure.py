@@ -33,7 +33,8 @@ from training.artifact.reading import latest_version, run_onnx
 from training.data.dataset import Dataset
 from training.networks.network import Network, build
 from training.recipes.recipe import Recipe
-from training.runs.epochs import batches_of, splits, train_epoch
+from training.runs.epochs import batches_of, train_epoch
+from training.runs.parts import splits
 
 GRADIENT_BATCH = 256
 SMALL_NETWORK = 2_000_000  # multiply-accumulate operations for an image: the dense networks have 0.2 to 0.6 million

@@ -9,7 +9,7 @@ from PIL import Image
 
 from serving.images.decode import decode_image
 from tests.fixtures.pictures import colours, encode
-from training.data.pictures import common_form, decode
+from training.data.pictures import decode, header
 
 ROOT = Path(__file__).parents[1]
 TRAINING_ONLY = {"training", "keras", "tensorflow", "tf2onnx", "sklearn", "matplotlib"}
@@ -176,7 +176,7 @@ def test_training_and_serving_decode_a_file_to_the_same_bytes(tmp_path: Path, fo
         exif[0x0112] = orientation
         file = tmp_path / f"picture.{form.lower()}"
         file.write_bytes(encode(drawn(mode), form, **({"exif": exif} if orientation > 1 else {})))
-        upright, _ = common_form([file])
+        upright, _ = header(file)
         assert upright == ((7, 11) if orientation >= 5 else (11, 7))
         for width, height in (upright, (32, 32), (5, 4)):
             for target, channels in (("L", 1), ("RGB", 3)):
@@ -190,5 +190,5 @@ def test_training_and_serving_decode_a_file_to_the_same_bytes(tmp_path: Path, fo
 def test_neither_half_minds_a_broken_orientation(tmp_path: Path, tags: bytes) -> None:
     file = tmp_path / "broken.jpg"
     colours((9, 6)).save(file, exif=b"Exif\0\0" + tags)
-    trained = decode(file, "RGB", common_form([file])[0])
+    trained = decode(file, "RGB", header(file)[0])
     np.testing.assert_array_equal(trained, decode_image(file.read_bytes(), (6, 9, 3)))

@@ -13,12 +13,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
 
 from training.artifact.graph import ExportError
+from training.artifact.publishing import check_name
 from training.data.dataset import DatasetError
-from training.data.loading import load
+from training.data.loading import load, name_of
 from training.networks.table import NETWORKS
 from training.recipes.table import RECIPES, recipe_for
 from training.runs.fitting import InterruptedAfterPublishing, fit
-from training.runs.run import RunError
+from training.runs.parts import RunError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,9 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dataset", help="mnist, cifar10, digits; with --data: its name (default: the network's first)"
     )
-    parser.add_argument(
-        "--data", type=Path, help="an .npz with Keras' keys, or a folder train/<class>/*, test/<class>/*"
-    )
+    forms = "a folder <class>/* or {train,valid,test}/<class>/*, a CSV file,label, or an .npz with Keras' keys"
+    parser.add_argument("--data", type=Path, help=forms)
     parser.add_argument("--recipe", choices=list(RECIPES), help="how to train (default: what suits network and data)")
     parser.add_argument("--labels", help="class names a,b,… in index order")
     parser.add_argument("--image-size", type=_positive, help="resize to N pixels square (default: the common size)")
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("models"), help="where artifacts go (default: models)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints, weights, plots (default: runs)")
     parser.add_argument("--origin", help="where the data came from, for the card (default: the data set or file)")
+    parser.add_argument("--strict", action="store_true", help="refuse damaged pictures instead of skipping a few")
     parser.add_argument("--resume", action="store_true", help="continue the newest interrupted run of this model")
     args = parser.parse_args(argv)
 
@@ -56,18 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "learning_rate": args.learning_rate,
     }
     try:
-        name = args.dataset or (None if args.data else NETWORKS[args.network].datasets[0])
-        seed = recipe_for(args.network, args.dataset, args.recipe).seed if args.seed is None else args.seed
+        network = NETWORKS[args.network]
+        name = args.dataset or (name_of(args.data) if args.data else network.datasets[0])
+        check_model_name(args.network, name, bool(args.data))
+        recipe = recipe_for(args.network, name, args.recipe)
+        recipe = replace(recipe, **{key: value for key, value in overrides.items() if value is not None})
         data = load(
             name,
             args.data,
-            seed=seed,
+            seed=recipe.seed,
             labels=tuple(args.labels.split(",")) if args.labels else None,
-            image_size=args.image_size,
+            image_size=args.image_size or (network.image_size if args.data else None),
             origin=args.origin,
+            strict=args.strict,
+            store=args.runs / "data",
         )
-        recipe = recipe_for(args.network, data.name, args.recipe)
-        recipe = replace(recipe, **{key: value for key, value in overrides.items() if value is not None})
         artifact = fit(recipe, data, output=args.output, runs=args.runs, resume=args.resume)
     except (DatasetError, RunError, ExportError, ValueError) as err:
         print(f"error: {err}", file=sys.stderr)
@@ -84,6 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = "" if args.output == Path("models") else f"SHORTCUT_MODELS={args.output} "
     print(f"published {artifact}\nserve it: {models}SHORTCUT_DEFAULT_MODEL={recipe.model_name} make serve")
     return 0
+
+
+def check_model_name(network: str, dataset: str, own: bool) -> None:
+    """Raise ExportError, before anything is read, where the artifact could not be named so."""
+    try:
+        check_name(f"{network.lstrip('_')}-{dataset}")
+    except ExportError as err:
+        raise ExportError(f"{err}; --dataset NAME names the data" if own else str(err)) from err
 
 
 def _rate(text: str) -> float:

@@ -196,9 +196,9 @@ def test_a_damaged_npz_is_refused(tmp_path: Path, keep: int) -> None:
 
 
 def test_a_path_that_is_neither_npz_nor_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "toys.csv").write_text("1,2")
-    with pytest.raises(DatasetError, match=r"expected an \.npz file or a folder"):
-        load(data=tmp_path / "toys.csv")
+    (tmp_path / "toys.txt").write_text("1,2")
+    with pytest.raises(DatasetError, match=r"expected an \.npz file, a CSV \(file,label\) or a folder"):
+        load(data=tmp_path / "toys.txt")
     with pytest.raises(DatasetError, match="no such file or folder"):
         load(data=tmp_path / "nowhere.npz")
 

@@ -38,7 +38,7 @@ def test_recomputed_statistics_are_those_of_the_images() -> None:
     frozen = layers.BatchNormalization(trainable=False)
     outer = keras.Model(image, frozen(model(image)))
     images = np.random.default_rng(0).integers(0, 256, (700, 4, 4, 3), np.uint8)
-    recompute_batch_norm(outer, images, batch=256)
+    recompute_batch_norm(outer, images)
     pixels = images.astype(np.float64) / 255 * 2
     np.testing.assert_allclose(norm.moving_mean, pixels.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(norm.moving_variance, pixels.var((0, 1, 2)), rtol=1e-4)

@@ -8,12 +8,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
 from tests.fixtures.server import committed_artifacts
 from training.artifact import metrics as module
 from training.artifact.metrics import measure
 from training.artifact.reading import latest_version
+from training.data.loading import load
 from training.evaluate import main
 
 pytest_plugins = ["tests.fixtures.training"]
@@ -156,6 +158,27 @@ def test_data_that_does_not_fit_the_model_is_told(
     np.savez(tmp_path / "colour.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     assert main([str(model), "--data", str(tmp_path / "colour.npz")]) == 1
     assert "takes images of shape [28, 28, 1], got [28, 28, 3]" in capsys.readouterr().err
+
+
+def test_classes_are_matched_by_name_and_all_of_other_pictures_are_measured(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of the classes 3 and 7 only: by position, every 7 would count as a 1."""
+    digits = load("digits")
+    for k in (3, 7):
+        (tmp_path / "mine" / str(k)).mkdir(parents=True)
+        for i in np.flatnonzero(digits.y_test == k)[:15]:
+            Image.fromarray(digits.x_test[i, :, :, 0]).save(tmp_path / "mine" / str(k) / f"{i}.png")
+    main([str(model), "--data", str(tmp_path / "mine")])
+    said = capsys.readouterr().out
+    printed, _, verdict = said.strip().rpartition("\n")
+    per_class = json.loads(printed)["per_class_accuracy"]
+    assert [label for label, recall in per_class.items() if recall is not None] == ["3", "7"]
+    assert json.loads(printed)["accuracy"] > 0.3
+    assert "on 30 images, all there are, of folder mine" in verdict
+    (tmp_path / "mine" / "7").rename(tmp_path / "mine" / "seven")
+    assert main([str(model), "--data", str(tmp_path / "mine")]) == 1
+    assert "classes are matched by name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["card.json", "model.onnx"])

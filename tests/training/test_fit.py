@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from training.data.dataset import Dataset
 from training.fit import main
 from training.recipes.notebook import SYSTEMS
 from training.recipes.table import recipe_for
-from training.runs.epochs import batches_of, splits
+from training.runs.epochs import batches_of
 from training.runs.fitting import fit
-from training.runs.run import RunError
+from training.runs.parts import RunError, splits
+from training.runs.run import Run
 
 pytest_plugins = ["tests.fixtures.training"]
 pytestmark = pytest.mark.usefixtures("keep_sigterm")
@@ -164,6 +166,7 @@ def test_too_few_images_to_hold_some_out_are_refused(tmp_path: Path) -> None:
         (["conv_resnet_deep", "--data", "pets.npz"], "at least 13x13 pixels, got 5x6"),
         (["_tiny", "--data", "pets.npz", "--labels", "a,b"], "--labels must name at least 3 different classes, got 2"),
         (["_tiny", "--data", "pets.npz", "--dataset", "../pets"], "model name 'tiny-../pets'"),
+        (["_tiny", "--data", "my pets.npz"], "at most 100; --dataset NAME names the data"),
         (["_tiny", "--data", "pets.npz", "--runs", "pets.npz"], "cannot write to pets.npz/tiny-pets"),
     ],
 )
@@ -225,6 +228,49 @@ def test_help_names_the_networks_and_every_option(capsys: pytest.CaptureFixture[
 
 
 # Stopping
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: both fail when a checkpoint is written."""
+    data = npz(tmp_path / "pets.npz")
+    folders = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs"), "--data", str(data)]
+    done = subprocess.run(
+        [sys.executable, "-m", "training.fit", "_tiny", "--epochs", "2", *folders],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "File too large" in line or "No space" in line
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "models").exists()
+
+
+def test_ctrl_c_after_publishing_names_what_was_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: Run, *rest: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "finish", interrupted)
+    folders = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
+    assert main(["_tiny", "--data", str(npz(tmp_path / "pets.npz")), "--epochs", "1", *folders]) == 130
+    assert f"interrupted: {tmp_path}/models/tiny-pets/1 is published" in capsys.readouterr().err
+
+
+def test_more_epochs_go_on_with_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["_tiny", "--data", str(npz(tmp_path / "pets.npz")), "--recipe", "notebook"]
+    command += ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs"), "--epochs"]
+    assert main([*command, "2"]) == 0
+    assert main([*command, "3", "--resume"]) == 0
+    assert main([*command, "3", "--resume"]) == 1
+    assert "2 is finished with 3 epochs; --epochs with more continues it" in capsys.readouterr().err
+    records = [json.loads((tmp_path / f"runs/tiny-pets/{v}/run.json").read_text()) for v in (1, 2)]
+    assert records[1]["history"]["loss"][:2] == records[0]["history"]["loss"]
+    assert len(records[1]["history"]["loss"]) == 3
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

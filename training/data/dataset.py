@@ -30,7 +30,12 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images (N, H, W, C) uint8 with C 1 or 3; labels (N,) int64 in [0, len(labels))."""
+    """Images (N, H, W, C) uint8 with C 1 or 3; labels (N,) int64 in [0, len(labels)).
+
+    The last `validation` training images are for validation by the data's own wish. `notes` say what was left out and
+    what is odd, for the user. `named` is whether the labels are names that came with the images, not mere numbers;
+    `set_aside` whether the data had no test split, so that one was set aside with the seed.
+    """
 
     name: str
     origin: str
@@ -40,6 +45,10 @@ class Dataset:
     y_train: Array
     x_test: Array
     y_test: Array
+    validation: int = 0
+    notes: tuple[str, ...] = ()
+    named: bool = True
+    set_aside: bool = False
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -52,6 +61,8 @@ class Dataset:
         for array in (self.x_train, self.y_train, self.x_test, self.y_test):
             digest.update(str(array.shape).encode())
             digest.update(np.ascontiguousarray(array).data)
+        if self.validation:
+            digest.update(f"validation {self.validation}".encode())
         return digest.hexdigest()
 
 
@@ -62,6 +73,7 @@ def checked(
     *,
     labels: tuple[str, ...] | None = None,
     convention: str = "plain",
+    named: bool = True,
     where: str = "",
 ) -> Dataset:
     """A Dataset of canonical shapes and types, or DatasetError naming the first array that is wrong and how."""
@@ -73,14 +85,17 @@ def checked(
             raise DatasetError(f"{where}x_{split} has {len(images)} images but y_{split} {len(targets)} labels")
     if x_train.shape[1:] != x_test.shape[1:]:
         raise DatasetError(f"{where}x_train is {x_train.shape[1:]} per image but x_test {x_test.shape[1:]}")
+    notes: tuple[str, ...] = ()
     if labels is None:
-        classes = int(max(y_train.max(), y_test.max())) + 1
+        first, last = int(min(y_train.min(), y_test.min())), int(max(y_train.max(), y_test.max()))
         known, known_convention, channels = _KNOWN.get(name, ((), "plain", 0))
-        if classes <= len(known) and x_train.shape[-1] == channels:
-            labels, convention = known, known_convention
-        else:
-            labels = tuple(str(i) for i in range(classes))
-    return Dataset(name, origin, tuple(labels), convention, x_train, y_train, x_test, y_test)
+        if last < len(known) and x_train.shape[-1] == channels:
+            labels, convention, named = known, known_convention, known is not DIGITS
+        else:  # labels from 1 would leave a class 0 without images
+            labels, named = tuple(str(i) for i in range(first, last + 1)), False
+            y_train, y_test = y_train - first, y_test - first
+            notes = (f"labels start at {first}: class 0 of the model is label {first}",) if first else ()
+    return Dataset(name, origin, tuple(labels), convention, x_train, y_train, x_test, y_test, 0, notes, named)
 
 
 def _images(array: Array, what: str) -> Array:

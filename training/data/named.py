@@ -22,9 +22,9 @@ def _keras(name: str, labels: tuple[str, ...], convention: str) -> Callable[[int
                 f"({first_line(err)}). Without a connection pass --data {name}.npz (keys {', '.join(NPZ_KEYS)}), "
                 "or use --dataset digits, which needs no network"
             ) from err
-        return checked(
-            name, f"keras.datasets.{name}", (x_train, y_train, x_test, y_test), labels=labels, convention=convention
-        )
+        arrays = (x_train, y_train, x_test, y_test)
+        named = labels is not DIGITS
+        return checked(name, f"keras.datasets.{name}", arrays, labels=labels, convention=convention, named=named)
 
     return fetch
 
@@ -36,12 +36,13 @@ def _digits(seed: int) -> Dataset:
     bunch = load_digits()
     small = (bunch.images * (255 / 16)).round().astype(np.uint8)[..., None]
     images, targets = resized(small, 28), bunch.target
-    train, test = split(len(images), seed)
+    train, test = split(targets, seed)
     return checked(
         "digits",
         "scikit-learn load_digits (UCI optical recognition of handwritten digits), enlarged to 28x28",
         (images[train], targets[train], images[test], targets[test]),
         labels=DIGITS,
+        named=False,
         convention="light_on_dark_centred",
     )
 

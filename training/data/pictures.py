@@ -16,7 +16,6 @@ from training.data.dataset import Array, DatasetError, first_line
 # A JPEG is decoded at a fraction of its size that is still this many times the wanted one; as the service does.
 DRAFT = 4
 RESAMPLE = Image.Resampling.BILINEAR  # antialiasing when it shrinks; named in the card, used again by the service
-DEFAULT_SIZE = 32  # pixels, for a folder whose images differ in size
 
 _UPRIGHT: dict[int, Image.Transpose] = {  # EXIF 2.3, tag 0x0112
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,20 +28,15 @@ _UPRIGHT: dict[int, Image.Transpose] = {  # EXIF 2.3, tag 0x0112
 }
 
 
-def common_form(files: list[Path]) -> tuple[tuple[int, int], str]:
-    """The (width, height) all images share, else DEFAULT_SIZE squared; L if all are grey, else RGB. Headers only."""
-    sizes, modes = set(), set()
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                # Pillow turns a TIFF itself, and gives the size it will have then
-                turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
-                sizes.add(image.size[::-1] if turned else image.size)
-                modes.add(image.mode)
-        except Exception as err:  # Pillow's plugins raise what they like on damaged files
-            raise DatasetError(f"{file}: not a readable image ({first_line(err)})") from err
-    size = sizes.pop() if len(sizes) == 1 else (DEFAULT_SIZE, DEFAULT_SIZE)
-    return size, "L" if all(mode in ("1", "L") or mode.startswith("I") for mode in modes) else "RGB"
+def header(file: Path) -> tuple[tuple[int, int], str]:
+    """The (width, height) of the upright picture and its Pillow mode, from the file's header. Raises DatasetError."""
+    try:
+        with Image.open(file) as image:
+            # Pillow turns a TIFF itself, and gives the size it will have then
+            turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
+            return (image.height, image.width) if turned else image.size, image.mode
+    except Exception as err:  # Pillow's plugins raise what they like on damaged files
+        raise DatasetError(f"{file}: not a readable image ({first_line(err)})") from err
 
 
 def decode(file: Path, mode: str, size: tuple[int, int]) -> Array:

@@ -12,15 +12,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training.data.dataset import Dataset
 from training.recipes.augmentation import augmented
 from training.recipes.recipe import Recipe
-from training.runs.run import RunError
+from training.runs.parts import Part
 
-# Images of the training split that batch norm's statistics are recomputed from: more change them in the third digit.
-STATISTICS_IMAGES = 4096
-
-Part = tuple[np.ndarray, np.ndarray]  # images (N, H, W, C) uint8 and labels (N,) int64
+# Bytes of uint8 training images that batch norm's statistics are recomputed from: 10,000 of 32x32, 200 of 224x224.
+STATISTICS_BYTES = 30 << 20
 
 
 def train_epoch(
@@ -51,7 +48,8 @@ def train_epoch(
         class_weight=class_weights(train[1], classes) if recipe.class_weights else None,
     ).history
     if recipe.batch_norm == "recomputed":
-        recompute_batch_norm(model, train[0][np.sort(order[:STATISTICS_IMAGES])])
+        few = max(1, STATISTICS_BYTES // train[0][0].nbytes)
+        recompute_batch_norm(model, train[0][np.sort(order[:few])])
     found = model.evaluate(batches_of(*validation, classes), verbose=0, return_dict=True)
     figures = {key: float(values[-1]) for key, values in history.items()}
     figures |= {f"val_{key}": float(value) for key, value in found.items()}
@@ -65,7 +63,7 @@ def class_weights(targets: np.ndarray, classes: int) -> dict[int, float]:
     return {k: len(targets) / (present * int(n)) if n else 1.0 for k, n in enumerate(counts)}
 
 
-def recompute_batch_norm(model: keras.Model, images: np.ndarray, batch: int = 256) -> None:
+def recompute_batch_norm(model: keras.Model, images: np.ndarray) -> None:
     """Set every batch norm's mean and variance to those of `images` (N, H, W, C) uint8, as training sees its batches.
 
     The moving averages keep 0.99 of themselves at each step, so after few steps they still lie near their start.
@@ -78,7 +76,7 @@ def recompute_batch_norm(model: keras.Model, images: np.ndarray, batch: int = 25
     momenta = [layer.momentum for layer in norms]
     means: list[list[np.ndarray]] = [[] for _ in norms]
     variances: list[list[np.ndarray]] = [[] for _ in norms]
-    sizes = []
+    sizes, batch = [], batch_for(images.shape[1:])
     for layer in norms:
         layer.momentum = 0.0  # the averages then hold the last batch's values
     for i in range(0, len(images), batch):
@@ -104,18 +102,13 @@ def flattened(model: keras.Model) -> Iterator[keras.Layer]:
             yield from flattened(layer)
 
 
-def splits(recipe: Recipe, data: Dataset) -> tuple[Part, Part]:
-    """(images, labels) to train on and to validate on, as the recipe says."""
-    if recipe.validation == "test":
-        return (data.x_train, data.y_train), (data.x_test, data.y_test)
-    held_out = int(len(data.x_train) * recipe.validation)
-    if held_out == 0:
-        raise RunError(f"{len(data.x_train)} training images are too few to hold out {recipe.validation:.0%} of them")
-    return (data.x_train[:-held_out], data.y_train[:-held_out]), (data.x_train[-held_out:], data.y_train[-held_out:])
+def batch_for(shape: tuple[int, ...]) -> int:
+    """Images (H, W, C) in a batch where nothing is trained: 256 of 64x64 pixels or less, fewer of larger ones."""
+    return max(8, min(256, (1 << 20) // (shape[0] * shape[1])))
 
 
 def batches_of(
-    images: np.ndarray, targets: np.ndarray, classes: int, size: int = 256, order: np.ndarray | None = None
+    images: np.ndarray, targets: np.ndarray, classes: int, size: int | None = None, order: np.ndarray | None = None
 ) -> tf.data.Dataset:
     """Batches of float32 images in [0, 1] and one-hot labels; only the batch at hand is float, the rest stays uint8."""
     labels = tf.constant(targets)
@@ -134,7 +127,7 @@ def batches_of(
         return tf.cast(gathered(index), tf.float32) / 255, tf.one_hot(tf.gather(labels, index), classes)
 
     index = np.arange(len(images)) if order is None else order
-    return tf.data.Dataset.from_tensor_slices(index).batch(size).map(take).prefetch(2)
+    return tf.data.Dataset.from_tensor_slices(index).batch(size or batch_for(images.shape[1:])).map(take).prefetch(2)
 
 
 def _augmented(batches: tf.data.Dataset, recipe: Recipe, epoch: int) -> tf.data.Dataset:

@@ -17,7 +17,8 @@ from training.artifact.metrics import binary_accuracy, confusion_matrix
 from training.artifact.publishing import check_name, export
 from training.data.dataset import Dataset
 from training.recipes.recipe import Recipe
-from training.runs.epochs import Part, Progress, batches_of, splits, train_epoch
+from training.runs.epochs import Progress, batches_of, train_epoch
+from training.runs.parts import Part, splits
 from training.runs.run import Run
 
 SHOWN = 30  # classes whose counts are printed
@@ -94,6 +95,7 @@ def _plan(
         f"  checkpoints {run.folder}\n"
         f"  artifact    {output / recipe.model_name}/<next version>\n"
         + _classes(data.labels, train[1], validation[1], data.y_test)
+        + "".join(f"\n  {note}" for note in data.notes)
     )
 
 

@@ -6,6 +6,7 @@ Knows how to write and read a run, not how to train one.
 
 import fcntl
 import json
+import math
 import os
 import shutil
 import time
@@ -20,11 +21,8 @@ from training.data.dataset import Dataset
 from training.networks.network import build
 from training.networks.table import NETWORKS
 from training.recipes.recipe import Recipe
+from training.runs.parts import RunError, splits
 from training.runs.plots import plot_confusion, plot_curves
-
-
-class RunError(RuntimeError):
-    """The run cannot start or continue; the message says why."""
 
 
 class Run:
@@ -70,12 +68,19 @@ class Run:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch to publish, from 0: the one of the best validation accuracy, of equal ones that of least loss."""
-        epochs = range(len(self.seconds))
+        """The epoch to publish, from 0: the last one, or the last of those that are as good as the best.
+
+        That is those whose validation accuracy lies within one standard error of the best epoch's: few validation
+        images rank epochs by luck, and then the one that was trained for longer is the better guess.
+        """
+        last = len(self.seconds) - 1
         if self.recipe.published == "last":
-            return epochs[-1]
-        accuracy, loss = self.history["val_categorical_accuracy"], self.history["val_loss"]
-        return max(epochs, key=lambda i: (accuracy[i], -loss[i]))
+            return last
+        accuracies = self.history["val_categorical_accuracy"]
+        count = len(splits(self.recipe, self.data)[1][1])
+        share = (max(accuracies) * count + 1) / (count + 2)  # of a perfect score, too, not all is certain
+        good = max(accuracies) - math.sqrt(share * (1 - share) / count)
+        return max(i for i in range(last + 1) if accuracies[i] >= good)
 
     @property
     def done(self) -> bool:

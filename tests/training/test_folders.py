@@ -1,0 +1,255 @@
+"""Folders and CSVs of pictures as people have them: odd names, nested, damaged, too large, doubled, out of order."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.fixtures.pictures import colours
+from training.data import files as module
+from training.data.dataset import DatasetError
+from training.data.loading import load
+from training.data.splits import split, spread
+from training.recipes.table import recipe_for
+from training.runs.parts import splits
+
+
+def grey(level: int, size: tuple[int, int] = (4, 3)) -> Image.Image:
+    return Image.new("L", size, level)
+
+
+def pictures(folder: Path, names: Mapping[str, Image.Image]) -> Path:
+    for name, image in names.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        image.save(folder / name)
+    return folder
+
+
+def classes(labels: str = "ab", count: int = 10, prefix: str = "") -> dict[str, Image.Image]:
+    """Grey pictures of which 20 i + k is the level, in class k."""
+    return {f"{prefix}{label}/{i}.png": grey(20 * i + k) for k, label in enumerate(labels) for i in range(count)}
+
+
+# Splits
+
+
+def test_a_fifth_of_each_class_is_set_aside_and_at_least_one() -> None:
+    targets = np.repeat([0, 1, 2, 3], [50, 10, 2, 1])
+    train, test = split(targets, seed=0)
+    assert sorted([*train, *test]) == list(range(63))
+    assert list(np.bincount(targets[test], minlength=4)) == [10, 2, 1, 0]
+    assert list(train) != sorted(train)
+
+
+def test_every_stretch_of_the_training_order_holds_the_classes_in_proportion() -> None:
+    targets = np.repeat([0, 1], [900, 100])
+    order = spread(targets, np.random.default_rng(0))
+    for start in range(0, 1000, 100):
+        assert 9 <= np.count_nonzero(targets[order[start : start + 100]]) <= 11
+
+
+# Names of folders
+
+
+@pytest.mark.parametrize("valid", ["valid", "val", "Validation"])
+def test_a_validation_folder_chooses_the_epoch(tmp_path: Path, valid: str) -> None:
+    names = classes(prefix="train/") | classes(count=3, prefix=f"{valid}/") | classes(count=2, prefix="Test/")
+    data = load(data=pictures(tmp_path / "pets", names))
+    assert (len(data.x_train), data.validation, len(data.x_test)) == (26, 6, 4)
+    (train, _), (held_out, targets) = splits(recipe_for("dense_resnet", "pets"), data)
+    assert sorted(train[:, 0, 0, 0]) == sorted(20 * i + k for i in range(10) for k in range(2))
+    assert sorted(held_out[:, 0, 0, 0]) == sorted(20 * i + k for i in range(3) for k in range(2))
+    np.testing.assert_array_equal(held_out[:, 0, 0, 0] % 20, targets)
+    assert data.fingerprint() != replace(data, validation=0).fingerprint()
+
+
+def test_without_a_test_folder_the_validation_folder_is_the_test_split(tmp_path: Path) -> None:
+    data = load(data=pictures(tmp_path, classes(prefix="train/") | classes(count=2, prefix="val/")))
+    assert (len(data.x_train), data.validation, len(data.x_test)) == (20, 0, 4)
+    assert "there is no test/: val/ is the test split" in data.notes
+
+
+def test_nested_folders_and_an_archive_unpacked_into_its_own_name_are_read(tmp_path: Path) -> None:
+    names = {f"pets/cat/{place}/{i}.png": grey(i) for place in ("home", "zoo/old") for i in range(5)}
+    names |= {f"pets/dog/{i}.png": grey(100 + i) for i in range(5)}
+    data = load(data=pictures(tmp_path / "pets", names))
+    assert data.labels == ("cat", "dog")
+    assert len(data.x_train) + len(data.x_test) == 15
+
+
+def test_what_tools_leave_is_skipped_and_empty_folders_are_no_classes(tmp_path: Path) -> None:
+    folder = pictures(tmp_path, classes())
+    for name in ("__MACOSX/x.png", "a/@eaDir/y.jpg", ".ipynb_checkpoints/z.png", "a/._1.png", "b/desktop.ini"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"no image")
+    (folder / "empty" / "deeper").mkdir(parents=True)
+    (folder / "b" / "notes.txt").write_text("left out")
+    data = load(data=folder)
+    assert data.labels == ("a", "b")
+    assert len(data.x_train) + len(data.x_test) == 20
+    assert f"{folder}: empty folders are no classes: empty" in data.notes
+    assert f"{folder}: no pictures by their names: b/notes.txt" in data.notes
+
+
+# Damaged files
+
+
+def test_a_few_damaged_files_are_all_listed_and_skipped_unless_told_otherwise(tmp_path: Path) -> None:
+    folder = pictures(tmp_path, {f"{label}/{i}.png": colours((9, i + 1)) for label in "ab" for i in range(20)})
+    (folder / "a" / "3.png").write_bytes(b"no header")
+    whole = (folder / "b" / "7.png").read_bytes()
+    (folder / "b" / "7.png").write_bytes(whole[: len(whole) - 30])
+    data = load(data=folder, image_size=8)
+    assert len(data.x_train) + len(data.x_test) == 38
+    said = "\n".join(data.notes)
+    assert "skipped 2 files that cannot be read" in said
+    assert "a/3.png: not a readable image" in said
+    assert "b/7.png: not a readable image" in said
+    with pytest.raises(DatasetError, match="40 files cannot be read; --strict allows none"):
+        load(data=folder, strict=True)
+
+
+def test_many_damaged_files_are_refused_with_all_of_them(tmp_path: Path) -> None:
+    folder = pictures(tmp_path, classes(count=10))
+    for i in range(3):
+        (folder / "a" / f"{i}.png").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"3 of 20 files cannot be read; at most 10% may be skipped") as caught:
+        load(data=folder)
+    assert all(f"a/{i}.png" in str(caught.value) for i in range(3))
+
+
+def test_pictures_of_a_camera_that_pillow_cannot_read_are_named_with_what_to_do(tmp_path: Path) -> None:
+    folder = pictures(tmp_path, classes(count=10))
+    (folder / "a" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    assert any("HEIC pictures: save them as JPEG first" in note for note in load(data=folder).notes)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(40, 30)] * 19 + [(64, 64)], (30, 40)),  # one odd picture changes nothing
+        ([(40, 30)] * 10 + [(64, 64)] * 10, (32, 32)),
+        ([(400, 300)] * 20, (64, 64)),
+        ([(224, 224)] * 20, (224, 224)),
+        ([(150 + i, 140) for i in range(20)], (64, 64)),
+    ],
+)
+def test_the_size_suits_most_pictures(tmp_path: Path, sizes: list[tuple[int, int]], expected: tuple[int, int]) -> None:
+    names = {f"{'ab'[i % 2]}/{i}.png": grey(i, size) for i, size in enumerate(sizes)}
+    assert load(data=pictures(tmp_path, names)).input_shape[:2] == expected
+
+
+# CSV
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_csv_names_pictures_beside_it_their_labels_and_their_split(tmp_path: Path, delimiter: str) -> None:
+    pictures(tmp_path / "photos", {f"{i}.png": grey(i) for i in range(20)})
+    rows = [("file", "label", "split")]
+    rows += [(f"photos/{i}.png", "even number" if i % 2 == 0 else "odd", "test" if i < 4 else "") for i in range(20)]
+    (tmp_path / "mine.csv").write_text("\ufeff" + "\n".join(delimiter.join(row) for row in rows))
+    data = load(data=tmp_path / "mine.csv")
+    assert (data.name, data.labels) == ("mine", ("even number", "odd"))
+    assert sorted(data.x_test[:, 0, 0, 0]) == [0, 1, 2, 3]
+    np.testing.assert_array_equal(data.x_train[:, 0, 0, 0] % 2, data.y_train)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "expected the columns file,label"),
+        ("name,class\na,b", "expected the columns file,label"),
+        ("file,label\na.png,cat\nb.png,cat", "at least two different labels, found 1"),
+        ("file,label\na.png,cat\n,dog\nb.png,dog", "line 3: expected a file and a label"),
+        ("file,label,split\na.png,cat,later\nb.png,dog,test", "line 2: split is train, valid or test, got 'later'"),
+        ("file,label\na.png,cat\nb.png,dog\nc.png,dog\nd.png,cat", "4 of 4 files cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_a_csv_is_told(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "mine.csv").write_text(text)
+    with pytest.raises(DatasetError, match=told):
+        load(data=tmp_path / "mine.csv")
+
+
+# Labels
+
+
+def test_labels_put_the_classes_of_a_folder_in_another_order_by_name(tmp_path: Path) -> None:
+    folder = pictures(tmp_path, classes("abc"))
+    plain, turned = load(data=folder), load(data=folder, labels=("c", "x", "a", "b"))
+    assert turned.labels == ("c", "x", "a", "b")
+    assert [turned.labels[k] for k in turned.y_train] == [plain.labels[k] for k in plain.y_train]
+    np.testing.assert_array_equal(plain.x_train, turned.x_train)
+    with pytest.raises(DatasetError, match="classes c, which are not among the labels a, b, d: classes are matched by"):
+        load(data=folder, labels=("a", "b", "d"))
+
+
+def test_labels_that_start_at_one_make_no_silent_class(tmp_path: Path) -> None:
+    images, labels = np.zeros((9, 4, 4), np.uint8), np.arange(9) % 3 + 1
+    np.savez(tmp_path / "toys.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    data = load(data=tmp_path / "toys.npz")
+    assert (data.labels, sorted(set(data.y_train))) == (("1", "2", "3"), [0, 1, 2])
+    assert data.notes == ("labels start at 1: class 0 of the model is label 1",)
+    assert load(data=tmp_path / "toys.npz", labels=("x", "y", "z")).labels == ("x", "y", "z")
+
+
+# The same picture twice
+
+
+def test_a_picture_that_is_in_both_splits_is_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = [Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((40, 40)) for _ in range(24)]
+    part = ["train"] * 16 + ["test"] * 8
+    names = {f"{part[i]}/{'ab'[i % 2]}/{i}.png": image for i, image in enumerate(noise)}
+    folder = pictures(tmp_path, names)
+    assert load(data=folder).notes == ()
+    noise[3].save(folder / "test" / "b" / "again.jpg", quality=90)
+    notes = load(data=folder).notes
+    assert notes[0] == "1 test pictures are near-identical with training pictures:"
+    assert notes[1] == f"{folder}/test/b/again.jpg = {folder}/train/b/3.png"
+
+
+# More than memory
+
+
+def test_many_pictures_are_decoded_once_to_a_memory_map_and_an_interrupted_decoding_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {f"{label}/{i}.png": colours((9, i + 2)) for label in "ab" for i in range(20)}
+    folder = pictures(tmp_path / "pets", names)
+    (folder / "a" / "3.png").write_bytes((folder / "a" / "3.png").read_bytes()[:60])
+    monkeypatch.setattr(module, "_AT_ONCE", 8)
+    expected = load(data=folder, image_size=8)
+    monkeypatch.setattr(module, "IN_MEMORY", 100)
+    calls: list[Path] = []
+    decode = module.decode
+
+    def counting(file: Path, mode: str, size: tuple[int, int]) -> np.ndarray:
+        calls.append(file)
+        if len(calls) == 21:
+            raise KeyboardInterrupt
+        return decode(file, mode, size)
+
+    monkeypatch.setattr(module, "decode", counting)
+    store = tmp_path / "runs" / "data"
+    with pytest.raises(KeyboardInterrupt):
+        load(data=folder, image_size=8, store=store)
+    (state,) = store.glob("pets-*/state.json")
+    assert json.loads(state.read_text())[0] == 16
+    again = load(data=folder, image_size=8, store=store)
+    assert len(calls) < 16 + 8 + 40 - 16 + 1
+    assert isinstance(again.x_train, np.memmap)
+    assert again.fingerprint() == expected.fingerprint()
+    assert again.notes == expected.notes
+    before = len(calls)
+    assert load(data=folder, image_size=8, store=store).fingerprint() == expected.fingerprint()
+    assert len(calls) == before
+    (folder / "a" / "4.png").write_bytes((folder / "a" / "5.png").read_bytes())
+    assert load(data=folder, image_size=8, store=store).fingerprint() != expected.fingerprint()

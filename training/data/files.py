@@ -1,0 +1,182 @@
+"""A listing of picture files -> a data set: every file decoded once, to memory or, if that is much, to a memory map.
+
+Damaged files are told of and skipped up to a share. The memory map lies under a folder of the caller's and is used
+again, or gone on with, while the files are the same.
+"""
+
+import fcntl
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from training.data.dataset import Array, Dataset, DatasetError, checked
+from training.data.listing import CAMERA, Listing
+from training.data.pictures import decode, header
+
+DEFAULT_SIZES = (32, 64)  # pixels, square: for pictures of several sizes, small and large ones
+LARGE = 128  # pixels of the shorter side in the middle of all pictures, from which they count as large
+MOST_PIXELS = 224  # of a common side; a larger one is for a network that asks for it, or --image-size
+COMMON = 0.9  # share of pictures that must have the common size
+MOST_DAMAGED = 0.1  # share of files that may be skipped
+IN_MEMORY = 256 << 20  # bytes
+_AT_ONCE = 256  # files between two records of how far the memory map is
+_ALIKE = 3.0  # levels of 255 by which thumbnails of near-identical pictures differ at most, on average
+THUMBNAIL = 8  # pixels
+
+
+def read_files(
+    listing: Listing, name: str, origin: str, *, image_size: int | None, strict: bool, store: Path | None
+) -> Dataset:
+    """The data set of `listing`, resized to `image_size` pixels square or to the size that suits the pictures.
+
+    `strict` refuses any damaged file. `store` is the folder for a memory map; without one all stays in memory.
+    """
+    damaged: dict[Path, str] = {}
+    headers = dict(_headers([file for part in _parts(listing) for file, _ in part], damaged))
+    _refuse_damaged(damaged, listing, strict)
+    files = [[(file, label) for file, label in part if file in headers] for part in _parts(listing)]
+    if not files[0] or not files[2]:
+        raise DatasetError(f"{origin}: no readable picture is left for training or for testing")
+    size = (image_size, image_size) if image_size else common_size([size for size, _ in headers.values()])
+    grey = all(mode in ("1", "L") or mode.startswith("I") for _, mode in headers.values())
+    paths = [file for part in files for file, _ in part]
+    images, kept = decoded(paths, "L" if grey else "RGB", size, store and store / name, damaged)
+    _refuse_damaged(damaged, listing, strict)
+
+    ends = np.cumsum([len(part) for part in files])
+    train, valid, _ = (kept[(kept >= end - len(part)) & (kept < end)] for part, end in zip(files, ends, strict=True))
+    targets = np.array([label for part in files for _, label in part])[kept]
+    count = len(train) + len(valid)
+    arrays = (images[:count], targets[:count], images[count:], targets[count:])
+    data = checked(name, origin, arrays, labels=listing.labels, where=f"{origin}: ")
+    notes = [*listing.notes, *_damage_notes(damaged), *_twins(data, [paths[i] for i in kept])]
+    return replace(data, validation=len(valid), notes=tuple(notes), set_aside=listing.set_aside)
+
+
+def _parts(listing: Listing) -> tuple[list[tuple[Path, int]], ...]:
+    return listing.train, listing.valid, listing.test
+
+
+def common_size(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+    """The (width, height) that nearly all pictures have, if it is not large; else a square that suits their middle."""
+    size, count = Counter(sizes).most_common(1)[0]
+    if count >= COMMON * len(sizes) and max(size) <= MOST_PIXELS:
+        return size
+    side = DEFAULT_SIZES[int(np.median([min(size) for size in sizes]) >= LARGE)]
+    return side, side
+
+
+def _headers(files: list[Path], damaged: dict[Path, str]) -> Iterator[tuple[Path, tuple[tuple[int, int], str]]]:
+    for file in files:
+        try:
+            yield file, header(file)
+        except DatasetError as err:
+            damaged[file] = str(err)
+
+
+def decoded(
+    files: list[Path], mode: str, size: tuple[int, int], store: Path | None, damaged: dict[Path, str]
+) -> tuple[Array, Array]:
+    """All readable files as (N, H, W, C) uint8, and their places in `files`; reasons of the others go to `damaged`."""
+    shape = (size[1], size[0], 1 if mode == "L" else 3)
+    row = int(np.prod(shape))
+    if store is None or len(files) * row <= IN_MEMORY:
+        found = [(i, array) for i, array in enumerate(_arrays(files, mode, size, damaged)) if array is not None]
+        return np.stack([array for _, array in found]), np.array([i for i, _ in found])
+    folder = store.with_name(f"{store.name}-{_key(files, mode, size)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    state = folder / "state.json"
+    with (folder / "images").open("ab") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)  # another training on the same files waits, and then uses what is there
+        done, kept, reasons = json.loads(state.read_text()) if state.exists() else (0, [], {})
+        file.truncate(len(kept) * row)
+        damaged.update({Path(path): reason for path, reason in reasons.items()})
+        for start in range(done, len(files), _AT_ONCE):
+            part = files[start : start + _AT_ONCE]
+            for i, array in enumerate(_arrays(part, mode, size, damaged), start):
+                if array is not None:
+                    file.write(np.ascontiguousarray(array).data)
+                    kept.append(i)
+            file.flush()
+            reasons = {str(path): reason for path, reason in damaged.items()}
+            state.with_suffix(".partial").write_text(json.dumps((start + len(part), kept, reasons)))
+            state.with_suffix(".partial").replace(state)
+            _progress(start + len(part), len(files))
+    return np.memmap(folder / "images", np.uint8, "r", shape=(len(kept), *shape)), np.array(kept)
+
+
+def _arrays(files: list[Path], mode: str, size: tuple[int, int], damaged: dict[Path, str]) -> Iterator[Array | None]:
+    """Each file's array in turn, None for a damaged one; two are decoded at a time."""
+
+    def attempt(file: Path) -> Array | None:
+        try:
+            return decode(file, mode, size)
+        except DatasetError as err:
+            damaged[file] = str(err)
+            return None
+
+    with ThreadPoolExecutor(2) as pool:
+        yield from pool.map(attempt, files)
+
+
+def _key(files: list[Path], mode: str, size: tuple[int, int]) -> str:
+    """Another for other files, other contents by their dates, another order or another form."""
+    stats = [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps([stats, mode, size]).encode()).hexdigest()[:16]
+
+
+def _progress(done: int, total: int) -> None:
+    end = "\n" if done == total else "\r"
+    if sys.stdout.isatty() or done == total:
+        print(f"decoded {done:,} of {total:,} pictures", end=end, flush=True)
+
+
+def _refuse_damaged(damaged: dict[Path, str], listing: Listing, strict: bool) -> None:
+    total = sum(len(part) for part in _parts(listing))
+    if len(damaged) > (0 if strict else MOST_DAMAGED * total):
+        allowed = "--strict allows none" if strict else f"at most {MOST_DAMAGED:.0%} may be skipped"
+        lines = "".join(f"\n  {line}" for line in _damage_notes(damaged)[1:])
+        raise DatasetError(f"{len(damaged)} of {total} files cannot be read; {allowed}:{lines}")
+
+
+def _damage_notes(damaged: dict[Path, str]) -> list[str]:
+    if not damaged:
+        return []
+    notes = [f"skipped {len(damaged)} files that cannot be read:", *damaged.values()]
+    if any(file.suffix.lower() in CAMERA for file in damaged):
+        notes.append("HEIC pictures: save them as JPEG first, for example with `mogrify -format jpg *.heic`")
+    return notes
+
+
+def _twins(data: Dataset, files: list[Path]) -> list[str]:
+    """A note of pictures for testing that are near-identical with one for training: they flatter the accuracy."""
+    train, test = _thumbnails(data.x_train), _thumbnails(data.x_test)
+    found = []
+    squares = (train**2).sum(axis=1)
+    for i, thumbnail in enumerate(test):
+        distances = squares - 2 * train @ thumbnail + (thumbnail**2).sum()
+        nearest = int(distances.argmin())
+        if distances[nearest] <= _ALIKE**2 * len(thumbnail):
+            found.append(f"{files[len(train) + i]} = {files[nearest]}")
+    if not found:
+        return []
+    more = [f"and {len(found) - 20} more"] if found[20:] else []
+    return [f"{len(found)} test pictures are near-identical with training pictures:", *found[:20], *more]
+
+
+def _thumbnails(images: Array) -> Array:
+    """(N, H, W, C) uint8 -> (N, D) float32: each image averaged over a grid of at most 8x8 cells."""
+    rows, columns = (np.linspace(0, side, min(side, THUMBNAIL) + 1).astype(int)[:-1] for side in images.shape[1:3])
+    cells = []
+    for i in range(0, len(images), _AT_ONCE):
+        part = np.add.reduceat(np.add.reduceat(images[i : i + _AT_ONCE].astype(np.float32), rows, 1), columns, 2)
+        heights, widths = np.diff([*rows, images.shape[1]]), np.diff([*columns, images.shape[2]])
+        cells.append((part / (heights[:, None] * widths)[..., None]).reshape(len(part), -1))
+    return np.concatenate(cells)
