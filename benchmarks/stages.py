@@ -22,12 +22,13 @@ from benchmarks.servers import CONTENDERS, OURS, Server, ServerError, short_name
 from serving import artifacts
 from serving.engine import selection as runtime
 from serving.engine.measurements import Measurements
-from serving.images.decode import decode_image, plain_png
+from serving.images.picture import decode_image
+from serving.images.png import plain_png
 
 MODELS = ("dense_resnet-mnist", "conv_resnet_shallow-cifar10", "conv_resnet_deep-cifar10")
 CONNECTIONS = 32
 BATCH = 32
-MAX_PIXELS = 50_000_000  # the service's default limit
+MAX_PIXELS = 64_000_000  # the service's default limit
 REPEATS = 7
 
 

@@ -17,7 +17,7 @@ with atheris.instrument_imports(include=["PIL", "serving"]):
     import PIL.WebPImagePlugin  # noqa: F401
 
     from serving.errors import ClassifyError
-    from serving.images.decode import decode_image
+    from serving.images.picture import decode_image
 
 BACKENDS = (((28, 28, 1), "light_on_dark_centred"), ((32, 32, 3), "plain"), ((8, 8, 1), "plain"))
 MAX_PIXELS = 1_000_000  # small, so that an enormous but valid picture does not pass for a hang

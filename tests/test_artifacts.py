@@ -8,7 +8,7 @@ import pytest
 
 from serving import artifacts
 from serving.errors import StartError
-from serving.images import decode as images
+from serving.images import picture
 from tests.fixtures import toy
 from tests.fixtures.server import committed_artifacts
 
@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_filters_are_those_that_pictures_can_be_resized_with() -> None:
-    assert set(artifacts.FILTERS) <= set(images._FILTERS)
+    assert set(artifacts.FILTERS) <= set(picture.FILTERS)
 
 
 @pytest.mark.parametrize("name", ["lost+found", ".ipynb_checkpoints", "@eaDir", "__MACOSX", "empty", "notes"])

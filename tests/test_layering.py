@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.images.decode import decode_image
+from serving.images.picture import decode_image
 from tests.fixtures.pictures import colours, encode
 from training.data.pictures import decode, header
 
@@ -184,6 +184,15 @@ def test_training_and_serving_decode_a_file_to_the_same_bytes(tmp_path: Path, fo
                 served = decode_image(file.read_bytes(), (height, width, channels), "plain", "bilinear")
                 np.testing.assert_array_equal(trained, served)
                 assert trained.dtype == served.dtype == np.uint8
+
+
+def test_both_halves_flatten_a_picture_by_the_same_code() -> None:
+    served, trained = (
+        (ROOT / half / "flatten.py").read_text().partition("import io\n")[2]
+        for half in ("serving/images", "training/data")
+    )
+    served = served.replace("from serving.errors import InvalidImage\n\n", "").replace("InvalidImage", "ValueError")
+    assert served == trained
 
 
 @pytest.mark.parametrize("tags", [b"no tags", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04six\0\0\0\0\0"])

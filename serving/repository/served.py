@@ -26,7 +26,8 @@ from serving.engine.batching import Batcher, Job
 from serving.engine.fair_pool import FairPool
 from serving.engine.providers import Backend, one_line
 from serving.errors import ClassifyError, DeadlineExceeded, Overloaded, Unavailable
-from serving.images.decode import Decoded, Picture, TakesLong, plain_png
+from serving.images.picture import Decoded, Picture, TakesLong
+from serving.images.png import plain_png
 from serving.operations.metrics import Meter, Stage
 from serving.settings import Settings
 

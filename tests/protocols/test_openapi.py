@@ -32,7 +32,7 @@ def test_every_failure_is_a_status_that_some_error_has() -> None:
 
 
 def test_limits_and_keys_of_this_process_are_in_it() -> None:
-    assert "10,485,760 bytes" in json.dumps(DOCUMENT)
+    assert "33,554,432 bytes" in json.dumps(DOCUMENT)
     assert "security" not in DOCUMENT
     guarded = openapi.document(replace(Settings(), api_keys=("0" * 64,)), ["a-b"])
     assert guarded["security"] == [{"key": []}]

@@ -16,7 +16,7 @@ from serving import artifacts
 from serving.engine.batching import Job
 from serving.engine.measurements import Measurements
 from serving.errors import ImageTooLarge, StartError, Unavailable, UnknownModel
-from serving.images.decode import decode_image
+from serving.images.picture import decode_image
 from serving.operations import metrics
 from serving.repository.models import Repository, started_with, verify
 from serving.repository.served import INLINE_PIXELS

@@ -24,7 +24,7 @@ from serving.engine.batching import Job
 from serving.engine.measurements import Measurements
 from serving.engine.providers import Backend
 from serving.errors import DeadlineExceeded, Overloaded, StartError, Unavailable
-from serving.images import decode as images
+from serving.images import picture as images
 from serving.repository import served as served_module
 from serving.repository.served import ServedModel
 from serving.settings import Settings

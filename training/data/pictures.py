@@ -1,8 +1,8 @@
 """A picture's file -> a uint8 array, exactly as the service decodes an upload under the `plain` convention.
 
-EXIF orientation is applied, transparency is laid on white, channels are converted, and the picture is resized with
-RESAMPLE. Training may not import serving: this module mirrors `serving/images`, and tests/test_layering.py compares
-the two byte by byte.
+EXIF orientation is applied, transparency laid on white or black, channels are converted, and the picture is resized
+with RESAMPLE. Training may not import serving: this module mirrors `serving/images`, and tests/test_layering.py
+compares the two byte by byte.
 """
 
 import io
@@ -12,20 +12,11 @@ import numpy as np
 from PIL import Image
 
 from training.data.dataset import Array, DatasetError, first_line
+from training.data.flatten import flat, orientation, whole_jpeg
 
 # A JPEG is decoded at a fraction of its size that is still this many times the wanted one; as the service does.
 DRAFT = 4
 RESAMPLE = Image.Resampling.BILINEAR  # antialiasing when it shrinks; named in the card, used again by the service
-
-_UPRIGHT: dict[int, Image.Transpose] = {  # EXIF 2.3, tag 0x0112
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def header(file: Path) -> tuple[tuple[int, int], str]:
@@ -33,7 +24,7 @@ def header(file: Path) -> tuple[tuple[int, int], str]:
     try:
         with Image.open(file) as image:
             # Pillow turns a TIFF itself, and gives the size it will have then
-            turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
+            turned = image.format != "TIFF" and orientation(image) in (5, 6, 7, 8)
             return (image.height, image.width) if turned else image.size, image.mode
     except Exception as err:  # Pillow's plugins raise what they like on damaged files
         raise DatasetError(f"{file}: not a readable image ({first_line(err)})") from err
@@ -43,32 +34,15 @@ def decode(file: Path, mode: str, size: tuple[int, int]) -> Array:
     """One file under the `plain` convention: (H, W, C) uint8."""
     try:
         # From memory: an uncompressed grey TIFF of orientation 5 to 8 opened by its path comes out garbled (Pillow 13).
-        with Image.open(io.BytesIO(file.read_bytes())) as image:
+        with Image.open(io.BytesIO(whole_jpeg(file.read_bytes()))) as image:
             image.draft(None, (DRAFT * max(size), DRAFT * max(size)))  # does nothing but to a JPEG
-            image.load()
-            turn = _UPRIGHT.get(_orientation(image))
-            upright = image if turn is None else image.transpose(turn)
-            if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip and not scale
-                grey = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255)
-                upright = Image.fromarray(grey.astype(np.uint8))
-            if upright.has_transparency_data:
-                rgba = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-            pixels = upright.convert(mode)
+            pixels = flat(image, mode)
     except Exception as err:  # Pillow's plugins raise what they like on damaged files
         raise DatasetError(f"{file}: not a readable image ({first_line(err)})") from err
     if pixels.size != size:
         pixels = pixels.resize(size, RESAMPLE)
     array = np.asarray(pixels)
     return array if array.ndim == 3 else array[..., None]
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 where it is missing or cannot be read: a broken tag does not spoil a good picture."""
-    try:
-        return int(image.getexif().get(0x0112, 1))
-    except Exception:  # Pillow raises many kinds on malformed EXIF
-        return 1
 
 
 def resized(images: Array, size: int) -> Array:

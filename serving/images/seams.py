@@ -1,0 +1,52 @@
+"""What decoding needs behind Pillow's public API, each with its version, reason and gain.
+
+`tests/images/test_seams.py` asserts every name and signature that is used here.
+"""
+
+import warnings
+
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    _imaging,
+)
+
+# Of damaged metadata and large sizes; each distinct text would be written to the log and remembered for ever.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# Called directly: Image.open would refuse what is over the limit without telling its size (Pillow 13.0).
+OPENERS = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "JPEG": JpegImagePlugin.jpeg_factory,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+}
+
+
+def inflated(compressed: bytes, mode: str, width: int, height: int, size: int) -> bytes | None:
+    """The pixels of a PNG's only IDAT; None for what Pillow's decoder does not take.
+
+    The decoder without the layers above it takes a third of the time of Image.open and load for a 28x28 PNG (Pillow
+    13.0; `python -m benchmarks.stages` prints both).
+    """
+    try:
+        pixels = _imaging.new(mode, (width, height))
+        decoder = _imaging.zip_decoder(mode, mode, False)
+        decoder.setimage(pixels, (0, 0, width, height))
+        left, error = decoder.decode(compressed)
+        if left >= 0 or error:  # rows are missing
+            return None
+        encoder = _imaging.raw_encoder(mode, mode, 0, 1)
+        encoder.setimage(pixels, (0, 0, width, height))
+        raw: bytes = encoder.encode(size)[2]
+    except Exception:  # as everywhere in Pillow
+        return None
+    return raw if len(raw) == size else None

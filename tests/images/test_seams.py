@@ -1,0 +1,21 @@
+"""What decoding reaches behind Pillow's public API for: an upgrade that changes it fails here, with a sentence."""
+
+import PIL
+import pytest
+from PIL import Image, _imaging
+
+from serving.images import seams
+
+
+@pytest.mark.parametrize("name", ["new", "zip_decoder", "raw_encoder"])
+def test_pillows_core_has_what_the_short_way_for_pngs_uses(name: str) -> None:
+    assert callable(getattr(_imaging, name, None)), (
+        f"Pillow {PIL.__version__}: _imaging.{name} is gone (images/seams.py)"
+    )
+
+
+@pytest.mark.parametrize("form", seams.OPENERS)
+def test_each_opener_is_the_one_that_pillow_registers(form: str) -> None:
+    Image.preinit()
+    Image.init()
+    assert Image.OPEN[form][0] is seams.OPENERS[form], f"Pillow {PIL.__version__} opens {form} in another way"
