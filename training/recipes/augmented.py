@@ -14,7 +14,7 @@ _PICTURES = Recipe(
     batch_size=32,
     validation=0.15,
     name="augmented",
-    epochs=60,
+    epochs=40,
     amsgrad=False,
     schedule="cosine",
     loss="categorical_crossentropy",
@@ -23,8 +23,8 @@ _PICTURES = Recipe(
     class_weights=True,
     batch_norm="recomputed",
     published="best",
-    early_stopping=20,
+    early_stopping=15,
 )
-_DIGITS = replace(_PICTURES, augmentation=("shift",))
+_DIGITS = replace(_PICTURES, augmentation=("shift",), label_smoothing=0.0, epochs=15)
 
 ROWS: tuple[Recipe, ...] = (replace(_DIGITS, dataset="digits"), replace(_DIGITS, dataset="mnist"), _PICTURES)

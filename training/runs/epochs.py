@@ -103,8 +103,8 @@ def flattened(model: keras.Model) -> Iterator[keras.Layer]:
 
 
 def batch_for(shape: tuple[int, ...]) -> int:
-    """Images (H, W, C) in a batch where nothing is trained: 256 of 64x64 pixels or less, fewer of larger ones."""
-    return max(8, min(256, (1 << 20) // (shape[0] * shape[1])))
+    """Images (H, W, C) in a batch where nothing is trained: 256 of 32x32 pixels, 10 of 224x224."""
+    return max(8, min(256, (1 << 19) // (shape[0] * shape[1])))
 
 
 def batches_of(

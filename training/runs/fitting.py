@@ -42,7 +42,7 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
     if len(run.seconds) < recipe.epochs:
         print(f"stopped early: no better validation in {recipe.early_stopping} epochs")
     if recipe.published == "best":
-        print(f"published are the weights of epoch {run.best_epoch + 1}, the best on the validation images")
+        print(f"published are the weights of epoch {run.best_epoch + 1}, as good as any on the validation images")
     model = run.published_model(model)
 
     probabilities = model.predict(batches_of(data.x_test, data.y_test, len(data.labels)), verbose=0)
