@@ -62,6 +62,7 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
             "history": run.history,
             "epoch_seconds": run.seconds,
             "best_epoch": run.best_epoch + 1,
+            "notes": list(data.notes),
         }
         run.finish(model, record, artifact.name)
     except KeyboardInterrupt as err:
