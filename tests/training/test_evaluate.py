@@ -169,13 +169,14 @@ def test_classes_are_matched_by_name_and_all_of_other_pictures_are_measured(
         (tmp_path / "mine" / str(k)).mkdir(parents=True)
         for i in np.flatnonzero(digits.y_test == k)[:15]:
             Image.fromarray(digits.x_test[i, :, :, 0]).save(tmp_path / "mine" / str(k) / f"{i}.png")
-    main([str(model), "--data", str(tmp_path / "mine")])
+    assert main([str(model), "--data", str(tmp_path / "mine")]) == 0
     said = capsys.readouterr().out
     printed, _, verdict = said.strip().rpartition("\n")
     per_class = json.loads(printed)["per_class_accuracy"]
     assert [label for label, recall in per_class.items() if recall is not None] == ["3", "7"]
     assert json.loads(printed)["accuracy"] > 0.3
     assert "on 30 images, all there are, of folder mine" in verdict
+    assert verdict.endswith(" on digits")
     (tmp_path / "mine" / "7").rename(tmp_path / "mine" / "seven")
     assert main([str(model), "--data", str(tmp_path / "mine")]) == 1
     assert "classes are matched by name" in capsys.readouterr().err
