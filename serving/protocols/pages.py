@@ -17,6 +17,7 @@ PAGE = Path(__file__).parents[1] / "page"
 STATIC = {
     "page.css": PAGE,
     "page.js": PAGE,
+    "key.js": PAGE,
     "docs.js": PAGE,
     "favicon.svg": PAGE,
     "swagger-ui.css": SWAGGER,
