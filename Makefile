@@ -6,7 +6,10 @@ DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
 export ORT_DISABLE_TELEMETRY = 1
-.PHONY: serve train study test check fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
+.PHONY: help serve train study test check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{printf "  make %-20s %s\n", $$1, $$2}'
 
 serve: .venv/ready  ## the service with the committed models, on PORT
 	exec .venv/bin/bentoml serve serving.service:ImageClassifier --port $(PORT)
@@ -25,6 +28,9 @@ check: .venv-dev/ready  ## ruff, mypy, pip-audit
 
 study: .venv-dev/ready  ## the notebook's claims put to the test; ARGS="--list" says what there is
 	.venv-dev/bin/python -m study $(ARGS)
+
+count: .venv-dev/ready  ## the lines of code there are to read
+	.venv-dev/bin/python -m benchmarks.lines
 
 fuzz: .venv-fuzz/ready .venv/ready  ## FUZZ_SECONDS=600 over all targets; what crashes lands in fuzz/found/
 	.venv-fuzz/bin/python -m fuzz --seconds $(or $(FUZZ_SECONDS),600)

@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import onnxruntime as ort
 import pytest
+from PIL import Image
 
+from serving.images.picture import decode_image
 from tests.fixtures import toy
 from tests.fixtures.pictures import colours, digit, encode
 from tests.fixtures.server import ROOT, Client, assert_failure, form
@@ -40,9 +42,10 @@ def test_dark_ink_on_a_big_sheet_is_the_same_digit(service: Client) -> None:
 
 def test_the_answer_is_what_onnx_runtime_gives_on_the_same_array(service: Client) -> None:
     session = ort.InferenceSession(ROOT / "models/dense_resnet-mnist/1/model.onnx", providers=["CPUExecutionProvider"])
-    pixels = np.asarray(digit("3"))[None, ..., None]
-    (expected,) = session.run(["probabilities"], {"image": pixels})[0]
-    predictions = service.post("/classify?top_k=10", encode(digit("3"))).json()["predictions"]
+    pixels = decode_image(encode(digit("3", (280, 280))), (28, 28, 1), "light_on_dark_centred")
+    (expected,) = session.run(["probabilities"], {"image": pixels[None]})[0]
+    stands = encode(Image.fromarray(pixels[..., 0]))  # as MNIST's figures do: it passes byte for byte
+    predictions = service.post("/classify?top_k=10", stands).json()["predictions"]
     assert [p["index"] for p in predictions] == np.argsort(-expected, kind="stable").tolist()
     assert [p["probability"] for p in predictions] == pytest.approx(np.sort(expected)[::-1].tolist(), abs=1e-4)
 
