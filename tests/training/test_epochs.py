@@ -5,6 +5,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import onnx
 import pytest
 from keras import layers
 
@@ -84,6 +85,27 @@ def test_the_schedule_sets_the_rate_of_each_step() -> None:
         train_epoch(model, recipe, coloured(), coloured(8), epoch, [watch])
     assert rates == pytest.approx([recipe.rate(i / 6) for i in range(6)], rel=1e-5)
     assert rates[0] == pytest.approx(0.01)
+
+
+def test_averaged_weights_take_the_place_of_the_last_ones_at_an_epochs_end() -> None:
+    recipe = replace(recipe_for("_tiny", "drawn"), batch_size=16, averaging=0.99, augmentation=())
+    averaged, plain = built(recipe), built(replace(recipe, averaging=0.0))
+    start = plain.get_weights()[0]
+    moved = []
+    for model, kind in ((averaged, recipe), (plain, replace(recipe, averaging=0.0))):
+        train_epoch(model, kind, coloured(), coloured(8), 0)
+        moved.append(np.abs(model.get_weights()[0] - start).mean())
+    assert moved[0] < 0.5 * moved[1]
+
+
+def test_a_training_in_bfloat16_publishes_float32(tmp_path: Path) -> None:
+    recipe = replace(recipe_for("conv_resnet_shallow", "drawn"), epochs=1, precision="mixed_bfloat16")
+    artifact = fit(recipe, drawn(), output=tmp_path / "models", runs=tmp_path / "runs")
+    kept = keras.saving.load_model(tmp_path / "runs/conv_resnet_shallow-drawn/1/model.keras")
+    assert {layer.compute_dtype for layer in kept.layers} == {"float32"}
+    assert keras.config.dtype_policy().name == "float32"
+    types = {tensor.data_type for tensor in onnx.load(artifact / "model.onnx").graph.initializer}
+    assert onnx.TensorProto.BFLOAT16 not in types
 
 
 def test_augmented_epochs_repeat_exactly_by_their_seed() -> None:

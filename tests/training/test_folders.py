@@ -198,6 +198,8 @@ def test_labels_that_start_at_one_make_no_silent_class(tmp_path: Path) -> None:
     assert (data.labels, sorted(set(data.y_train))) == (("1", "2", "3"), [0, 1, 2])
     assert data.notes == ("labels start at 1: class 0 of the model is label 1",)
     assert load(data=tmp_path / "toys.npz", labels=("x", "y", "z")).labels == ("x", "y", "z")
+    np.savez(tmp_path / "gap.npz", x_train=images, y_train=(labels - 1) * 2, x_test=images, y_test=(labels - 1) * 2)
+    assert load(data=tmp_path / "gap.npz").notes == ("no image to train on: 1, 3",)
 
 
 # The same picture twice

@@ -63,9 +63,7 @@ def test_other_data_gets_the_networks_first_recipe_without_its_result() -> None:
 
 
 def test_plain_trains_as_the_network_it_is_compared_with() -> None:
-    assert recipe_for("plain", name="notebook") == replace(
-        SYSTEMS["conv_resnet_deep-cifar10"], network="plain", achieved=None
-    )
+    assert recipe_for("plain") == replace(SYSTEMS["conv_resnet_deep-cifar10"], network="plain", achieved=None)
     assert recipe_for("plain", "mnist").dataset == "mnist"
 
 

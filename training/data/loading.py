@@ -43,6 +43,9 @@ def load(
         dataset = replace(
             dataset, x_train=resized(dataset.x_train, image_size), x_test=resized(dataset.x_test, image_size)
         )
+    counts = np.bincount(dataset.y_train, minlength=len(dataset.labels))
+    if missing := [label for label, count in zip(dataset.labels, counts, strict=True) if not count]:
+        dataset = replace(dataset, notes=(*dataset.notes, f"no image to train on: {', '.join(missing)}"))
     return replace(dataset, origin=origin) if origin else dataset
 
 

@@ -57,7 +57,8 @@ def build(network: Network, input_shape: tuple[int, int, int], classes: int, nam
         raise ValueError(f"{name} needs images of at least {side}x{side} pixels, got {width}x{height}")
     image = layers.Input(input_shape, name="image")
     x = network.family(image, network)
-    probabilities = layers.Dense(classes, activation="softmax", name="probabilities")(x)
+    # In float32 under any precision: bfloat16 has too few digits for probabilities.
+    probabilities = layers.Dense(classes, activation="softmax", dtype="float32", name="probabilities")(x)
     return keras.Model(image, probabilities, name=name.lstrip("_"))
 
 

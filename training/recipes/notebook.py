@@ -38,6 +38,7 @@ ROWS: tuple[Recipe, ...] = (
     _elsewhere("conv_resnet_deep-mnist"),
     _elsewhere("conv_resnet_shallow-cifar10"),
     _elsewhere("dense_sum-mnist"),
+    replace(_elsewhere("conv_resnet_deep-cifar10", "plain"), dataset="cifar10"),
     _elsewhere("conv_resnet_deep-cifar10", "plain"),
     replace(_elsewhere("dense_resnet-mnist", "_tiny"), dataset="digits"),
     _elsewhere("dense_resnet-mnist", "_tiny"),

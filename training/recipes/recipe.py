@@ -25,7 +25,9 @@ class Recipe:
     the end of the training split that is held out. `weight_decay` is decoupled from the loss. `class_weights` lets
     every class count alike in the loss, however many images it has. `batch_norm` says which statistics are used
     outside of training: the "moving" averages, or the ones "recomputed" after every epoch from training images.
-    `published` is the epoch whose weights are published: the "last", or the "best" on the validation images.
+    `averaging` is the momentum of an exponential moving average of the weights that takes their place at the end of
+    each epoch; 0 is none. `precision` is that of the training; what is published computes in float32. `published` is
+    the epoch whose weights are published: the "last", or the "best" on the validation images.
     `early_stopping` is the number of epochs without a better one that ends the training; 0 never does. `achieved` is
     the categorical accuracy on the whole real test split that the committed artifact measured, None where no full run
     is committed. In a table's row `network` and `dataset` may be patterns (`*`).
@@ -46,6 +48,8 @@ class Recipe:
     label_smoothing: float = 0.0
     augmentation: tuple[str, ...] = ()
     class_weights: bool = False
+    averaging: float = 0.0
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
     batch_norm: Literal["moving", "recomputed"] = "moving"
     published: Literal["last", "best"] = "last"
     early_stopping: int = 0
@@ -86,14 +90,17 @@ def _named(table: dict[str, Any], what: str, name: str) -> Any:
 
 def _adam(recipe: Recipe) -> keras.optimizers.Optimizer:
     """Kingma & Ba 2014, algorithm 1; with `amsgrad` the maximum of Reddi et al. 2018, algorithm 2; Keras' defaults."""
-    decay = recipe.weight_decay or None
-    return keras.optimizers.Adam(recipe.learning_rate, amsgrad=recipe.amsgrad, weight_decay=decay)
+    return keras.optimizers.Adam(recipe.learning_rate, amsgrad=recipe.amsgrad, **_common(recipe))
 
 
 def _sgd(recipe: Recipe) -> keras.optimizers.Optimizer:
     """Stochastic gradient descent with Nesterov's momentum 0.9 (Sutskever et al. 2013)."""
-    decay = recipe.weight_decay or None
-    return keras.optimizers.SGD(recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=decay)
+    return keras.optimizers.SGD(recipe.learning_rate, momentum=0.9, nesterov=True, **_common(recipe))
+
+
+def _common(recipe: Recipe) -> dict[str, Any]:
+    averaged = {"use_ema": True, "ema_momentum": recipe.averaging} if recipe.averaging else {}
+    return {"weight_decay": recipe.weight_decay or None, **averaged}
 
 
 OPTIMIZERS: dict[str, Callable[[Recipe], keras.optimizers.Optimizer]] = {"adam": _adam, "sgd": _sgd}

@@ -91,6 +91,7 @@ def _plan(
         f"  data        {data.origin}: {len(train[0]):,} images to train on, {len(data.x_test):,} to test on\n"
         f"  recipe      {recipe.name}: {recipe.epochs} epochs{done}, batches of {recipe.batch_size}, "
         f"{recipe.optimizer}, {recipe.loss}, seed {recipe.seed}\n"
+        f"  batch norm  {recipe.batch_norm} statistics\n"
         f"  validation  {held_out}\n"
         f"  hardware    {hardware()}\n"
         f"  checkpoints {run.folder}\n"

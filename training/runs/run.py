@@ -127,10 +127,19 @@ class Run:
         if self.checkpoint:
             return keras.saving.load_model(self.checkpoint)
         keras.utils.set_random_seed(self.recipe.seed)
-        network = NETWORKS[self.recipe.network]
-        model = build(network, self.data.input_shape, len(self.data.labels), self.recipe.network)
+        model = self._built(self.recipe.precision)
         self.recipe.compile(model)
         return model
+
+    def _built(self, precision: str) -> keras.Model:
+        """A new model that computes in `precision`."""
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(precision)
+        try:
+            network = NETWORKS[self.recipe.network]
+            return build(network, self.data.input_shape, len(self.data.labels), self.recipe.network)
+        finally:
+            keras.config.set_dtype_policy(before)
 
     def save(self, model: keras.Model, figures: dict[str, float], seconds: float) -> None:
         """Checkpoint the epoch just trained. state.json is replaced last: it never names a half-written file."""
@@ -155,8 +164,13 @@ class Run:
                 path.unlink(missing_ok=True)
 
     def published_model(self, model: keras.Model) -> keras.Model:
-        """The model of the epoch to publish, where `model` is that of the last one."""
-        return model if self.best in (None, self.checkpoint) else keras.saving.load_model(self.best)
+        """The model of the epoch to publish, in float32, where `model` is that of the last one."""
+        if self.best not in (None, self.checkpoint):
+            model = keras.saving.load_model(self.best)
+        if self.recipe.precision != "float32":
+            weights, model = model.get_weights(), self._built("float32")
+            model.set_weights(weights)
+        return model
 
     def finish(self, model: keras.Model, record: dict[str, Any], version: str) -> None:
         """Write weights, record and plots, and rename the folder to the version that was published.
@@ -170,7 +184,7 @@ class Run:
         plot_confusion(np.array(record["confusion"]), self.data.labels, title, self.folder / "confusion.png")
         state = json.loads((self.folder / "state.json").read_text())
         state["best"] = state["checkpoint"] = "model.keras"
-        if self.checkpoint and self.best != self.checkpoint:
+        if self.checkpoint and (self.best != self.checkpoint or self.recipe.precision != "float32"):
             self.checkpoint.replace(self.folder / "last.keras")
             state["checkpoint"] = "last.keras"
         _replace_text(self.folder / "state.json", json.dumps(state, indent=2))
