@@ -25,7 +25,7 @@ from tests.fixtures.server import PYTHON, Client, running
 
 PICTURE = encode(colours())
 CLIENTS = 8
-REPLACED_SECONDS = 15
+REPLACED_SECONDS = 90  # then something is wrong, however busy the machine is; BentoML looks every 10 s
 
 
 def workers_of(client: Client) -> set[int]:
@@ -86,9 +86,7 @@ def test_a_killed_worker_costs_its_own_requests_only_and_is_replaced(tmp_path: P
             time.sleep(1)
             assert clients.statuses[200] > answered
             wait_for_workers(client, REPLACED_SECONDS - (time.monotonic() - killed))
-            took = time.monotonic() - killed
             time.sleep(1)
-        assert took < REPLACED_SECONDS
         assert set(clients.statuses) == {200}
         assert len(clients.broken) <= CLIENTS, clients.broken  # what the dead one had in hand, each connection once
         after = workers_of(client)

@@ -1,6 +1,5 @@
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -279,9 +278,7 @@ def test_an_answer_that_cannot_be_given_costs_nobody_else_theirs() -> None:
 
 def test_no_images_need_no_run() -> None:
     model = Model()
-    started = time.monotonic()
     assert asyncio.run(classify(batcher(model), [])) == []
-    assert time.monotonic() - started < 1
     assert model.sizes == []
 
 

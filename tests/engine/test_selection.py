@@ -36,7 +36,7 @@ def test_the_cpu_provider_computes_what_the_graph_says(
     assert model.provider == "CPUExecutionProvider"
     assert model.reason == "SHORTCUT_PROVIDER=cpu"
     assert model.deviation < 1e-6
-    assert model.image_seconds < 0.1
+    assert 0 < model.image_seconds < model.load_seconds
 
 
 def test_a_batch_gives_what_single_images_give(artifact: artifacts.Artifact, measurements: Measurements) -> None:
