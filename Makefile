@@ -17,7 +17,7 @@ serve: .venv/ready  ## the service with the committed models, on PORT
 train: .venv-dev/ready  ## MODEL=conv_resnet_deep [ARGS="--dataset mnist …"]
 	.venv-dev/bin/python -m training.fit $(MODEL) $(ARGS)
 
-test: .venv-dev/ready .venv/ready check  ## lint, types, tests
+test: .venv-dev/ready .venv/ready .venv-bento/ready check  ## lint, types, tests
 	.venv-dev/bin/python -m pytest
 
 check: .venv-dev/ready  ## ruff, mypy, pip-audit
@@ -41,10 +41,10 @@ bench: .venv/ready .venv-bench/ready  ## speed beside peers and the bare runtime
 soak: .venv/ready .venv-dev/ready  ## MINUTES=10 of all kinds of requests at once: memory, errors; ARGS="--plot soak.png"
 	.venv-dev/bin/python -m benchmarks.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
-container-test: .venv/ready .venv-dev/ready  ## build the image and run it, with podman (root; needs podman, runc, debootstrap)
+container-test: .venv/ready .venv-dev/ready .venv-bento/ready  ## build the image and run it, with podman (root; needs podman, runc, debootstrap)
 	.venv-dev/bin/python -m pytest -m container tests/test_container.py
 
-container-test-gpu: .venv/ready .venv-dev/ready  ## the same with the image for CUDA, 3 GB
+container-test-gpu: .venv/ready .venv-dev/ready .venv-bento/ready  ## the same with the image for CUDA, 3 GB
 	.venv-dev/bin/python -m pytest -m container_gpu tests/test_container_gpu.py
 
 sbom: .venv-dev/ready  ## IMAGE=shortcut ENGINE=docker: what the image holds, as CycloneDX, in sbom.json
@@ -56,16 +56,18 @@ sbom: .venv-dev/ready  ## IMAGE=shortcut ENGINE=docker: what the image holds, as
 release-check: .venv-dev/ready  ## a clean clone of what is committed: both README commands, the Bento, the image (root)
 	.venv-dev/bin/python -m deploy.release_check
 
-bento: .venv/ready  ## a Bento of the service and models/
-	.venv/bin/bentoml build -f bentofile.yaml
+bento: .venv/ready .venv-bento/ready  ## a Bento of the service and models/
+	@.venv/bin/python -m deploy.packed
+	PATH="$(CURDIR)/.venv-bento/bin:$$PATH" .venv/bin/bentoml build -f bentofile.yaml
 
-bento-gpu: .venv/ready  ## the same for CUDA
-	.venv/bin/bentoml build -f bentofile.gpu.yaml
+bento-gpu: .venv/ready .venv-bento/ready  ## the same for CUDA
+	@.venv/bin/python -m deploy.packed
+	PATH="$(CURDIR)/.venv-bento/bin:$$PATH" .venv/bin/bentoml build -f bentofile.gpu.yaml
 
 lock:  ## compile requirements/*.txt from pyproject.toml (needs uv)
 	for extra in serving serving-gpu training dev; do uv pip compile pyproject.toml --extra $$extra --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q -o requirements/$$extra.txt; done
-	for name in bench bench-ray fuzz; do uv pip compile requirements/$$name.in --universal \
+	for name in bench bench-ray fuzz bento; do uv pip compile requirements/$$name.in --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q \
 	  -o requirements/$$name.txt; done
 
@@ -80,6 +82,12 @@ lock:  ## compile requirements/*.txt from pyproject.toml (needs uv)
 	$(PYTHON) -m venv --clear .venv-dev
 	.venv-dev/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	cp requirements/dev.txt $@
+
+.venv-bento/ready: requirements/bento.txt
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }
+	$(PYTHON) -m venv --clear .venv-bento
+	.venv-bento/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bento.txt
+	cp requirements/bento.txt $@
 
 .venv-bench/ready: requirements/bench.txt
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }

@@ -8,15 +8,19 @@ seen.
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
 
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.license import DisjunctiveLicense, License, LicenseExpression
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from serving import __version__
+
+MAX_LICENCE = 60  # letters of a licence field that is a name; some packages put the whole text there
 
 
 def python_distributions(root: Path) -> Iterator[Component]:
@@ -27,7 +31,20 @@ def python_distributions(root: Path) -> Iterator[Component]:
         name, version = fields["Name"].lower().replace("_", "-"), fields["Version"]
         if (name, version) not in seen:
             seen.add((name, version))
-            yield _component("pypi", None, name, version)
+            yield _component("pypi", None, name, version, licences=_licences(fields))
+
+
+def _licences(fields: Message) -> list[License]:
+    """As the distribution says it: an SPDX expression (PEP 639), or the older classifiers, or a short text."""
+    expression = fields.get("License-Expression")
+    if expression:
+        return [LicenseExpression(expression.strip())]
+    classifiers = [line for line in fields.get_all("Classifier", []) if line.startswith("License ::")]
+    names = {line.rpartition(" :: ")[2].strip() for line in classifiers} - {"OSI Approved"}
+    text = " ".join((fields.get("License") or "").split())
+    if not names and text and len(text) <= MAX_LICENCE:
+        names = {text}
+    return [DisjunctiveLicense(name=name) for name in sorted(names)]
 
 
 def interpreters(root: Path) -> Iterator[Component]:
@@ -65,10 +82,17 @@ def _distribution(root: Path) -> dict[str, str]:
 
 
 def _component(
-    kind: str, namespace: str | None, name: str, version: str, qualifiers: dict[str, str] | None = None
+    kind: str,
+    namespace: str | None,
+    name: str,
+    version: str,
+    qualifiers: dict[str, str] | None = None,
+    licences: Sequence[License] = (),
 ) -> Component:
     purl = PackageURL(kind, namespace, name, version, qualifiers)
-    return Component(type=ComponentType.LIBRARY, name=name, version=version, purl=purl, bom_ref=str(purl))
+    return Component(
+        type=ComponentType.LIBRARY, name=name, version=version, purl=purl, bom_ref=str(purl), licenses=licences
+    )
 
 
 def bill(root: Path, name: str = "shortcut") -> Bom:

@@ -1,6 +1,7 @@
 """Known vulnerabilities in the pinned serving requirements, by pip-audit: `python requirements/audit.py`.
 
-Fails on a vulnerability, and passes with a reason where the database cannot be reached: no network is no finding.
+Fails on a vulnerability, and passes with a reason where the database cannot be reached: no network is no finding,
+and no clean bill either.
 """
 
 import json
@@ -29,7 +30,10 @@ def audit(requirements: Path) -> int:
     for package, vulnerability in found:
         fixed = ", ".join(vulnerability["fix_versions"]) or "no version yet"
         print(f"{requirements.name}: {package['name']} {package['version']}: {vulnerability['id']}, fixed in {fixed}")
-    print(f"{requirements.name}: {len(looked_up)} packages looked up, {len(found)} known vulnerabilities")
+    if looked_up:
+        print(f"{requirements.name}: {len(looked_up)} packages looked up, {len(found)} known vulnerabilities")
+    else:
+        print(f"{requirements.name}: NOT AUDITED, none of {len(packages)} packages could be looked up")
     return len(found)
 
 

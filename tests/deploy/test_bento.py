@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.fixtures.server import PYTHON, ROOT
+from tests.fixtures.server import PATH_WITH_UV, PYTHON, ROOT
 
 
 @pytest.mark.parametrize(("file", "name"), [("bentofile.yaml", "shortcut"), ("bentofile.gpu.yaml", "shortcut-gpu")])
 def test_a_bento_holds_only_serving_and_models(tmp_path: Path, file: str, name: str) -> None:
-    environment = os.environ | {"BENTOML_HOME": str(tmp_path), "BENTOML_DO_NOT_TRACK": "True"}
+    environment = os.environ | {"BENTOML_HOME": str(tmp_path), "BENTOML_DO_NOT_TRACK": "True", "PATH": PATH_WITH_UV}
     subprocess.run(
         [PYTHON, "-m", "bentoml", "build", "-f", file], cwd=ROOT, env=environment, check=True, capture_output=True
     )

@@ -134,7 +134,11 @@ def test_compose_holds_the_service_tightly_and_lets_it_drain() -> None:
     assert service["cap_drop"] == ["ALL"]
     drain = int(service["environment"]["SHORTCUT_DRAIN_SECONDS"])
     assert int(service["stop_grace_period"].removesuffix("s")) >= drain + 25
-    mounted = [volume.split(":")[0] for s in COMPOSE["services"].values() for volume in s.get("volumes", [])]
+    mounted = [
+        volume.rpartition(":-")[2].split("}")[0].split(":")[0]
+        for s in COMPOSE["services"].values()
+        for volume in s.get("volumes", [])
+    ]
     assert all((DEPLOY / source).exists() for source in mounted if source.startswith("."))
     for image in (s["image"] for name, s in COMPOSE["services"].items() if name != "shortcut"):
         assert re.search(r":v?\d+\.\d+\.\d+$", image), image
@@ -159,7 +163,9 @@ def prometheus(service: Client, tmp_path: Path) -> Iterator[int]:
         pytest.skip("prometheus is not installed")
     configuration = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    configuration["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{service.port}"]}]
+    for job in configuration["scrape_configs"]:
+        job["static_configs"] = [{"targets": [f"127.0.0.1:{service.port}"]}]
+    configuration["scrape_configs"][0]["authorization"]["credentials_file"] = str(PROMETHEUS / "metrics-key")
     shutil.copy(PROMETHEUS / "alerts.yml", tmp_path)
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     port = free_port()
@@ -186,13 +192,14 @@ def ask(port: int, query: str) -> list[dict[str, Any]]:
 
 def test_a_real_prometheus_answers_the_dashboard_from_a_real_service(service: Client, prometheus: int) -> None:
     picture = encode(colours())
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     wanted = [concrete(query) for query in dashboard_queries()]
     missing = wanted
     while missing:
         for _ in range(5):
             assert service.post("/classify?model=toy-colours", picture).status == 200
             assert service.post("/classify?model=nobody", picture).status == 404
+            assert service.post("/classify?model=toy-colours&min_probability=1", picture).json()["unsure"]
         time.sleep(1)
         try:
             missing = [query for query in wanted if not ask(prometheus, query) and "refused_connections" not in query]

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import serving
-from deploy import sbom
+from deploy import packed, sbom
 from serving.protocols import openapi
 from serving.settings import Settings
+from tests.fixtures import toy
 from tests.fixtures.server import ROOT
 
 
@@ -43,6 +44,18 @@ def root(tmp_path: Path) -> Path:
         info = tmp_path / environment / "lib/python3.11/site-packages/Some_Thing-1.2.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text("Metadata-Version: 2.4\nName: Some_Thing\nVersion: 1.2\n\nName: no header\n")
+    for name, said in (
+        ("new", "License-Expression: Apache-2.0 OR MIT\nLicense: no\n"),
+        (
+            "old",
+            "License: a text\nClassifier: License :: OSI Approved :: BSD License\n",
+        ),
+        ("text", "License: MIT\n"),
+        ("essay", f"License: {'Permission is hereby granted ' * 20}\n"),
+    ):
+        info = tmp_path / f"usr/local/lib/python3.11/site-packages/{name}-1.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: 1\n{said}\n")
     (tmp_path / "app/.venv/pyvenv.cfg").write_text("home = /usr/local/bin\nversion_info = 3.11.14\n")
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/os-release").write_text('NAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n')
@@ -69,10 +82,36 @@ def test_the_bill_of_materials_names_distributions_and_packages(root: Path) -> N
     named = document["metadata"]["component"]
     assert (named["name"], named["version"]) == ("mine", serving.__version__)
     assert [component["purl"] for component in document["components"]] == [
+        "pkg:pypi/essay@1",
         "pkg:deb/debian/libc6@2.36-9%2Bdeb12u1?arch=amd64&distro=debian-12&upstream=glibc",
+        "pkg:pypi/new@1",
+        "pkg:pypi/old@1",
         "pkg:generic/python@3.11.14",
         "pkg:pypi/some-thing@1.2",
+        "pkg:pypi/text@1",
     ]
+    licences = {component["name"]: component.get("licenses") for component in document["components"]}
+    assert licences["new"] == [{"expression": "Apache-2.0 OR MIT"}]
+    assert licences["old"] == [{"license": {"name": "BSD License"}}]
+    assert licences["text"] == [{"license": {"name": "MIT"}}]
+    assert licences["essay"] is None
+
+
+def test_what_a_bento_will_hold_is_printed_and_what_is_not_under_version_control_named(tmp_path: Path) -> None:
+    toy.write_artifact(tmp_path / "models")
+    assert [line.split()[:3] for line in packed.packed(tmp_path)] == [["toy-colours", "version", "1"]]
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    assert "not under version control" in packed.packed(tmp_path)[0]
+    assert all("not under" not in line for line in packed.packed() if line.split()[0] == "dense_resnet-mnist")
+
+
+def test_a_bento_is_built_with_a_pinned_uv() -> None:
+    """BentoML 1.4.39 installs one without a pin where it finds none on PATH."""
+    makefile = (ROOT / "Makefile").read_text()
+    builds = re.findall(r"^\t(.*bentoml build.*)$", makefile, re.M)
+    assert len(builds) == 2
+    assert all(line.startswith('PATH="$(CURDIR)/.venv-bento/bin:$$PATH" ') for line in builds)
+    assert re.search(r"^uv==\d", (ROOT / "requirements" / "bento.txt").read_text(), re.M)
 
 
 def test_an_empty_root_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
