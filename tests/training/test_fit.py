@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
+from training import evaluate
 from training.artifact.graph import ExportError
 from training.data.dataset import Dataset
 from training.fit import main
@@ -140,6 +142,37 @@ def test_batches_are_pixels_in_0_1_and_one_hot_labels_in_the_order_given() -> No
     assert pixels.dtype == np.float32
     np.testing.assert_allclose(pixels.ravel() * 255, [200, 0, 150, 50, 100], rtol=1e-6)
     np.testing.assert_array_equal(labels, np.eye(6)[[4, 0, 3, 1, 2]])
+
+
+def test_a_folder_of_pictures_becomes_a_model_that_agrees_with_its_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Discs on noise, in two colours and many sizes, one file damaged: what a first user has."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for i in range(80):
+        name, colour = (("red", (200, 40, 40)), ("blue", (40, 40, 200)))[i % 2]
+        side = int(rng.integers(20, 60))
+        image = Image.fromarray(rng.integers(0, 256, (side, side + 5, 3), np.uint8))
+        ImageDraw.Draw(image).ellipse((2, 2, side - 2, side - 2), fill=colour)
+        (tmp_path / "discs" / name).mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / "discs" / name / f"{i}.{('png', 'jpg', 'webp')[i % 3]}")
+    (tmp_path / "discs" / "red" / "broken.jpg").write_bytes(b"no picture")
+    assert main(["conv_resnet_shallow", "--data", "discs", "--epochs", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "conv_resnet_shallow-discs: " in said.splitlines()[0]
+    assert "images 32x32x3, 2 classes" in said.splitlines()[0]
+    assert "blue                      27       5       8" in said
+    assert "skipped 1 files that cannot be read:\n  discs/red/broken.jpg: not a readable image" in said
+    assert re.search("warning: 1[56] test images are few", said)
+    card = json.loads(Path("models/conv_resnet_shallow-discs/1/card.json").read_text())
+    assert card["metrics"]["accuracy"] >= 0.75
+    assert card["recipe"]["name"] == "augmented"
+    assert len(card["warnings"]) == said.count("warning: ")
+    low, high = card["intervals"]["accuracy"]
+    assert low < card["metrics"]["accuracy"] <= high
+    assert evaluate.main(["models/conv_resnet_shallow-discs", "--data", "discs"]) == 0
+    assert capsys.readouterr().out.strip().endswith(": agrees")
 
 
 # What is refused

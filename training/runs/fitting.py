@@ -80,9 +80,8 @@ class InterruptedAfterPublishing(KeyboardInterrupt):
 def _plan(
     recipe: Recipe, data: Dataset, model: keras.Model, train: Part, validation: Part, output: Path, run: Run
 ) -> str:
-    held_out = (
-        "the test split" if recipe.validation == "test" else f"{len(validation[0]):,} images of the training split"
-    )
+    own = validation[0] is not data.x_test
+    held_out = f"{len(validation[0]):,} images of the training split" if own else "the test split"
     done = f", {len(run.seconds)} of them done" if run.seconds else ""
     height, width, channels = data.input_shape
     return (
