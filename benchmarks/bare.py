@@ -1,8 +1,8 @@
-"""What ONNX Runtime does with an artifact when nothing is around it: no HTTP, no decoding, no queue.
+"""What the bare runtimes do with an artifact when nothing is around them: no HTTP, no decoding, no queue.
 
 `.venv/bin/python -m benchmarks.bare ARTIFACT`: one process a core with one thread each, as the service runs its
-sessions, each calling `run` on the same batch for some seconds; on every provider for the CPU that our service may
-choose. Knows neither servers nor pictures. Runs where the service runs: .venv-bench lacks the OpenVINO plugin.
+models, each computing the same batch for some seconds; on ONNX Runtime's CPU provider and on OpenVINO. Knows neither
+servers nor pictures. Runs where the service runs: .venv-bench lacks OpenVINO.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,17 @@ import numpy as np
 import onnxruntime as ort
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-OPENVINO = "OpenVINOExecutionProvider"
+OPENVINO = "openvino"
+Run = Callable[[np.ndarray], object]
 
 
 class Unavailable(RuntimeError):
-    """A session of this kind is not to be had on this machine."""
+    """A runtime of this kind is not to be had on this machine."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A kind of session. `fixed` sets the batch dimension when the session is made, which a service cannot."""
+    """A kind of run. `fixed` sets the batch size when the graph is compiled."""
 
     name: str
     provider: str
@@ -37,9 +38,9 @@ class Row:
 
 
 def precision() -> str:
-    """Of OpenVINO's matrix products: bf16 where the CPU has tiles for it, else what the model was trained in."""
+    """Of OpenVINO's matrix products: bf16 where the CPU has instructions for it, else as the model was trained."""
     info = Path("/proc/cpuinfo")
-    return "bf16" if info.exists() and " amx_bf16" in info.read_text() else "float32"
+    return "bf16" if info.exists() and "_bf16" in info.read_text() else "float32"
 
 
 ROWS = (
@@ -49,49 +50,58 @@ ROWS = (
 )
 
 
-def session(onnx: Path, row: Row, batch: int, threads: int) -> ort.InferenceSession:
-    """Raises Unavailable."""
+def open_run(onnx: Path, row: Row, batch: int, threads: int) -> Run:
+    """A function of the batch (N, H, W, C) uint8. Raises Unavailable."""
+    if row.provider == OPENVINO:
+        return _openvino_run(onnx, row, batch, threads)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if row.fixed:
-        plain = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-        options.add_free_dimension_override_by_name(plain.get_inputs()[0].shape[0], batch)
-    if row.provider != OPENVINO:
-        return ort.InferenceSession(onnx, options, providers=[row.provider])
-    # Pinning would put every process on the same core.
-    cpu = {
-        "INFERENCE_PRECISION_HINT": precision().replace("float", "f"),
-        "INFERENCE_NUM_THREADS": str(threads),
-        "ENABLE_CPU_PINNING": "NO",
-    }
-    options.add_provider_for_devices([_openvino_device()], {"load_config": json.dumps({"CPU": cpu})})
-    return ort.InferenceSession(onnx, options)
+    session = ort.InferenceSession(onnx, options, providers=[row.provider])
+    return lambda images: session.run(["probabilities"], {"image": images})
 
 
-def _openvino_device() -> ort.OrtEpDevice:
+def _openvino_run(onnx: Path, row: Row, batch: int, threads: int) -> Run:
     try:
-        import onnxruntime_ep_openvino as plugin
+        import openvino
     except ImportError as err:
-        raise Unavailable(f"onnxruntime-ep-openvino is not installed in {sys.prefix}") from err
-    try:
-        ort.register_execution_provider_library(OPENVINO, plugin.get_library_path())
-    except Exception as err:  # ONNX Runtime has a class of its own for each status code
-        raise Unavailable(" ".join(str(err).split())[:200]) from err
-    for device in ort.get_ep_devices():
-        if device.ep_name == OPENVINO and device.device.type == ort.OrtHardwareDeviceType.CPU:
-            return device
-    raise Unavailable("OpenVINO offers no CPU device here (the plugin accepts Intel CPUs only)")
+        raise Unavailable(f"openvino is not installed in {sys.prefix}") from err
+    core = openvino.Core()
+    graph = core.read_model(onnx)
+    if row.fixed:
+        _, *shape = graph.input(0).partial_shape
+        graph.reshape([batch, *shape])
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision().replace("float", "f"),
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # or every process would be on the same core
+    }
+    request = core.compile_model(graph, "CPU", settings).create_infer_request()
+
+    def run(images: np.ndarray) -> object:
+        request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
+        request.infer()
+        return request.get_output_tensor().data
+
+    return run
+
+
+def input_shape(onnx: Path) -> list[int]:
+    """[H, W, C]."""
+    session = ort.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    shape: list[int] = session.get_inputs()[0].shape[1:]
+    return shape
 
 
 def _worker(queue: Any, start: Any, onnx: Path, row: Row, batch: int, seconds: float, threads: int) -> None:
     """Puts images a second, or why there are none."""
     try:
-        ready = session(onnx, row, batch, threads)
-        images = np.random.default_rng(0).integers(0, 256, [batch, *ready.get_inputs()[0].shape[1:]], np.uint8)
+        run = open_run(onnx, row, batch, threads)
+        images = np.random.default_rng(0).integers(0, 256, [batch, *input_shape(onnx)], np.uint8)
         for _ in range(3):
-            ready.run(["probabilities"], {"image": images})
+            run(images)
     except Exception as err:  # the other processes wait at the barrier: whatever it was must be told
         start.abort()
         queue.put(f"{err}" if isinstance(err, Unavailable) else f"{type(err).__name__}: {err}")
@@ -102,7 +112,7 @@ def _worker(queue: Any, start: Any, onnx: Path, row: Row, batch: int, seconds: f
         return
     began, count = time.perf_counter(), 0
     while (taken := time.perf_counter() - began) < seconds:
-        ready.run(["probabilities"], {"image": images})
+        run(images)
         count += batch
     queue.put(count / taken)
 

@@ -27,18 +27,18 @@ import onnxruntime as ort
 from benchmarks.accuracy import POINTS, CheckError, TestSplit, card_accuracy, read_split
 from serving import artifacts
 from serving.engine import cores
+from serving.engine.buckets import Run
+from serving.engine.exactness import deciding_close_calls, golden_check
 from serving.engine.providers import (
     BACKENDS,
     PROVIDERS,
     Backend,
     ProviderError,
-    Run,
     as_run,
     one_line,
     open_run,
     open_session,
 )
-from serving.engine.selection import golden_check, open_backend
 from serving.errors import StartError
 
 BATCHES = (1, 8, 32)
@@ -83,6 +83,12 @@ def placement(onnx: bytes, backend: Backend, images: np.ndarray, threads: int) -
         as_run(session, backend)(images)
         events = json.loads(Path(session.end_profiling()).read_bytes())
     return read_profile(events)
+
+
+def open_backend(onnx: bytes, backend: Backend, threads: int) -> Run:
+    """As the service runs it, with close calls decided in float32. Raises ProviderError."""
+    run = open_run(onnx, backend, threads)
+    return run if backend.precision == "float32" else deciding_close_calls(run, open_run(onnx, backend.exact, threads))
 
 
 def read_profile(events: list[dict[str, Any]]) -> Placement:

@@ -20,8 +20,9 @@ from benchmarks.load import Load, LoadError
 from benchmarks.pictures import Subject, subject
 from benchmarks.servers import CONTENDERS, OURS, Server, ServerError, short_name
 from serving import artifacts
-from serving.engine import selection as runtime
+from serving.engine import selection
 from serving.engine.measurements import Measurements
+from serving.engine.selection import Options
 from serving.images.picture import decode_image
 from serving.images.png import plain_png
 
@@ -45,7 +46,8 @@ def in_process(one: Subject, provider: str, precision: str, seconds: float) -> d
     artifact = artifacts.read(one.artifact)
     with tempfile.TemporaryDirectory() as nothing_measured:
         measurements = Measurements(Path(nothing_measured))
-        model = runtime.load(artifact, measurements, short_name(provider), precision, threads=1)
+        options = Options(short_name(provider), precision)
+        model = selection.faster(selection.load(artifact, measurements, options), measurements, options)
     pictures = itertools.cycle([picture.data for picture in one.small])
     shape, convention, resample = artifact.input_shape, artifact.input_convention, artifact.resample
     images = artifact.golden_images[:BATCH]

@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             settings.workers, settings.provider
         )  # as the service's workers, so that the choice is theirs
         served = Repository(settings, threads, Measurements(settings.cache)).find(name, args.version)
+        if served.model.measuring:
+            served.take_faster()
     except (StartError, UnknownModel) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1

@@ -100,7 +100,7 @@ class ImageClassifier:
             repository = models.Repository(
                 SETTINGS,
                 THREADS,
-                Measurements(SETTINGS.cache, folder, busy=True),
+                Measurements(SETTINGS.cache, folder),
                 None if SETTINGS.watch else models.started_with(folder),
             )
         except StartError as err:
@@ -109,8 +109,10 @@ class ImageClassifier:
             sys.exit(1)
         repository.replace(None)
         _Loaded.repository = repository
+        turn = None if folder is None else folder / "loading"
+        watching.take_faster(_repository, bool(SETTINGS.watch), turn)
         if SETTINGS.watch:
-            watching.start(repository, _switch, None if folder is None else folder / "loading")
+            watching.start(repository, _switch, turn)
         gc.collect()
         gc.freeze()  # what is loaded stays; looking through it for garbage would stop the worker for 0.1 s now and then
 

@@ -43,6 +43,9 @@ class Settings:
     versions: str = _text("", "versions to load: empty for the latest of each model, `all`, or `model:1,3 other:2`")
     provider: str = _choice("auto", "ONNX Runtime execution provider", "auto", "cuda", "openvino", "cpu")
     precision: str = _choice("auto", "`float32` forbids bf16 and TF32", "auto", "float32")
+    cuda_graphs: int = _number(
+        0, "1 lets CUDA repeat recorded runs (CUDA graphs), where that is measured to be faster", 0, 1
+    )
     cache: Path = _text(Path("~/.cache/shortcut"), "folder that keeps which provider was measured to be the fastest")
     workers: int = _number(0, "server processes; 0 derives them from the cores and the provider", 0, 256)
     max_body_bytes: int = _number(32 * MIB, "bytes of a `/classify` body", 1, 2**31)

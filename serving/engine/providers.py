@@ -1,7 +1,7 @@
-"""A model's graph -> a function that runs it on an execution provider of ONNX Runtime, or why that cannot be here.
+"""A model's graph -> a function that runs it on a backend, or the reason why that cannot be here.
 
 Knows what each provider needs, in which precision and batch sizes it may compute; not which one is best, nor whether it
-is right. The CUDA and OpenVINO parts follow ONNX Runtime's documentation of each provider.
+is right. The CUDA part follows ONNX Runtime's documentation of that provider.
 """
 
 import os
@@ -12,16 +12,19 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import ctypes
 import functools
 import hashlib
-import json
 import platform
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-PROVIDERS = {"cuda": "CUDAExecutionProvider", "openvino": "OpenVINOExecutionProvider", "cpu": "CPUExecutionProvider"}
+from serving.engine import openvino_cpu
+from serving.engine.buckets import FORMED, SIZES, Run, in_buckets
+
+# Execution providers of ONNX Runtime, and OpenVINO itself.
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "openvino": "OpenVINO", "cpu": "CPUExecutionProvider"}
 ort.set_default_logger_severity(3)  # a provider that cannot load is reported once, by us
 
 
@@ -31,15 +34,23 @@ class ProviderError(RuntimeError):
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to compute: an execution provider, the precision of its matrix products, and the batch sizes it is
-    prepared for (others are filled up to the next one); none where every size is as good."""
+    """One way to compute: a provider, the precision of its matrix products, and the batch sizes that it is prepared
+    for, none where it takes every size."""
 
     provider: str  # "cuda", "openvino" or "cpu"
     precision: str = "float32"  # or "tf32", "bf16"
     buckets: tuple[int, ...] = ()
+    graphs: bool = False  # CUDA graphs: the GPU repeats a recorded run, on memory that stays where it is
 
     def __str__(self) -> str:
-        return self.provider if self.precision == "float32" else f"{self.provider} {self.precision}"
+        return " ".join(
+            [
+                self.provider,
+                *([self.precision] if self.precision != "float32" else []),
+                *(["graphs"] if self.graphs else []),
+                *(["in fixed sizes"] if self.buckets and self.provider == "openvino" else []),
+            ]
+        )
 
     @property
     def exact(self) -> "Backend":
@@ -47,29 +58,46 @@ class Backend:
         return Backend("cuda", "float32", self.buckets) if self.provider == "cuda" else Backend("cpu")
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """The batch sizes at which it is timed."""
+        return self.buckets or FORMED
+
+    @property
+    def checked(self) -> tuple[int, ...]:
+        """The batch sizes at which it may compute differently."""
+        return (1, max(FORMED)) if self.provider == "cpu" else self.sizes
+
+    @property
     def tolerance(self) -> float:
         """How far a probability may be from Keras' float32."""
         return 1e-4 if self.precision == "float32" else 0.05
 
 
-_BUCKETS = (1, 2, 4, 8, 16, 32)  # CUDA looks for its convolution algorithms anew at each shape
-
 # In order of preference where nothing tells them apart.
 BACKENDS = (
-    Backend("cuda", "tf32", _BUCKETS),
-    Backend("cuda", "float32", _BUCKETS),
+    Backend("cuda", "tf32", FORMED, graphs=True),
+    Backend("cuda", "float32", FORMED, graphs=True),
+    Backend("cuda", "tf32", FORMED),  # CUDA looks for its convolution algorithms anew at each shape
+    Backend("cuda", "float32", FORMED),
+    Backend("openvino", "bf16", SIZES),
     Backend("openvino", "bf16"),
-    Backend("openvino"),
+    Backend("openvino", "float32", SIZES),
+    Backend("openvino", "float32"),
     Backend("cpu"),
 )
 
-Run = Callable[[np.ndarray], np.ndarray]
 
-
-def open_run(onnx: bytes, backend: Backend, threads: int) -> Run:
-    """A function that maps (N, H, W, C) uint8 to (N, K) float32 on `backend`, with `threads` threads. It may be called
-    from several threads. Raises ProviderError."""
-    return as_run(open_session(onnx, backend, threads, ort.SessionOptions()), backend)
+def open_run(onnx: bytes, backend: Backend, threads: int, seconds: Mapping[int, float] | None = None) -> Run:
+    """A function that maps (N, H, W, C) uint8 to (N, K) float32 on `backend`, with `threads` threads. Two threads may
+    not call it at once. `seconds` is what a run of each of its batch sizes takes, if that is known. Raises
+    ProviderError."""
+    if backend.provider != "openvino":
+        return as_run(open_session(onnx, backend, threads, ort.SessionOptions()), backend, seconds)
+    try:
+        runs = openvino_cpu.open_runs(onnx, backend.precision, threads, backend.buckets or (0,))
+    except Exception as err:  # RuntimeError, or a class of OpenVINO's
+        raise ProviderError(one_line(err)) from err
+    return in_buckets(runs, seconds) if backend.buckets else runs[0]
 
 
 def open_session(onnx: bytes, backend: Backend, threads: int, options: ort.SessionOptions) -> ort.InferenceSession:
@@ -79,10 +107,7 @@ def open_session(onnx: bytes, backend: Backend, threads: int, options: ort.Sessi
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # HTTP shares the cores
     try:
         if backend.provider == "cuda":
-            return _cuda_session(onnx, options, backend.precision)
-        if backend.provider == "openvino":
-            _add_openvino(options, backend.precision, threads)
-            return ort.InferenceSession(onnx, options)
+            return _cuda_session(onnx, options, backend)
         return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     except ProviderError:
         raise
@@ -90,38 +115,46 @@ def open_session(onnx: bytes, backend: Backend, threads: int, options: ort.Sessi
         raise ProviderError(one_line(err)) from err
 
 
-def as_run(session: ort.InferenceSession, backend: Backend) -> Run:
+def as_run(session: ort.InferenceSession, backend: Backend, seconds: Mapping[int, float] | None = None) -> Run:
     def run(images: np.ndarray) -> np.ndarray:
         return session.run(_OUTPUTS, {"image": images})[0]
 
-    return run if not backend.buckets else in_buckets(run, backend.buckets)
+    if backend.graphs:
+        return in_buckets({size: bound_run(session, size, "cuda") for size in backend.buckets}, seconds)
+    return in_buckets(dict.fromkeys(backend.buckets, run), seconds) if backend.buckets else run
 
 
 _OUTPUTS = ("probabilities",)
 
 
-def in_buckets(run: Run, buckets: tuple[int, ...]) -> Run:
-    """`run` for any batch size where it shall see only `buckets`, ascending: smaller batches are filled up with zeros,
-    larger ones cut."""
-    most = buckets[-1]
+def bound_run(session: ort.InferenceSession, size: int, device: str) -> Run:
+    """A run of one batch size whose input and output stay where they are on the device, as CUDA graphs need it.
 
-    def run_filled(images: np.ndarray) -> np.ndarray:
-        count = len(images)
-        if count > most:
-            return np.concatenate([run_filled(images[i : i + most]) for i in range(0, count, most)])
-        bucket = next(bucket for bucket in buckets if bucket >= count)
-        filled = np.zeros((bucket, *images.shape[1:]), images.dtype)
-        filled[:count] = images
-        return run(filled)[:count]
+    Not run where there is no GPU, but for its way on the device "cpu". Source: ONNX Runtime's page on CUDA graphs.
+    """
+    [image], [output] = session.get_inputs(), session.get_outputs()
+    given = ort.OrtValue.ortvalue_from_numpy(np.zeros((size, *image.shape[1:]), np.uint8), device, 0)
+    answer = ort.OrtValue.ortvalue_from_numpy(np.zeros((size, *output.shape[1:]), np.float32), device, 0)
+    binding = session.io_binding()
+    binding.bind_ortvalue_input(image.name, given)
+    binding.bind_ortvalue_output(output.name, answer)
+    options = ort.RunOptions()
+    if device == "cuda":
+        options.add_run_config_entry("gpu_graph_id", str(size))  # recorded at the first run, repeated from then on
 
-    return run_filled
+    def run(images: np.ndarray) -> np.ndarray:
+        given.update_inplace(np.ascontiguousarray(images))
+        session.run_with_iobinding(binding, options)
+        return np.array(answer.numpy())  # the next run writes there
+
+    return run
 
 
 def one_line(err: Exception) -> str:
     return " ".join(str(err).split())[:300]
 
 
-def _cuda_session(onnx: bytes, options: ort.SessionOptions, precision: str) -> ort.InferenceSession:
+def _cuda_session(onnx: bytes, options: ort.SessionOptions, backend: Backend) -> ort.InferenceSession:
     """Not run where there is no GPU. Source: ONNX Runtime's "CUDA Execution Provider" page."""
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise ProviderError("this onnxruntime was built without CUDA (install requirements/serving-gpu.txt)")
@@ -130,7 +163,11 @@ def _cuda_session(onnx: bytes, options: ort.SessionOptions, precision: str) -> o
     ort.preload_dlls()
     # Without this entry a missing library falls back to the CPU while the provider still counts as available.
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    settings = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "1" if precision == "tf32" else "0"}
+    settings = {
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "1" if backend.precision == "tf32" else "0",
+        "enable_cuda_graph": "1" if backend.graphs else "0",
+    }
     try:
         # Its wrapper's own fallback would try the CPU provider and report what came of that.
         return ort.InferenceSession(onnx, options, providers=[("CUDAExecutionProvider", settings)], enable_fallback=0)
@@ -158,37 +195,6 @@ def _missing_library() -> str:
     return ""
 
 
-@functools.cache
-def _register_once(name: str, library: str) -> None:
-    ort.register_execution_provider_library(name, library)
-
-
-def _add_openvino(options: ort.SessionOptions, precision: str, threads: int) -> None:
-    if platform.machine() not in ("x86_64", "AMD64"):
-        raise ProviderError(f"OpenVINO is used on x86-64 only, this is {platform.machine()}")
-    try:
-        import onnxruntime_ep_openvino as plugin
-    except ImportError as err:
-        raise ProviderError("onnxruntime-ep-openvino is not installed (requirements/serving.txt has it)") from err
-    name = PROVIDERS["openvino"]
-    _register_once(name, plugin.get_library_path())
-    devices = [
-        device
-        for device in ort.get_ep_devices()
-        if device.ep_name == name and device.device.type == ort.OrtHardwareDeviceType.CPU
-    ]
-    if not devices:
-        raise ProviderError("OpenVINO offers no CPU device here (the plugin accepts Intel CPUs only)")
-    if precision == "bf16" and "BF16" not in devices[0].ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split():
-        raise ProviderError("this CPU has no bf16 instructions")
-    config = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        "INFERENCE_NUM_THREADS": str(threads),
-        "ENABLE_CPU_PINNING": "NO",  # pinned, the threads of every worker would sit on the same first cores
-    }
-    options.add_provider_for_devices(devices[:1], {"load_config": json.dumps({"CPU": config})})
-
-
 @functools.cache  # asked for every model
 def machine() -> str:
     """What decides how fast each backend is here: the runtime, the processor (a virtual one is named by what it can do,
@@ -197,7 +203,7 @@ def machine() -> str:
     try:
         from importlib.metadata import version
 
-        parts.append(version("onnxruntime-ep-openvino"))
+        parts.append(version("openvino"))
     except ImportError:  # PackageNotFoundError is one
         pass
     for file in (Path("/proc/cpuinfo"), *sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))):

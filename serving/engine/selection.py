@@ -1,32 +1,54 @@
 """Artifacts -> warm models on the fastest backend that reproduces their golden outputs.
 
-Tries what `providers` can open, proves that it computes what Keras did, measures and chooses. Knows nothing of requests
-or queues.
+A model is served at once, by ONNX Runtime on the processor. Which backend is faster is found out meanwhile, in a child
+process, and remembered; then the model moves there. Knows nothing of requests or queues.
 """
 
 import time
-import timeit
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
-
 from serving.artifacts import Artifact
+from serving.engine.buckets import Run, images_per_second, worthwhile
+from serving.engine.exactness import deciding_close_calls, golden_check
 from serving.engine.measurements import Measurement, Measurements
-from serving.engine.providers import BACKENDS, PROVIDERS, Backend, ProviderError, Run, machine, one_line, open_run
+from serving.engine.probing import Findings, probe
+from serving.engine.providers import BACKENDS, PROVIDERS, Backend, ProviderError, machine, open_run
 from serving.errors import StartError
 
-MEASURED_SECONDS = 0.1  # of each backend, again and again
-CLOSE = 0.03  # between the two best probabilities
-LESS_EXACT = 1.25  # times as fast must a way be that is less exact than float32
-MEASURED_SIZES = (1, 6, 32)
-WARM_SIZES = (1, 2, 4, 8, 16, 32)  # a provider may prepare itself for each shape when it first meets it
+LESS_EXACT = 1.25  # times as fast must a backend be that is less exact than float32
+CPU = Backend("cpu")
+
+
+class Options(NamedTuple):
+    """What may be used: a provider and precision, or "auto" for any; the threads of a run; CUDA graphs."""
+
+    provider: str = "auto"
+    precision: str = "auto"
+    threads: int = 1
+    cuda_graphs: bool = False
+
+    def backends(self, without: Backend | None = None) -> list[Backend]:
+        """What may be tried, in order of preference. `without` is a backend that has failed: its provider is only
+        taken again where there is no other."""
+        found = [
+            backend
+            for backend in BACKENDS
+            if self.provider in ("auto", backend.provider)
+            and self.precision in ("auto", backend.precision)
+            and (self.cuda_graphs or not backend.graphs)
+        ]
+        return [backend for backend in found if without is None or backend.provider != without.provider] or found
+
+    def __str__(self) -> str:
+        named = {"SHORTCUT_PROVIDER": self.provider, "SHORTCUT_PRECISION": self.precision}
+        return ", ".join(f"{name}={value}" for name, value in named.items() if value != "auto")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A served version: `run` maps (N, H, W, C) uint8 to (N, K) float32 probabilities."""
+    """A served version: `run` maps (N, H, W, C) uint8 to (N, K) float32 probabilities, for one thread at a time."""
 
     artifact: Artifact
     run: Run
@@ -34,7 +56,8 @@ class Model:
     reason: str
     deviation: float  # the largest difference to a golden probability
     load_seconds: float
-    image_seconds: float  # of one image in a batch of the golden ones, warm
+    image_seconds: float  # of one image in a large batch, warm
+    measuring: bool = False  # whether `faster` may find a better backend
 
     @property
     def name(self) -> str:
@@ -51,48 +74,66 @@ class Model:
         )
 
 
-def load(
-    artifact: Artifact,
-    measurements: Measurements,
-    provider: str = "auto",
-    precision: str = "auto",
-    threads: int = 1,
-    without: Backend | None = None,
-) -> Model:
-    """A warm model on the fastest backend of `provider` and `precision` ("auto" for any) that gives right answers.
-
-    Which one that is `measurements` may know; else it is measured and kept there. `without` is a backend that has
-    failed: it is only taken again where there is no other. Raises StartError if a demanded provider is not to be had or
-    nothing reproduces the golden outputs.
-    """
-    backends = candidates(provider, precision)
-    if without is not None:
-        backends = [backend for backend in backends if backend.provider != without.provider] or backends
-    key = measurement_key(artifact, backends, threads)
-    demanded = _demand(provider, precision)
-    known = measurements.find(key)
-    if known is not None and known.backend in backends:
+def load(artifact: Artifact, measurements: Measurements, options: Options, without: Backend | None = None) -> Model:
+    """A warm model as soon as there is one that gives right answers: on the processor by ONNX Runtime, where that is
+    allowed. `without` is a backend that has failed. Raises StartError if a demanded provider is not to be had or
+    nothing reproduces the golden outputs."""
+    backends = options.backends(without)
+    if CPU in backends:
+        reason = "the provider that is ready first; whether another is faster is being measured"
+        only = len(backends) == 1
         try:
-            return _load(artifact, known.backend, threads, _because(known, demanded))
-        except ProviderError:
-            pass  # the machine is not what it was, though it looks the same: measure again
-    models: list[Model] = []
-    reasons: dict[str, Backend] = {}  # a provider that is not here is so in every precision
-    for backend in backends:
-        try:
-            models.append(_load(artifact, backend, threads, demanded))
+            return _open(artifact, CPU, options, str(options) if only else reason, measuring=not only)
         except ProviderError as err:
-            reasons.setdefault(str(err), backend)
-    refused = [f"{backend}: {reason}" for reason, backend in reasons.items()]
-    if not models:
-        asked = f"{demanded}: " if demanded else ""
-        raise StartError(f"{asked}{artifact.path / 'model.onnx'} cannot be served: {'; '.join(refused)}")
-    rates = images_per_second(models)
-    fastest = sorted(models, key=lambda model: -_worth(model.backend, rates[model.backend]))
-    measured = {str(model.backend): round(rates[model.backend], 1) for model in fastest}
-    measurement = Measurement(fastest[0].backend, measured, refused)
-    measurements.keep(key, measurement)
-    return replace(fastest[0], reason=_because(measurement, demanded))
+            if only:
+                raise StartError(_none(artifact, options, [f"{CPU}: {err}"])) from err
+    measurement = measure(artifact, measurements, options, backends)
+    try:
+        return _open(artifact, measurement.backend, options, _because(measurement, options), measurement.seconds)
+    except ProviderError as err:
+        raise StartError(_none(artifact, options, [f"{measurement.backend}: {err}"])) from err
+
+
+def faster(model: Model, measurements: Measurements, options: Options) -> Model:
+    """The same version on the fastest backend; takes seconds where that must be measured first, in a child process.
+
+    The model as it was, with the reason, where none is faster.
+    """
+    try:
+        measurement = measure(model.artifact, measurements, options, options.backends())
+    except StartError as err:  # not even the provider in use can be measured
+        return replace(model, measuring=False, reason=str(err))
+    reason = _because(measurement, options)
+    if measurement.backend == model.backend:
+        return replace(model, measuring=False, reason=reason)
+    try:
+        with measurements.trying(measurement_key(model.artifact, options.backends(), options)):
+            return _open(model.artifact, measurement.backend, options, reason, measurement.seconds)
+    except ProviderError as err:
+        return replace(model, measuring=False, reason=f"{measurement.backend}: {err}; {reason}")
+
+
+def measure(
+    artifact: Artifact, measurements: Measurements, options: Options, backends: Sequence[Backend]
+) -> Measurement:
+    """Which of the backends is the fastest: known, or found out now. Raises StartError if none is right."""
+    key = measurement_key(artifact, backends, options)
+    known = measurements.find(key)
+    if known is not None and known.backend.provider in {backend.provider for backend in backends}:
+        return known
+    findings = probe(artifact, backends, options.threads)
+    if not findings.seconds:
+        raise StartError(_none(artifact, options, _reasons(findings)))
+    kept = {
+        backend: worthwhile(seconds) if backend.buckets else seconds for backend, seconds in findings.seconds.items()
+    }
+    rates = {backend: images_per_second(seconds) for backend, seconds in kept.items()}
+    order = sorted(rates, key=lambda b: -rates[b] / (1 if b.precision == "float32" else LESS_EXACT))
+    best = order[0]
+    chosen = replace(best, buckets=tuple(sorted(kept[best])) if best.buckets else ())
+    measurement = Measurement(chosen, {str(b): round(rates[b], 1) for b in order}, _reasons(findings), kept[best])
+    measurements.keep(key, measurement, findings.lasting)
+    return measurement
 
 
 class Choice(NamedTuple):
@@ -104,129 +145,59 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(artifact: Artifact, measurements: Measurements, provider: str, precision: str, threads: int) -> Choice:
-    """In the parent: make sure that `measurements` knows what `load` will take. Raises StartError.
-
-    A demanded provider is tried even so: it may be gone, and then the start must end here.
-    """
-    name = f"{artifact.name} version {artifact.version}"
-    known = measurements.find(measurement_key(artifact, candidates(provider, precision), threads))
-    if known is not None and provider == "auto":
-        reason = _because(known, _demand(provider, precision))
-        return Choice(name, known.backend, known.rates.get(str(known.backend), 0.0), reason)
-    model = load(artifact, measurements, provider, precision, threads)
-    return Choice(name, model.backend, 1 / model.image_seconds, model.reason)
+def choose(artifact: Artifact, measurements: Measurements, options: Options) -> Choice:
+    """In the parent: make sure that the workers can `load`, and say what they will take as far as that is known. Raises
+    StartError."""
+    model = load(artifact, measurements, options)
+    known = measurements.find(measurement_key(artifact, options.backends(), options)) if model.measuring else None
+    if known is not None:
+        return Choice(model.name, known.backend, known.rates.get(str(known.backend), 0.0), _because(known, options))
+    return Choice(model.name, model.backend, 1 / model.image_seconds, model.reason)
 
 
-def candidates(provider: str, precision: str) -> list[Backend]:
-    """What may be tried, in order of preference."""
-    return [
-        backend
-        for backend in BACKENDS
-        if provider in ("auto", backend.provider) and (precision == "auto" or backend.precision == precision)
-    ]
-
-
-def measurement_key(artifact: Artifact, backends: Sequence[Backend], threads: int) -> str:
+def measurement_key(artifact: Artifact, backends: Sequence[Backend], options: Options) -> str:
     """What a measurement holds for."""
-    return f"{artifact.sha256[:32]} on {machine()}, {threads} threads, of {', '.join(map(str, backends))}"
+    return f"{artifact.sha256[:32]} on {machine()}, {options.threads} threads, of {', '.join(map(str, backends))}"
 
 
-def _load(artifact: Artifact, backend: Backend, threads: int, reason: str) -> Model:
+def _open(
+    artifact: Artifact,
+    backend: Backend,
+    options: Options,
+    reason: str,
+    seconds: dict[int, float] | None = None,
+    measuring: bool = False,
+) -> Model:
     """A checked and warm model. Raises ProviderError."""
     started = time.perf_counter()
-    run = open_backend(artifact.onnx, backend, threads)
-    golden = artifact.golden_images
-    try:
-        deviation = golden_check(run, backend, artifact)
-        for size in WARM_SIZES:
-            run(golden[:size])
-        seconds = min(timeit.repeat(lambda: run(golden), number=1, repeat=2)) / len(golden)
-    except ProviderError:
-        raise
-    except Exception as err:  # a class of ONNX Runtime's per status code
-        raise ProviderError(one_line(err)) from err
-    return Model(artifact, run, backend, reason, deviation, time.perf_counter() - started, seconds)
+    run = open_run(artifact.onnx, backend, options.threads, seconds)
+    deviation = golden_check(run, backend, artifact)
+    if not seconds:
+        began = time.perf_counter()
+        run(artifact.golden_images)
+        seconds = {len(artifact.golden_images): time.perf_counter() - began}
+    if backend.precision != "float32":
+        # A session of its own, since one that has computed large batches keeps their memory.
+        run = deciding_close_calls(run, open_run(artifact.onnx, backend.exact, options.threads))
+    largest = max(seconds)
+    took = time.perf_counter() - started
+    return Model(artifact, run, backend, reason, deviation, took, seconds[largest] / largest, measuring)
 
 
-def open_backend(onnx: bytes, backend: Backend, threads: int) -> Run:
-    """As providers.open_run, with close calls decided in float32. Raises ProviderError."""
-    run = open_run(onnx, backend, threads)
-    return run if backend.precision == "float32" else deciding_close_calls(run, open_run(onnx, backend.exact, threads))
+def _none(artifact: Artifact, options: Options, reasons: Sequence[str]) -> str:
+    asked = f"{options}: " if str(options) else ""
+    return f"{asked}{artifact.path / 'model.onnx'} cannot be served: {'; '.join(reasons)}"
 
 
-def deciding_close_calls(fast: Run, exact: Run) -> Run:
-    """`fast`, but images whose two best classes it finds within CLOSE of each other are computed again by `exact`.
-
-    Nearly every answer that bf16 changes is such a one: on CIFAR-10 30 of 10,000 without, 8 with it, for 1.6 % of the
-    images twice.
-    """
-
-    def run(images: np.ndarray) -> np.ndarray:
-        probabilities = fast(images)
-        ordered = np.partition(probabilities, -2, axis=1)
-        close = np.flatnonzero(ordered[:, -1] - ordered[:, -2] < CLOSE)
-        if len(close):
-            probabilities[close] = exact(images[close])
-        return probabilities
-
-    return run
+def _reasons(findings: Findings) -> list[str]:
+    """Each reason once: a provider that is not here is so in every precision."""
+    first: dict[str, Backend] = {}
+    for backend, reason in findings.refused.items():
+        first.setdefault(reason, backend)
+    return [f"{backend}: {reason}" for reason, backend in first.items()]
 
 
-def golden_check(run: Run, backend: Backend, artifact: Artifact) -> float:
-    """The largest difference to the golden probabilities, in one batch and for a lone image.
-
-    Raises ProviderError over the backend's tolerance, or if a top-1 changes whose margin in the reference exceeds twice
-    the tolerance.
-    """
-    reference = artifact.golden_probabilities
-    answer = run(artifact.golden_images)
-    single = run(artifact.golden_images[:1])
-    deviation = max(float(np.abs(answer - reference).max()), float(np.abs(single - reference[:1]).max()))
-    ordered = np.sort(reference, axis=1)
-    clear = ordered[:, -1] - ordered[:, -2] > 2 * backend.tolerance
-    flipped = int((answer.argmax(axis=1) != reference.argmax(axis=1))[clear].sum())
-    if not deviation <= backend.tolerance or flipped:
-        raise ProviderError(
-            f"does not reproduce golden.npz: largest difference {deviation:.2g} (limit {backend.tolerance:g}), "
-            f"{flipped} answers changed"
-        )
-    return deviation
-
-
-def images_per_second(models: Sequence[Model]) -> dict[Backend, float]:
-    """The geometric mean of each one's rates for a lone image and for batches of several sizes, since a service meets
-    them all.
-
-    They are measured in turn, again and again, so that whatever else the machine does falls on all of them alike.
-    """
-    logarithms = {model.backend: 0.0 for model in models}
-    for size in MEASURED_SIZES:
-        seconds: dict[Backend, list[float]] = {model.backend: [] for model in models}
-        end = time.perf_counter() + len(models) * MEASURED_SECONDS / len(MEASURED_SIZES)
-        while time.perf_counter() < end or not all(seconds.values()):
-            for model in models:
-                images = model.artifact.golden_images[:size]
-                started = time.perf_counter()
-                model.run(images)
-                seconds[model.backend].append((time.perf_counter() - started) / len(images))
-        for backend, taken in seconds.items():
-            logarithms[backend] -= float(np.log(np.median(taken))) / len(MEASURED_SIZES)
-    return {backend: float(np.exp(logarithm)) for backend, logarithm in logarithms.items()}
-
-
-def _worth(backend: Backend, rate: float) -> float:
-    return rate if backend.precision == "float32" else rate / LESS_EXACT
-
-
-def _demand(provider: str, precision: str) -> str:
-    named = {"SHORTCUT_PROVIDER": provider, "SHORTCUT_PRECISION": precision}
-    return ", ".join(f"{name}={value}" for name, value in named.items() if value != "auto")
-
-
-def _because(measurement: Measurement, demanded: str) -> str:
-    if demanded and len(measurement.rates) == 1:
-        return "; ".join([demanded, *measurement.refused])
+def _because(measurement: Measurement, options: Options) -> str:
     rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in measurement.rates.items())
     rule = f"the fastest that reproduces the golden outputs, a less exact one by {LESS_EXACT} times (images/s: {rates})"
-    return "; ".join([*filter(None, [demanded]), rule, *measurement.refused])
+    return "; ".join([*filter(None, [str(options)]), rule, *measurement.refused])

@@ -116,6 +116,12 @@ _LOADED = Gauge(
     ("model", "version", "provider", "precision"),
     multiprocess_mode="livesum",
 )
+_MEASURING = Gauge(
+    "shortcut_model_measuring",
+    "Workers that do not know yet which provider is the fastest for this version",
+    _MODEL,
+    multiprocess_mode="livesum",
+)
 
 
 class _Tally:
@@ -201,6 +207,7 @@ class Meter:
         self.decoded, self.waited = decode.observe, queue.observe
         self.rejected, self.expired, self.failed = rejected.count, expired.count, failed.count
         self._workers: Gauge | None = None  # while it is served
+        self._measuring = _MEASURING.labels(*self._labels)
 
     def computed(self, images: int, seconds: float) -> None:
         self._batch.observe(images)
@@ -210,10 +217,11 @@ class Meter:
         """An answer was marked as not to be relied on."""
         _unsure(*self._labels, reason).count()
 
-    def loaded(self, provider: str, precision: str, queue: "Queue") -> None:
+    def loaded(self, provider: str, precision: str, queue: "Queue", measuring: bool = False) -> None:
         """It is served from now on; `queue` is looked at whenever somebody wants to know."""
         self._workers = _LOADED.labels(*self._labels, provider, precision)
         self._workers.inc()
+        self._measuring.set(measuring)
         waiting, room = (gauge.labels(*self._labels) for gauge in (_WAITING, _ROOM))
 
         def look() -> None:
@@ -224,13 +232,14 @@ class Meter:
         self._look = look
         _watched.append(look)
 
-    def moved(self, provider: str, precision: str) -> None:
+    def moved(self, provider: str, precision: str, measuring: bool = False) -> None:
         """Another provider serves it from now on, if it is served at all."""
         if self._workers is None:
             return
         self._workers.dec()
         self._workers = _LOADED.labels(*self._labels, provider, precision)
         self._workers.inc()
+        self._measuring.set(measuring)
 
     def retired(self) -> None:
         """It is not served any more."""
@@ -239,7 +248,7 @@ class Meter:
         self._workers.dec()
         self._workers = None
         _watched.remove(self._look)
-        for gauge in (_WAITING, _ROOM):
+        for gauge in (_WAITING, _ROOM, _MEASURING):
             gauge.labels(*self._labels).set(0)
 
 

@@ -43,9 +43,13 @@ def verify(
     for path in _selected(settings):
         artifact = artifacts.read(path)
         contents[str(path)] = artifact.sha256
-        yield selection.choose(artifact, measurements, settings.provider, settings.precision, threads)
+        yield selection.choose(artifact, measurements, options(settings, threads))
     if shared is not None:
         (shared / STARTED_WITH).write_text(json.dumps(contents))
+
+
+def options(settings: Settings, threads: int) -> selection.Options:
+    return selection.Options(settings.provider, settings.precision, threads, bool(settings.cuda_graphs))
 
 
 def started_with(shared: Path | None) -> dict[str, str]:
@@ -146,12 +150,11 @@ class Repository:
         artifact = artifacts.read(path)
         if self._contents.get(str(path), artifact.sha256) != artifact.sha256:
             raise StartError(f"{path}: was changed since the service started; publish it as a new version, or restart")
-        settings = self._settings
-        # Not a method of this object, which would then stay in memory for as long as the model.
-        load = functools.partial(
-            selection.load, artifact, self._measurements, settings.provider, settings.precision, self._threads
-        )
-        return ServedModel(load(), settings, load)
+        # Not methods of this object, which would then stay in memory for as long as the model.
+        wanted = options(self._settings, self._threads)
+        load = functools.partial(selection.load, artifact, self._measurements, wanted)
+        faster = functools.partial(selection.faster, measurements=self._measurements, options=wanted)
+        return ServedModel(load(), self._settings, load, faster)
 
     def _earlier(self, name: str) -> dict[int, ServedModel]:
         """The newest version of a model that is not refused and can be served."""

@@ -69,13 +69,21 @@ class ServedModel:
     """One version, ready: bytes -> image -> probabilities -> ranked predictions.
 
     If its execution provider fails, what was computed is answered 503 and `load` finds another (or the same again); if
-    there is none, or if it hangs, the process ends, to be replaced by a new one.
+    there is none, or if it hangs, the process ends, to be replaced by a new one. `faster` finds a faster one.
     """
 
-    def __init__(self, model: runtime.Model, settings: Settings, load: Callable[[Backend | None], runtime.Model]):
+    def __init__(
+        self,
+        model: runtime.Model,
+        settings: Settings,
+        load: Callable[[Backend | None], runtime.Model],
+        faster: Callable[[runtime.Model], runtime.Model] = lambda model: model,
+    ):
         self.model = model
         self.computes = True
         self._load = load
+        self._faster = faster
+        self._moving = threading.Lock()  # held to replace `model`
         self.artifact = model.artifact
         self._settings = settings
         self._start = _json({"model": self.artifact.name, "version": self.artifact.version})[:-1] + ',"predictions":['
@@ -96,7 +104,7 @@ class ServedModel:
 
     def start(self) -> None:
         """It is served from now on."""
-        self._meter.loaded(self.model.provider, self.model.backend.precision, self.batcher)
+        self._meter.loaded(self.model.provider, self.model.backend.precision, self.batcher, self.model.measuring)
 
     def admit(self, count: int = 1) -> None:
         """Raises Overloaded if `count` more images find no room, or Unavailable: known before the cost of decoding."""
@@ -219,11 +227,27 @@ class ServedModel:
             log.critical("%s cannot be computed any more, this worker ends: %s", failed.name, one_line(err))
             os.kill(os.getpid(), signal.SIGINT)  # without the draining of SIGTERM, which would take new connections
             return
-        self.model = replace(found, reason=f"{failed.backend} failed ({why}); {found.reason}")
-        self.batcher.costs(found.image_seconds)
-        self._meter.moved(found.provider, found.backend.precision)
+        # Nor is a faster one looked for: that would be the one that has failed.
+        self._move(replace(found, measuring=False, reason=f"{failed.backend} failed ({why}); {found.reason}"))
         self.computes = True
         log.warning("%s", self.model)
+
+    def _move(self, model: runtime.Model, before: runtime.Model | None = None) -> bool:
+        """Compute by `model` from the next batch on; False where that is no longer `before`, by which it did."""
+        with self._moving:
+            if before is not None and (self.model is not before or not self.computes):
+                return False
+            self.model = model
+            self.batcher.costs(model.image_seconds)
+            self._meter.moved(model.provider, model.backend.precision, model.measuring)
+            return True
+
+    def take_faster(self) -> None:
+        """Find out which backend is the fastest and compute by that. It may take seconds: for a thread of its own."""
+        before = self.model
+        found = self._faster(before)
+        if self._move(found, before) and found.backend != before.backend:
+            log.info("%s: %s from now on, %s images/s", found.name, found.backend, f"{1 / found.image_seconds:,.0f}")
 
     def answer(self, outcome: Outcome, top_k: int, min_probability: float | str | None = None) -> dict[str, Any]:
         """What an answer says of a picture: its `predictions`, and `unsure` where they should not be relied on.
@@ -269,6 +293,7 @@ class ServedModel:
             "provider": self.model.provider,
             "precision": self.model.backend.precision,
             "provider_reason": self.model.reason,
+            "measuring": self.model.measuring,
             "images_per_second": round(1 / self.model.image_seconds, 1),
             "largest_deviation": self.model.deviation,
             "metrics": artifact.card.get("metrics"),

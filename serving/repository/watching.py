@@ -26,6 +26,25 @@ def start(current: Repository, switch: Callable[[Repository], None], turn: Path 
     threading.Thread(target=_watch, args=(current, switch, turn), name="watch", daemon=True).start()
 
 
+def take_faster(current: Callable[[], Repository], for_ever: bool, turn: Path | None) -> None:
+    """In the background, move each model to its fastest backend, which is measured if nobody knows it yet; `for_ever`
+    where models may come later. `turn` as for `start`."""
+    threading.Thread(target=_take_faster, args=(current, for_ever, turn), name="measure", daemon=True).start()
+
+
+def _take_faster(current: Callable[[], Repository], for_ever: bool, turn: Path | None) -> None:
+    while for_ever or any(served.model.measuring for served in current()):
+        time.sleep(LOOK_SECONDS)
+        for served in current():
+            if served.model.measuring:
+                try:
+                    with _in_turn(turn):
+                        served.take_faster()
+                except Exception:  # the model is served as it was
+                    log.exception("%s is not measured", served.model.name)
+        del served
+
+
 def _watch(current: Repository, switch: Callable[[Repository], None], turn: Path | None) -> None:
     said = ""
     while True:

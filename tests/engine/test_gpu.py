@@ -9,7 +9,8 @@ import pytest
 from benchmarks import gpu
 from benchmarks.gpu import NotProved, Placement, main, read_profile
 from serving.engine import providers
-from serving.engine.providers import Backend, Run
+from serving.engine.buckets import Run
+from serving.engine.providers import Backend
 from tests.fixtures import toy
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

@@ -1,20 +1,25 @@
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
 from serving import artifacts
-from serving.engine import providers
-from serving.engine import selection as runtime
+from serving.engine import exactness, providers, selection
+from serving.engine.buckets import SIZES, worthwhile
 from serving.engine.measurements import FILE, Measurement, Measurements
-from serving.engine.providers import Backend, Run
+from serving.engine.probing import Findings
+from serving.engine.providers import BACKENDS, Backend
+from serving.engine.selection import CPU, Model, Options
 from serving.errors import StartError
 from tests.fixtures import toy
 
-EXACT = Backend("cpu").tolerance
+EXACT = CPU.tolerance
 
 
 @pytest.fixture
@@ -27,24 +32,29 @@ def measurements(tmp_path: Path) -> Measurements:
     return Measurements(tmp_path / "cache")
 
 
+def fastest(artifact: artifacts.Artifact, measurements: Measurements, options: Options = Options()) -> Model:  # noqa: B008
+    return selection.faster(selection.load(artifact, measurements, options), measurements, options)
+
+
 def test_the_cpu_provider_computes_what_the_graph_says(
     artifact: artifacts.Artifact, measurements: Measurements
 ) -> None:
-    model = runtime.load(artifact, measurements, "cpu")
+    model = selection.load(artifact, measurements, Options("cpu"))
     images = np.random.default_rng(5).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
     assert np.abs(model.run(images) - toy.expected(images, toy.weights((8, 8, 3), 3))).max() < 1e-6
     assert model.provider == "CPUExecutionProvider"
     assert model.reason == "SHORTCUT_PROVIDER=cpu"
     assert model.deviation < 1e-6
     assert 0 < model.image_seconds < model.load_seconds
+    assert not model.measuring
 
 
 def test_a_batch_gives_what_single_images_give(artifact: artifacts.Artifact, measurements: Measurements) -> None:
-    """In whatever precision `auto` takes here, within its tolerance."""
-    model = runtime.load(artifact, measurements)
+    """On whatever backend is the fastest here, within its tolerance."""
+    model = fastest(artifact, measurements)
     images = artifact.golden_images
     singles = np.concatenate([model.run(images[i : i + 1]) for i in range(len(images))])
-    for size in (2, 3, 7, 32):
+    for size in range(1, 33):
         assert np.abs(model.run(images[:size]) - singles[:size]).max() <= model.backend.tolerance
 
 
@@ -55,40 +65,49 @@ def test_a_demanded_provider_that_is_not_there_ends_the_start(
     artifact: artifacts.Artifact, measurements: Measurements
 ) -> None:
     with pytest.raises(StartError, match=r"SHORTCUT_PROVIDER=cuda: .*model.onnx cannot be served: .*without CUDA"):
-        runtime.load(artifact, measurements, "cuda")
+        selection.load(artifact, measurements, Options("cuda"))
+    with pytest.raises(StartError, match="without CUDA"):
+        selection.choose(artifact, measurements, Options("cuda"))
 
 
 def test_cuda_needs_a_gpu_and_not_only_a_build_with_cuda(
-    artifact: artifacts.Artifact, measurements: Measurements, monkeypatch: pytest.MonkeyPatch
+    artifact: artifacts.Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """onnxruntime-gpu lists CUDA on machines without a GPU: the seam is what it says is available."""
     if any(Path("/dev").glob("nvidia[0-9]*")):
         pytest.skip("there is an NVIDIA GPU")
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    with pytest.raises(StartError, match="no NVIDIA GPU"):
-        runtime.load(artifact, measurements, "cuda")
-    assert "no NVIDIA GPU" in runtime.load(artifact, measurements, "auto").reason
+    with pytest.raises(providers.ProviderError, match="no NVIDIA GPU"):
+        providers.open_run(artifact.onnx, Backend("cuda"), 1)
 
 
-def test_openvino_reproduces_the_golden_outputs_where_it_has_a_device(
+def test_openvino_reproduces_the_golden_outputs_where_it_is_installed(
     artifact: artifacts.Artifact, measurements: Measurements
 ) -> None:
     try:
-        model = runtime.load(artifact, measurements, "openvino", "float32")
+        model = selection.load(artifact, measurements, Options("openvino", "float32"))
     except StartError as err:
-        pytest.skip(f"no OpenVINO here: {err}")
-    assert model.provider == "OpenVINOExecutionProvider"
+        assert "openvino is not installed" in str(err) or "x86-64 only" in str(err)
+        pytest.skip(str(err))
+    assert model.provider == "OpenVINO"
     assert model.deviation <= EXACT
-    for backend in runtime.candidates("openvino", "bf16"):
-        try:
-            assert runtime._load(artifact, backend, 1, "").deviation <= backend.tolerance
-        except providers.ProviderError as err:
-            assert "no bf16" in str(err)
+    assert model.reason.startswith("SHORTCUT_PROVIDER=openvino, SHORTCUT_PRECISION=float32; the fastest")
 
 
 @pytest.mark.parametrize("provider", ["auto", "cuda", "openvino", "cpu"])
 def test_float32_forbids_everything_else(provider: str) -> None:
-    assert {backend.precision for backend in runtime.candidates(provider, "float32")} == {"float32"}
+    assert {backend.precision for backend in Options(provider, "float32").backends()} == {"float32"}
+
+
+def test_cuda_graphs_are_only_tried_where_they_are_asked_for() -> None:
+    assert not any(backend.graphs for backend in Options().backends())
+    assert {backend.graphs for backend in Options("cuda", cuda_graphs=True).backends()} == {True, False}
+
+
+def test_what_has_failed_is_only_taken_again_where_there_is_no_other() -> None:
+    failed = Backend("openvino", "bf16")
+    assert "openvino" not in {backend.provider for backend in Options().backends(without=failed)}
+    assert {backend.provider for backend in Options("openvino").backends(without=failed)} == {"openvino"}
 
 
 def test_a_model_that_does_not_reproduce_its_golden_outputs_is_not_served(
@@ -96,15 +115,16 @@ def test_a_model_that_does_not_reproduce_its_golden_outputs_is_not_served(
 ) -> None:
     folder = toy.write_artifact(tmp_path)
     replace_onnx(folder, toy.graph("toy-colours", (8, 8, 3), toy.weights((8, 8, 3), 3, seed=9)))
-    with pytest.raises(StartError, match=r"does not reproduce golden\.npz"):
-        runtime.load(artifacts.read(folder), measurements, "cpu")
+    for provider in ("cpu", "auto"):
+        with pytest.raises(StartError, match=r"does not reproduce golden\.npz"):
+            selection.load(artifacts.read(folder), measurements, Options(provider))
 
 
 def test_a_file_that_is_no_onnx_graph_is_named(tmp_path: Path, measurements: Measurements) -> None:
     folder = toy.write_artifact(tmp_path)
     replace_onnx(folder, b"not a graph")
     with pytest.raises(StartError, match=r"model.onnx cannot be served"):
-        runtime.load(artifacts.read(folder), measurements, "cpu")
+        selection.load(artifacts.read(folder), measurements, Options("cpu"))
 
 
 def replace_onnx(folder: Path, onnx: bytes) -> None:
@@ -117,44 +137,87 @@ def replace_onnx(folder: Path, onnx: bytes) -> None:
 # Choosing
 
 
+FIXED = Backend("openvino", "bf16", SIZES)
+
+
 class Speeds:
-    """The seam where sessions are opened and measured: each backend is the CPU's, as fast or absent as it is told."""
+    """The seam of the child process and of what it finds: every backend computes as the CPU's, as fast as it is told
+    or absent. bf16 is twice as fast."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **rates: float):
-        self.measured: list[Backend] = []
+        self.probed = 0
         self.rates = rates
+        self.lasting = True
         real = providers.open_run
 
-        def open_run(onnx: bytes, backend: Backend, threads: int) -> providers.Run:
+        def open_run(onnx: bytes, backend: Backend, threads: int, *arguments: Any) -> providers.Run:
             if backend.provider not in self.rates:
                 raise providers.ProviderError(f"no {backend.provider} was found")
-            return real(onnx, Backend("cpu"), threads)
+            return real(onnx, CPU, threads)
 
-        def images_per_second(models: list[runtime.Model]) -> dict[Backend, float]:
-            found = [model.backend for model in models]
-            self.measured += found
-            return {b: self.rates[b.provider] * (1 if b.precision == "float32" else 2) for b in found}
+        def probe(artifact: artifacts.Artifact, backends: Sequence[Backend], threads: int) -> Findings:
+            self.probed += 1
+            found = Findings({}, {}, self.lasting)
+            for backend in backends:
+                if rate := self.rates.get(backend.provider):
+                    rate *= 1 if backend.precision == "float32" else 2
+                    found.seconds[backend] = {size: size / rate for size in backend.sizes}
+                else:
+                    found.refused[backend] = f"no {backend.provider} was found"
+            return found
 
-        monkeypatch.setattr(runtime, "open_run", open_run)
-        monkeypatch.setattr(runtime, "images_per_second", images_per_second)
+        monkeypatch.setattr(selection, "open_run", open_run)
+        monkeypatch.setattr(selection, "probe", probe)
 
 
-def test_auto_takes_the_fastest_and_says_what_it_measured(
+def test_it_is_served_at_once_and_moves_when_the_fastest_is_known(
     artifact: artifacts.Artifact, measurements: Measurements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Speeds(monkeypatch, openvino=700, cpu=900)
-    model = runtime.load(artifact, measurements)
-    assert model.backend == Backend("openvino", "bf16")
-    assert "openvino bf16 1,400, cpu 900, openvino 700" in model.reason
+    speeds = Speeds(monkeypatch, openvino=700, cpu=900)
+    first = selection.load(artifact, measurements, Options())
+    assert (first.backend, first.measuring, speeds.probed) == (CPU, True, 0)
+    model = selection.faster(first, measurements, Options())
+    assert (model.backend, model.measuring) == (replace(FIXED, buckets=(1,)), False)
+    assert "openvino bf16 in fixed sizes 1,400, openvino bf16 1,400, cpu 900, openvino in fixed" in model.reason
     assert model.reason.count("no cuda was found") == 1
-    assert runtime.load(artifact, measurements, precision="float32").backend == Backend("cpu")
+    assert fastest(artifact, measurements, Options(precision="float32")).backend == CPU
 
 
 def test_what_is_hardly_faster_does_not_pay_for_being_less_exact(
     artifact: artifacts.Artifact, measurements: Measurements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Speeds(monkeypatch, openvino=500, cpu=900)
-    assert runtime.load(artifact, measurements).backend == Backend("cpu")
+    model = fastest(artifact, measurements)
+    assert (model.backend, model.measuring) == (CPU, False)
+    assert "the fastest that reproduces" in model.reason
+
+
+def test_a_backend_that_fails_to_load_though_it_was_sound_leaves_the_model_as_it_was(
+    artifact: artifacts.Artifact, measurements: Measurements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = Speeds(monkeypatch, openvino=700, cpu=900)
+    first = selection.load(artifact, measurements, Options())
+    selection.measure(artifact, measurements, Options(), Options().backends())
+    del speeds.rates["openvino"]
+    model = selection.faster(first, measurements, Options())
+    assert (model.run, model.backend, model.measuring) == (first.run, CPU, False)
+    assert model.reason.startswith("openvino bf16 in fixed sizes: no openvino was found; ")
+
+
+def test_a_worker_that_died_of_a_backend_does_not_pull_the_next_one_with_it(
+    artifact: artifacts.Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Speeds(monkeypatch, openvino=700, cpu=900)
+    measurements = Measurements(tmp_path / "cache", tmp_path)
+    key = selection.measurement_key(artifact, Options().backends(), Options())
+    with measurements.trying(key):
+        (mark,) = tmp_path.glob("trying-*")
+        assert mark.read_text() == str(os.getpid())
+    assert not mark.exists()
+    mark.write_text(str(2**22 + 1))  # more than there can be
+    model = fastest(artifact, measurements)
+    assert (model.backend, model.measuring) == (CPU, False)
+    assert "a worker died when it was loaded" in model.reason
 
 
 def test_close_calls_are_decided_exactly() -> None:
@@ -167,7 +230,7 @@ def test_close_calls_are_decided_exactly() -> None:
         calls.append(images[:, 0].tolist())
         return np.full((len(images), 2), [0.48, 0.52], np.float32)
 
-    run = runtime.deciding_close_calls(fast, exact)
+    run = exactness.deciding_close_calls(fast, exact)
     answers = run(np.arange(4)[:, None])
     assert answers.argmax(axis=1).tolist() == [0, 1, 1, 1]
     assert calls == [[1, 3]]
@@ -179,7 +242,7 @@ def test_the_file_holds_the_newest_only(tmp_path: Path) -> None:
     for number in range(300):
         measurements = Measurements(tmp_path)
         assert measurements.find(f"key {number}") is None
-        measurements.keep(f"key {number}", Measurement(Backend("cpu"), {"cpu": 1.0}, ["x" * 500]))
+        measurements.keep(f"key {number}", Measurement(CPU, {"cpu": 1.0}, ["x" * 500]))
     assert len(json.loads((tmp_path / FILE).read_text())) == 256
 
 
@@ -188,49 +251,60 @@ def test_a_choice_is_measured_once_for_each_artifact_and_machine(
 ) -> None:
     speeds = Speeds(monkeypatch, openvino=700, cpu=900)
     cache = tmp_path / "cache"
-    first = runtime.load(artifact, Measurements(cache))
-    assert len(speeds.measured) == 3
-    again = runtime.load(artifact, Measurements(cache))
-    assert len(speeds.measured) == 3
-    assert (again.backend, again.reason) == (first.backend, first.reason)
-    runtime.load(replace(artifact, sha256="another"), Measurements(cache))
-    runtime.load(artifact, Measurements(cache), threads=2)
-    assert len(speeds.measured) == 9
-    monkeypatch.setattr(runtime, "machine", lambda: "another")
-    runtime.load(artifact, Measurements(cache))
-    assert len(speeds.measured) == 12
+    first = fastest(artifact, Measurements(cache))
+    again = fastest(artifact, Measurements(cache))
+    assert speeds.probed == 1
+    assert (again.backend, again.reason, again.image_seconds) == (first.backend, first.reason, first.image_seconds)
+    choice = selection.choose(artifact, Measurements(cache), Options())
+    assert (choice.backend, choice.rate, choice.reason) == (first.backend, 1400.0, first.reason)
+    fastest(replace(artifact, sha256="another"), Measurements(cache))
+    fastest(artifact, Measurements(cache), Options(threads=2))
+    assert speeds.probed == 3
+    monkeypatch.setattr(selection, "machine", lambda: "another")
+    fastest(artifact, Measurements(cache))
+    assert speeds.probed == 4
 
 
-def test_a_remembered_way_that_fails_now_is_measured_again(
-    artifact: artifacts.Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_parent_measures_nothing_that_the_workers_can_do_without(
+    artifact: artifacts.Artifact, measurements: Measurements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speeds = Speeds(monkeypatch, openvino=700, cpu=900)
-    assert runtime.load(artifact, Measurements(tmp_path)).backend.provider == "openvino"
-    del speeds.rates["openvino"]
-    assert runtime.load(artifact, Measurements(tmp_path)).backend == Backend("cpu")
+    assert selection.choose(artifact, measurements, Options()).backend == CPU
+    assert speeds.probed == 0
+    choice = selection.choose(artifact, measurements, Options("openvino"))
+    assert (choice.backend, speeds.probed) == (replace(FIXED, buckets=(1,)), 1)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', "null"])
-def test_a_damaged_cache_only_costs_the_measurement(artifact: artifacts.Artifact, tmp_path: Path, text: str) -> None:
+def test_a_damaged_cache_only_costs_the_measurement(
+    artifact: artifacts.Artifact, tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Speeds(monkeypatch, openvino=700, cpu=900)
     (tmp_path / FILE).write_text(text)
-    assert runtime.load(artifact, Measurements(tmp_path), "cpu").deviation < EXACT
+    assert fastest(artifact, Measurements(tmp_path)).deviation < EXACT
     assert json.loads((tmp_path / FILE).read_text())
 
 
 @pytest.mark.parametrize(
-    "entry", [1, {}, {"backend": {}, "rates": {}, "refused": []}, {"backend": 1, "rates": 2, "refused": 3}]
+    "entry",
+    [1, {}, {"backend": {}, "rates": {}, "refused": [], "seconds": {}}, {"backend": 1, "rates": 2, "refused": 3}],
 )
 def test_a_damaged_entry_is_no_choice(tmp_path: Path, entry: object) -> None:
     (tmp_path / FILE).write_text(json.dumps({"key": entry}))
     assert Measurements(tmp_path).find("key") is None
 
 
-def test_what_was_measured_beside_requests_is_kept_for_this_service_only(tmp_path: Path) -> None:
+def test_what_the_next_start_should_not_rely_on_is_kept_for_this_service_only(
+    artifact: artifacts.Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = Speeds(monkeypatch, openvino=700, cpu=900)
+    speeds.lasting = False
     cache, shared = tmp_path / "cache", tmp_path / "shared"
-    measurement = Measurement(Backend("cpu"), {"cpu": 5.0}, ["cuda: none"])
-    Measurements(cache, shared, busy=True).keep("key", measurement)
-    assert Measurements(cache, shared).find("key") == measurement
-    assert Measurements(cache).find("key") is None
+    fastest(artifact, Measurements(cache, shared))
+    fastest(artifact, Measurements(cache, shared))
+    assert speeds.probed == 1
+    fastest(artifact, Measurements(cache))
+    assert speeds.probed == 2
 
 
 def test_hundreds_of_models_reach_the_workers(tmp_path: Path) -> None:
@@ -239,53 +313,36 @@ def test_hundreds_of_models_reach_the_workers(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     parent = Measurements(tmp_path / "file", shared)
     for number in range(250):
-        parent.keep(f"model {number} " + "x" * 900, Measurement(Backend("cpu"), {"cpu": 5.0}, []))
+        parent.keep(f"model {number} " + "x" * 900, Measurement(CPU, {"cpu": 5.0}, []))
     worker = Measurements(tmp_path / "file", shared)
     assert all(worker.find(f"model {number} " + "x" * 900) is not None for number in range(250))
 
 
-def test_backends_are_measured_in_turn(artifact: artifacts.Artifact) -> None:
-    order: list[str] = []
-
-    def noting(name: str) -> Run:
-        def run(images: np.ndarray) -> np.ndarray:
-            order.append(name)
-            return np.zeros((len(images), 3), np.float32)
-
-        return run
-
-    models = [runtime.Model(artifact, noting(name), Backend(name), "", 0.0, 0.0, 1.0) for name in ("cpu", "openvino")]
-    assert runtime.images_per_second(models).keys() == {Backend("cpu"), Backend("openvino")}
-    assert order[:6] == ["cpu", "openvino"] * 3
+def test_where_the_cache_cannot_be_written_workers_share_what_one_of_them_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    shared = tmp_path / "shared"
+    measurement = Measurement(FIXED, {"openvino": 5.0}, [], worthwhile({1: 0.5, 32: 1.0}))
+    Measurements(tmp_path / "file", shared).keep("a model", measurement)
+    assert Measurements(tmp_path / "file", shared).find("a model") == measurement
+    assert Measurements(tmp_path / "file").find("a model") is None
 
 
 # Providers
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (2, [4]), (4, [4]), (5, [4, 1]), (11, [4, 4, 4])])
-def test_batches_are_filled_up_to_the_next_bucket(artifact: artifacts.Artifact, count: int, sizes: list[int]) -> None:
-    """CUDA's case, on a CPU session that notes the shapes it is given."""
-    seen = []
-    run = providers.open_run(artifact.onnx, Backend("cpu"), 1)
-
-    def noting(images: np.ndarray) -> np.ndarray:
-        seen.append(len(images))
-        return run(images)
-
-    images = artifact.golden_images[:count]
-    assert np.abs(providers.in_buckets(noting, (1, 4))(images) - run(images)).max() < 1e-6
-    assert seen == sizes
+def test_a_bound_run_computes_what_a_plain_one_does(artifact: artifacts.Artifact) -> None:
+    """CUDA graphs' way, on the CPU's memory."""
+    session = providers.open_session(artifact.onnx, CPU, 1, ort.SessionOptions())
+    run, images = providers.bound_run(session, 4, "cpu"), artifact.golden_images
+    first = run(images[:4])
+    for start in (4, 8):
+        assert np.abs(run(images[start : start + 4]) - artifact.golden_probabilities[start : start + 4]).max() < EXACT
+    assert np.abs(first - artifact.golden_probabilities[:4]).max() < EXACT
 
 
 def test_the_machine_has_a_name_that_does_not_change() -> None:
     assert providers.machine() == providers.machine()
 
 
-def test_where_the_cache_cannot_be_written_workers_share_what_one_of_them_measured(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    measurement = Measurement(Backend("cpu"), {"cpu": 5.0}, [])
-    Measurements(tmp_path / "file", shared).keep("a model", measurement)
-    assert Measurements(tmp_path / "file", shared).find("a model") == measurement
-    assert Measurements(tmp_path / "file").find("a model") is None
+def test_every_backend_has_a_name_of_its_own() -> None:
+    assert len({str(backend) for backend in BACKENDS}) == len(BACKENDS)

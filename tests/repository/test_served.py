@@ -23,6 +23,7 @@ from serving.engine import selection as runtime
 from serving.engine.batching import Job
 from serving.engine.measurements import Measurements
 from serving.engine.providers import Backend
+from serving.engine.selection import Options
 from serving.errors import DeadlineExceeded, Overloaded, StartError, Unavailable
 from serving.images import picture as images
 from serving.repository import served as served_module
@@ -59,7 +60,7 @@ def artifact(tmp_path: Path) -> artifacts.Artifact:
 
 @pytest.fixture
 def sound(artifact: artifacts.Artifact, tmp_path: Path) -> runtime.Model:
-    return runtime.load(artifact, Measurements(tmp_path), "cpu")
+    return runtime.load(artifact, Measurements(tmp_path), Options("cpu"))
 
 
 def test_a_provider_that_fails_is_replaced_by_another(artifact: artifacts.Artifact, sound: runtime.Model) -> None:
@@ -101,11 +102,51 @@ def test_a_worker_without_another_provider_ends_to_be_replaced(
     assert not served.computes
 
 
-def test_what_has_failed_is_only_taken_again_where_there_is_no_other(
-    artifact: artifacts.Artifact, tmp_path: Path
+def test_a_model_moves_to_a_faster_backend_while_it_is_asked(
+    sound: runtime.Model, artifact: artifacts.Artifact
 ) -> None:
-    assert runtime.load(artifact, Measurements(tmp_path), without=Backend("openvino", "bf16")).backend == Backend("cpu")
-    assert runtime.load(artifact, Measurements(tmp_path), "cpu", without=Backend("cpu")).backend == Backend("cpu")
+    used = []
+
+    def noting(name: str) -> Callable[[np.ndarray], np.ndarray]:
+        def run(images: np.ndarray) -> np.ndarray:
+            used.append(name)
+            return sound.run(images)
+
+        return run
+
+    fast = replace(sound, run=noting("fast"), backend=Backend("openvino", "bf16"), reason="the fastest")
+    slow = replace(sound, run=noting("slow"), measuring=True)
+    served = ServedModel(slow, Settings(), lambda backend: sound, lambda model: fast)
+    assert served.describe()["measuring"]
+    image = upload(artifact)
+    first = ask(served, image)
+    thread = threading.Thread(target=served.take_faster)
+    thread.start()
+    thread.join(10)
+    assert np.array_equal(ask(served, image), first)
+    assert used == ["slow", "fast"]
+    described = served.describe()
+    assert (described["provider"], described["precision"]) == ("OpenVINO", "bf16")
+    assert (described["provider_reason"], described["measuring"]) == ("the fastest", False)
+
+
+def test_what_has_replaced_a_failed_provider_meanwhile_stays(
+    sound: runtime.Model, artifact: artifacts.Artifact
+) -> None:
+    """The faster one may be on the provider that has just failed."""
+    failing = replace(sound, run=broken, measuring=True)
+
+    def faster(model: runtime.Model) -> runtime.Model:
+        with pytest.raises(Unavailable):
+            ask(served, upload(artifact))
+        wait_until(lambda: served.computes)
+        return replace(sound, run=broken)
+
+    served = ServedModel(failing, Settings(), lambda backend: replace(sound, measuring=True), faster)
+    served.take_faster()
+    assert served.model.run is sound.run
+    assert not served.model.measuring
+    ask(served, upload(artifact))
 
 
 def test_no_more_large_pictures_wait_for_a_decoder_than_can_be_decoded_in_time(

@@ -15,7 +15,7 @@ import pytest
 
 from tests.fixtures import toy
 from tests.fixtures.pictures import colours, encode
-from tests.fixtures.server import Client, running
+from tests.fixtures.server import Client, running, wait_until_measured
 
 PICTURE = encode(colours())
 
@@ -164,3 +164,21 @@ def workers(client: Client) -> dict[str, str]:
     """That serve each model, by /metrics."""
     lines = client.get("/metrics").body.decode().splitlines()
     return {line.split('"')[1]: line.split()[-1] for line in lines if line.startswith("shortcut_model_workers{")}
+
+
+def test_it_is_ready_on_the_provider_that_is_there_at_once_and_moves_to_the_fastest_under_load(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for version in (1, 2):
+        toy.write_artifact(models, version=version, seed=version)
+    options = {"models": str(models), "default_model": "toy-colours", "versions": "all", "workers": "2"}
+    options |= {"cache": str(tmp_path / "cache"), "provider": "auto"}
+    with running(tmp_path / "log", **options) as client:
+        load = Load(client)
+        wait_until_measured(client)
+        load.stop()
+        assert (load.problems, set(load.statuses)) == ([], {200})
+        for version in client.get("/models").json()["models"][0]["versions"]:
+            assert not version["measuring"]
+            assert "the fastest that reproduces the golden outputs" in version["provider_reason"]
+            assert "cuda" in version["provider_reason"]  # and why not
+        assert psutil.Process(client.process).children()  # the workers live

@@ -1,0 +1,122 @@
+"""Backends that crash, hang or lie do so in a child process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving import artifacts
+from serving.engine import probing
+from serving.engine.buckets import FORMED
+from serving.engine.providers import BACKENDS, Backend
+from tests.fixtures import toy
+
+PLANTED = ("-m", "tests.fixtures.planted_backends")
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> artifacts.Artifact:
+    return artifacts.read(toy.write_artifact(tmp_path))
+
+
+def probe(artifact: artifacts.Artifact, *names: str, hangs_seconds: float = 60) -> probing.Findings:
+    return probing.probe(artifact, [Backend(name) for name in (*names, "sound")], 1, hangs_seconds, PLANTED)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("crashes when loaded", "ends its process by SIGSEGV"),
+        ("crashes", "ends its process by SIGFPE"),
+        ("crashes when timed", "ends its process by SIGILL"),
+        ("exits", "ends its process with an error"),
+        ("lies", "does not reproduce golden.npz"),
+        ("lies in large batches", "does not reproduce golden.npz: largest difference inf"),
+        ("fails", "the driver is confused"),
+        ("absent", "no such device"),
+    ],
+)
+def test_what_is_not_sound_is_refused_and_says_why(artifact: artifacts.Artifact, name: str, reason: str) -> None:
+    found = probe(artifact, name)
+    assert found.refused.keys() == {Backend(name)}
+    assert found.refused[Backend(name)].startswith(reason)
+    assert found.seconds[Backend("sound")].keys() == set(FORMED)
+
+
+def test_what_hangs_is_given_up_and_may_be_tried_again_at_the_next_start(artifact: artifacts.Artifact) -> None:
+    found = probe(artifact, "hangs", hangs_seconds=10)
+    assert found.refused == {Backend("hangs"): "does not answer for 10 s"}
+    assert found.seconds.keys() == {Backend("sound")}
+    assert not found.lasting
+
+
+def test_what_memory_was_short_for_may_be_tried_again_too(artifact: artifacts.Artifact) -> None:
+    found = probe(artifact, "is killed")
+    assert "want of memory" in found.refused[Backend("is killed")]
+    assert not found.lasting
+
+
+def test_several_bad_ones_cost_a_child_each(artifact: artifacts.Artifact) -> None:
+    found = probe(artifact, "crashes", "talks", "crashes when loaded", "lies")
+    assert found.refused.keys() == {Backend(name) for name in ("crashes", "crashes when loaded", "lies")}
+    assert found.seconds.keys() == {Backend("sound"), Backend("talks")}
+
+
+def test_what_is_slower_is_found_to_be(artifact: artifacts.Artifact) -> None:
+    seconds = probe(artifact, "is slow").seconds
+    assert all(seconds[Backend("is slow")][size] > 0.002 * size for size in FORMED)
+    assert seconds[Backend("sound")][32] < seconds[Backend("is slow")][32]
+
+
+def test_the_real_backends_are_tried_for_real(artifact: artifacts.Artifact) -> None:
+    """Whatever this processor does to them, the child answers for each."""
+    found = probing.probe(artifact, BACKENDS, 1)
+    assert found.seconds.keys() | found.refused.keys() == set(BACKENDS)
+    assert Backend("cpu") in found.seconds
+
+
+def test_where_no_child_can_work_everything_is_refused(artifact: artifacts.Artifact) -> None:
+    found = probing.probe(artifact, [Backend("cpu")], 1, child=("-c", "raise SystemExit('no memory')"))
+    assert found.refused == {Backend("cpu"): "ends its process with an error: no memory"}
+
+
+def test_a_model_that_is_changed_meanwhile_is_not_taken_for_the_old_one(artifact: artifacts.Artifact) -> None:
+    toy.write_artifact(artifact.path.parents[1], name="another", seed=3)
+    (artifact.path / "model.onnx").write_bytes((artifact.path.parents[1] / "another/1/model.onnx").read_bytes())
+    card = json.loads((artifact.path / "card.json").read_text())
+    card["files"]["model.onnx"]["sha256"] = toy.sha256(artifact.path / "model.onnx")
+    (artifact.path / "card.json").write_text(json.dumps(card))
+    found = probing.probe(artifact, [Backend("cpu")], 1)
+    assert "the model was changed meanwhile" in found.refused[Backend("cpu")]
+
+
+def test_the_child_ends_with_its_parent(artifact: artifacts.Artifact, tmp_path: Path) -> None:
+    """A worker that is killed leaves no child behind."""
+    program = f"""
+from pathlib import Path
+import subprocess, threading, os, time
+from serving import artifacts
+from serving.engine import probing
+from serving.engine.providers import Backend
+started = subprocess.Popen.__init__
+def noting(self, *arguments, **options):
+    started(self, *arguments, **options)
+    Path({str(tmp_path / "child")!r}).write_text(str(self.pid))
+subprocess.Popen.__init__ = noting
+artifact = artifacts.read(Path({str(artifact.path)!r}))
+threading.Thread(target=probing.probe, args=(artifact, [Backend("hangs")], 1, 600, {PLANTED!r}), daemon=True).start()
+while not Path({str(tmp_path / "child")!r}).exists():
+    time.sleep(0.01)
+time.sleep(1)
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=probing.ROOT, check=False)
+    child = int((tmp_path / "child").read_text())
+    for _ in range(200):
+        state = Path(f"/proc/{child}/stat")
+        if not state.exists() or state.read_text().rpartition(") ")[2][:1] == "Z":
+            return
+        subprocess.run(["sleep", "0.05"], check=True)
+    raise AssertionError("the child lives on")
