@@ -41,7 +41,9 @@ class Settings:
     models: Path = _text(Path("models"), "folder of <model>/<version>/ artifacts")
     default_model: str = _text("dense_resnet-mnist", "the model that answers when a request names none")
     versions: str = _text("", "versions to load: empty for the latest of each model, `all`, or `model:1,3 other:2`")
-    provider: str = _choice("auto", "ONNX Runtime execution provider", "auto", "cuda", "openvino", "cpu")
+    provider: str = _choice(
+        "auto", "what computes: CUDA or the CPU by ONNX Runtime, or OpenVINO", "auto", "cuda", "openvino", "cpu"
+    )
     precision: str = _choice("auto", "`float32` forbids bf16 and TF32", "auto", "float32")
     cuda_graphs: int = _number(
         0, "1 lets CUDA repeat recorded runs (CUDA graphs), where that is measured to be faster", 0, 1

@@ -12,6 +12,7 @@ from tests.fixtures.server import CACHE, Client
 def _serve_the_test_models(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHORTCUT_MODELS", str(models))
     monkeypatch.setenv("SHORTCUT_CACHE", CACHE.name)
+    monkeypatch.setenv("SHORTCUT_PROVIDER", "cpu")  # as the service's
 
 
 def test_files_get_the_services_answer(tmp_path: Path, service: Client, capsys: pytest.CaptureFixture[str]) -> None:
