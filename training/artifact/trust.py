@@ -30,7 +30,7 @@ def warnings_of(
     if low <= most_frequent:
         found.append(
             f"an accuracy of {accuracy:.1%} is no better than always answering the most frequent class "
-            f"({most_frequent:.1%}): train for more epochs, look whether the labels are right, or add images"
+            f"({most_frequent:.1%}): train for more epochs or with --recipe augmented, check the labels, or add images"
         )
     if train_accuracy - accuracy > GAP:
         found.append(
