@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 import shutil
 import stat
 import threading
@@ -211,6 +212,20 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ExportError, match=r"cannot write to .*file/toy-colours"):
         published(tmp_path / "file")
+
+
+@pytest.mark.parametrize("size", [3_000, 40_000])
+def test_a_full_disk_leaves_nothing_and_is_told(tmp_path: Path, size: int) -> None:
+    """A limit on the size of files stands for the disk; how far the export gets depends on it."""
+    model = linear((40, 40, 3))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(ExportError, match=r"cannot write to .*; nothing was published"):
+            published(tmp_path, model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 # Versions

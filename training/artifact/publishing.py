@@ -67,6 +67,9 @@ def export(
         write_card(folder, model, name, labels, shape, card)
         folder.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
         return _publish(folder, parent)
+    except (OSError, tf.errors.OpError) as err:  # a full disk, mostly; TensorFlow has classes of its own for it
+        reason = getattr(err, "strerror", None) or next(iter(str(err).splitlines()), type(err).__name__)
+        raise ExportError(f"cannot write to {folder}: {reason[:200]}; nothing was published") from err
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if not existed:
