@@ -42,10 +42,10 @@ soak: .venv/ready .venv-dev/ready  ## MINUTES=10 of all kinds of requests at onc
 	.venv-dev/bin/python -m benchmarks.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
 container-test: .venv/ready .venv-dev/ready .venv-bento/ready  ## build the image and run it, with podman (root; needs podman, runc, debootstrap)
-	.venv-dev/bin/python -m pytest -m container tests/test_container.py
+	.venv-dev/bin/python -m pytest -m container tests/deploy/test_container.py
 
 container-test-gpu: .venv/ready .venv-dev/ready .venv-bento/ready  ## the same with the image for CUDA, 3 GB
-	.venv-dev/bin/python -m pytest -m container_gpu tests/test_container_gpu.py
+	.venv-dev/bin/python -m pytest -m container_gpu tests/deploy/test_container_gpu.py
 
 sbom: .venv-dev/ready  ## IMAGE=shortcut ENGINE=docker: what the image holds, as CycloneDX, in sbom.json
 	set -e; root=$$(mktemp -d); container=$$($(or $(ENGINE),docker) create $(or $(IMAGE),shortcut)); \
@@ -56,18 +56,16 @@ sbom: .venv-dev/ready  ## IMAGE=shortcut ENGINE=docker: what the image holds, as
 release-check: .venv-dev/ready  ## a clean clone of what is committed: both README commands, the Bento, the image (root)
 	.venv-dev/bin/python -m deploy.release_check
 
-bento: .venv/ready .venv-bento/ready  ## a Bento of the service and models/
-	@.venv/bin/python -m deploy.packed
-	PATH="$(CURDIR)/.venv-bento/bin:$$PATH" .venv/bin/bentoml build -f bentofile.yaml
+bento: .venv/ready .venv-bento/ready  ## a Bento of the service and models/; prints what is packed
+	.venv/bin/python -m deploy.bento bentofile.yaml
 
 bento-gpu: .venv/ready .venv-bento/ready  ## the same for CUDA
-	@.venv/bin/python -m deploy.packed
-	PATH="$(CURDIR)/.venv-bento/bin:$$PATH" .venv/bin/bentoml build -f bentofile.gpu.yaml
+	.venv/bin/python -m deploy.bento bentofile.gpu.yaml
 
-lock:  ## compile requirements/*.txt from pyproject.toml (needs uv)
-	for extra in serving serving-gpu training dev; do uv pip compile pyproject.toml --extra $$extra --universal \
+lock: .venv-bento/ready  ## compile requirements/*.txt from pyproject.toml
+	for extra in serving serving-gpu training dev; do .venv-bento/bin/uv pip compile pyproject.toml --extra $$extra --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q -o requirements/$$extra.txt; done
-	for name in bench bench-ray fuzz bento; do uv pip compile requirements/$$name.in --universal \
+	for name in bench bench-ray fuzz bento; do .venv-bento/bin/uv pip compile requirements/$$name.in --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q \
 	  -o requirements/$$name.txt; done
 

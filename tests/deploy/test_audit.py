@@ -1,4 +1,4 @@
-"""pip-audit's database cannot be asked in the tests: its documented JSON output is the seam."""
+"""What the audit prints. The database cannot be asked in the tests: pip-audit's documented JSON output is the seam."""
 
 import importlib.util
 import json
@@ -8,19 +8,23 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.server import ROOT
+from tests.fixtures.server import ROOT, free_port
 
 
 @pytest.fixture
-def audit(monkeypatch: pytest.MonkeyPatch) -> Any:
+def module() -> Any:
     spec = importlib.util.spec_from_file_location("audit", ROOT / "requirements" / "audit.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
 
-    def answer(output: str) -> int:
-        done = subprocess.CompletedProcess([], 1, output, "")
+
+@pytest.fixture
+def audit(module: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def answer(output: str, errors: str = "") -> int:
+        done = subprocess.CompletedProcess([], 1, output, errors)
         monkeypatch.setattr(subprocess, "run", lambda *args, **options: done)
         count: int = module.audit(Path("serving.txt"))
         return count
@@ -37,15 +41,48 @@ def test_a_vulnerability_is_counted_and_named(audit: Any, capsys: pytest.Capture
     assert audit(json.dumps({"dependencies": packages, "fixes": []})) == 1
     printed = capsys.readouterr().out
     assert "bentoml 1.4.0: CVE-2025-54381, fixed in 1.4.19" in printed
-    assert "2 packages looked up" in printed
+    assert "2 of 2 packages looked up, 1 known vulnerabilities" in printed
+
+
+def skipped(*names: str) -> list[dict[str, str]]:
+    return [{"name": name, "skip_reason": "Dependency not found on PyPI"} for name in names]
 
 
 @pytest.mark.parametrize(
-    "output",
-    ["", "no json", json.dumps({"dependencies": [{"name": "numpy", "skip_reason": "Dependency not found on PyPI"}]})],
+    ("output", "errors", "reason"),
+    [
+        ("", "Traceback\n  …\nConnectionError: no route to host\n", "ConnectionError: no route to host"),
+        ("no json", "", "pip-audit said nothing"),
+        (json.dumps({"dependencies": []}), "", "none of 0 packages was looked up: pip-audit saw no package"),
+        (json.dumps({"dependencies": skipped("numpy", "pillow")}), "", "none of 2 packages was looked up: Dependency"),
+    ],
 )
-def test_no_database_is_a_skip_with_its_reason(audit: Any, output: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert audit(output) == 0
+def test_what_was_not_looked_up_does_not_read_as_free_of_vulnerabilities(
+    audit: Any, output: str, errors: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert audit(output, errors) == 0
     printed = capsys.readouterr().out
-    assert "SKIP serving.txt: " in printed
-    assert "0 known vulnerabilities" not in printed
+    assert printed.startswith(f"NOT AUDITED serving.txt: {reason}")
+    assert "vulnerabilities" not in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_packages_that_were_left_out_are_named_beside_the_count(audit: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    packages = [{"name": "numpy", "version": "2.4.6", "vulns": []}, *skipped(*"abcdef")]
+    assert audit(json.dumps({"dependencies": packages})) == 0
+    count, left_out = capsys.readouterr().out.splitlines()
+    assert count == "serving.txt: 1 of 7 packages looked up, 0 known vulnerabilities"
+    assert left_out.startswith("NOT AUDITED serving.txt: 6 of 7 packages (a, b, c, d, e, …): Dependency not found")
+
+
+def test_the_real_pip_audit_without_a_network_is_not_audited(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A proxy that nobody listens on stands for no network."""
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("NO_PROXY", "")
+    (tmp_path / "some.txt").write_text(f"numpy==2.4.6 --hash=sha256:{'0' * 64}\n")
+    assert module.audit(tmp_path / "some.txt") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("NOT AUDITED some.txt: ")
+    assert "vulnerabilities" not in printed

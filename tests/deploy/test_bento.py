@@ -1,35 +1,118 @@
-"""`bentoml build` makes a Bento that holds serving and models, nothing else, and needs no network."""
+"""`make bento` packs serving and models and nothing else, with the pinned uv, and says what it packed."""
 
 import os
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.fixtures.server import PATH_WITH_UV, PYTHON, ROOT
+from deploy import bento as building
+from tests.fixtures.server import PYTHON, ROOT
+
+BENTOFILES = {"bentofile.yaml": "shortcut", "bentofile.gpu.yaml": "shortcut-gpu"}
 
 
-@pytest.mark.parametrize(("file", "name"), [("bentofile.yaml", "shortcut"), ("bentofile.gpu.yaml", "shortcut-gpu")])
-def test_a_bento_holds_only_serving_and_models(tmp_path: Path, file: str, name: str) -> None:
-    environment = os.environ | {"BENTOML_HOME": str(tmp_path), "BENTOML_DO_NOT_TRACK": "True", "PATH": PATH_WITH_UV}
-    subprocess.run(
-        [PYTHON, "-m", "bentoml", "build", "-f", file], cwd=ROOT, env=environment, check=True, capture_output=True
-    )
-    (bento,) = (tmp_path / "bentos" / name).glob("*/bento.yaml")
-    source = bento.parent / "src"
+@pytest.fixture(scope="module", params=BENTOFILES.items(), ids=BENTOFILES.values())
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path, str]:
+    """The bentofile, its Bento's name and folder, and what was printed; there is no other uv and no index to ask."""
+    if not (building.UV / "uv").exists():
+        if os.environ.get("CI"):
+            pytest.fail("`make .venv-bento/ready` is missing, and CI must have it")
+        pytest.skip("no pinned uv: `make .venv-bento/ready`")
+    file, name = request.param
+    home = tmp_path_factory.mktemp("bentoml")
+    environment = os.environ | {"BENTOML_HOME": str(home), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
+    printed = subprocess.run(
+        [PYTHON, "-m", "deploy.bento", file], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    (bento,) = (home / "bentos" / name).glob("*/bento.yaml")
+    return file, name, bento.parent, printed
+
+
+def test_a_bento_holds_only_serving_and_models(built: tuple[str, str, Path, str]) -> None:
+    file, name, bento, _ = built
+    source = bento / "src"
     files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     assert {"serving/service.py", "serving/page/index.html", "models/dense_resnet-mnist/1/model.onnx"} <= files
     strangers = {f for f in files if not f.startswith(("serving/", "models/")) and f != file and f != "bentofile.yaml"}
     assert not strangers
     assert not {f for f in files if f.endswith((".pyc", ".pb")) or "variables" in f}
-    assert yaml.safe_load(bento.read_text())["service"] == "serving.service:ImageClassifier"
-    requirements = (bento.parent / "env" / "python" / "requirements.txt").read_text()
+    assert yaml.safe_load((bento / "bento.yaml").read_text())["service"] == "serving.service:ImageClassifier"
+    requirements = (bento / "env" / "python" / "requirements.txt").read_text()
     assert "--hash=sha256:" in requirements
     assert "://" not in requirements
     assert "tensorflow" not in requirements
-    dockerfile = (bento.parent / "env" / "docker" / "Dockerfile").read_text()
+    dockerfile = (bento / "env" / "docker" / "Dockerfile").read_text()
     assert "FROM python:3.11-slim AS" in dockerfile
     assert "apt-get" not in dockerfile
     assert dockerfile.rindex("\nUSER bentoml\n") < dockerfile.rindex("\nENTRYPOINT ")
     assert ("ARG SHORTCUT_PROVIDER=cuda\nENV SHORTCUT_PROVIDER=$SHORTCUT_PROVIDER" in dockerfile) == ("gpu" in name)
+
+
+def test_the_build_prints_every_model_that_it_packed_and_then_the_tag(built: tuple[str, str, Path, str]) -> None:
+    _, name, bento, printed = built
+    *lines, tag = printed.splitlines()
+    assert tag == f"{name}:{bento.name}"
+    listed = re.findall(r"^model +(\S+) +version +(\d+) +[\d.]+ MB", "\n".join(lines), re.M)
+    cards = (bento / "src").glob("models/*/*/card.json")
+    assert listed == sorted((card.parents[1].name, card.parent.name) for card in cards)
+
+
+def test_an_image_gets_the_pinned_uv_before_bentoml_looks_for_one(built: tuple[str, str, Path, str]) -> None:
+    dockerfile = (built[2] / "env" / "docker" / "Dockerfile").read_text()
+    pinned = f"RUN {building.install_uv()}\n"
+    assert dockerfile.index(pinned) < dockerfile.index("command -v uv >/dev/null || pip install uv")
+    (version,) = re.findall(r"^uv==(\S+)", building.PIN.read_text())
+    assert f"'uv=={version} --hash=sha256:" in pinned
+
+
+def test_the_shell_writes_the_pin_that_pip_reads() -> None:
+    """The first command of the three, without an installation."""
+    write = building.install_uv().partition(" > ")[0]
+    written = subprocess.run(["sh", "-c", write], capture_output=True, text=True, check=True).stdout
+    assert written.split() == building.PIN.read_text().replace("\\\n", " ").split()
+
+
+def test_without_the_pinned_uv_nothing_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(building, "UV", tmp_path)
+    assert building.main(["bentofile.yaml"]) == 1
+    assert "uv is missing: `make bento` installs it" in capsys.readouterr().err
+
+
+def test_what_git_does_not_know_is_named(tmp_path: Path) -> None:
+    checkout, source = tmp_path / "checkout", tmp_path / "src"
+
+    def write(content: str, *files: str) -> None:
+        for file in files:
+            (checkout / file).parent.mkdir(parents=True, exist_ok=True)
+            (checkout / file).write_text(content)
+
+    def git(*arguments: str) -> None:
+        author = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org")
+        subprocess.run(["git", "-C", str(checkout), *author, *arguments], check=True, capture_output=True)
+
+    write("committed", "serving/service.py", "models/ours/1/model.onnx", "models/theirs/1/model.onnx")
+    write("{}", "models/ours/1/card.json", "models/theirs/1/card.json")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "all")
+    write("new", "models/mine/20/card.json", "models/mine/20/model.onnx", "serving/scratch.py")
+    write("another", "models/theirs/1/model.onnx")
+    shutil.copytree(checkout, source, ignore=shutil.ignore_patterns(".git"))
+    changed = building.changed_files(source, checkout)
+    assert [" ".join(line.split()) for line in building.packed(source, changed)][:-1] == [
+        "model mine version 20 0.0 MB not in git",
+        "model ours version 1 0.0 MB",
+        "model theirs version 1 0.0 MB changed",
+        "file serving/scratch.py not in git",
+    ]
+
+
+def test_outside_a_checkout_it_says_that_git_does_not_know(tmp_path: Path) -> None:
+    assert building.changed_files(tmp_path, tmp_path) is None
+    assert "git does not say" in list(building.packed(tmp_path, None))[-1]

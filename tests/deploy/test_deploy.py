@@ -4,11 +4,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ import pytest
 import yaml
 from prometheus_client import Counter, Gauge, Histogram
 
+from serving.edge import keys
 from serving.operations import metrics as telemetry
 from serving.settings import Settings
+from tests.fixtures import toy
 from tests.fixtures.pictures import colours, encode
-from tests.fixtures.server import ROOT, Client, free_port
+from tests.fixtures.server import ROOT, Client, free_port, running
 
 DEPLOY = ROOT / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
@@ -154,9 +158,9 @@ def test_the_health_check_of_compose_asks_for_readiness(service: Client) -> None
     assert subprocess.run(["python3", "-c", nobody], capture_output=True, check=False).returncode == 1
 
 
-@pytest.fixture
-def prometheus(service: Client, tmp_path: Path) -> Iterator[int]:
-    """The real thing, scraping the real service every second; its port."""
+@contextmanager
+def monitoring(folder: Path, service: int, key: str = "") -> Iterator[int]:
+    """The real Prometheus, asking the service on a port every second, with the key in `folder`; its own port."""
     if shutil.which("prometheus") is None:
         if os.environ.get("CI"):
             pytest.fail("prometheus is missing, and CI must have it")
@@ -164,21 +168,28 @@ def prometheus(service: Client, tmp_path: Path) -> Iterator[int]:
     configuration = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     for job in configuration["scrape_configs"]:
-        job["static_configs"] = [{"targets": [f"127.0.0.1:{service.port}"]}]
-    configuration["scrape_configs"][0]["authorization"]["credentials_file"] = str(PROMETHEUS / "metrics-key")
-    shutil.copy(PROMETHEUS / "alerts.yml", tmp_path)
-    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+        job["static_configs"] = [{"targets": [f"127.0.0.1:{service}"]}]
+    shutil.copy(PROMETHEUS / "alerts.yml", folder)
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+    (folder / "metrics-key").write_text(key)
     port = free_port()
-    options = [f"--web.listen-address=127.0.0.1:{port}", f"--storage.tsdb.path={tmp_path}/data"]
-    with (tmp_path / "log").open("wb") as log:
+    options = [f"--web.listen-address=127.0.0.1:{port}", f"--storage.tsdb.path={folder}/data"]
+    with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            ["prometheus", f"--config.file={tmp_path}/prometheus.yml", *options], stdout=log, stderr=log
+            ["prometheus", f"--config.file={folder}/prometheus.yml", *options], stdout=log, stderr=log
         )
     try:
         yield port
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.fixture
+def prometheus(service: Client, tmp_path: Path) -> Iterator[int]:
+    """One that watches the service of the whole suite, which has no keys; its port."""
+    with monitoring(tmp_path, service.port) as port:
+        yield port
 
 
 def ask(port: int, query: str) -> list[dict[str, Any]]:
@@ -208,3 +219,44 @@ def test_a_real_prometheus_answers_the_dashboard_from_a_real_service(service: Cl
         finally:
             assert time.monotonic() < deadline, missing
     assert ask(prometheus, 'up{job="shortcut"}')[0]["value"][1] == "1"
+
+
+def until(port: int, present: str, absent: str) -> None:
+    """Waits until one query has an answer while the other has none."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            if ask(port, present) and not ask(port, absent):
+                return
+        except OSError:  # it starts
+            pass
+        assert time.monotonic() < deadline, (present, absent)
+        time.sleep(0.2)
+
+
+def test_a_refused_key_and_a_service_that_is_gone_are_two_alerts(tmp_path: Path) -> None:
+    key, hashed = keys.make()
+    toy.write_artifact(tmp_path / "models")
+    settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1", "api_keys": hashed}
+    up, down, refused = (
+        'up{job="shortcut"} == 1 and on (instance) up{job="live"} == 1',
+        'ALERTS{alertname="ShortcutDown"}',
+        'ALERTS{alertname="ShortcutMetricsRefused"}',
+    )
+    with running(tmp_path / "service.log", **settings) as guarded, monitoring(tmp_path, guarded.port, key) as port:
+        until(port, up, refused)
+        (tmp_path / "metrics-key").write_text("not the key")  # Prometheus reads it for each request
+        until(port, refused, down)
+        (tmp_path / "metrics-key").write_text(key + "\n")
+        until(port, up, refused)
+        os.kill(guarded.process, signal.SIGTERM)
+        until(port, down, refused)
+
+
+def test_compose_mounts_the_key_where_prometheus_looks_for_it() -> None:
+    scraped = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"][0]
+    target = f"/etc/prometheus/{scraped['authorization']['credentials_file']}"
+    assert (
+        f"${{METRICS_KEY_FILE:-./prometheus/metrics-key}}:{target}:ro" in COMPOSE["services"]["prometheus"]["volumes"]
+    )
+    assert (PROMETHEUS / "metrics-key").read_bytes() == b""  # a key is not committed

@@ -6,15 +6,15 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import serving
-from deploy import packed, sbom
+from deploy import sbom
 from serving.protocols import openapi
 from serving.settings import Settings
-from tests.fixtures import toy
-from tests.fixtures.server import ROOT
+from tests.fixtures.server import PYTHON, ROOT
 
 
 def test_the_version_stands_in_one_place() -> None:
@@ -43,19 +43,10 @@ def root(tmp_path: Path) -> Path:
     for environment in ("app/.venv", "usr/local"):
         info = tmp_path / environment / "lib/python3.11/site-packages/Some_Thing-1.2.dist-info"
         info.mkdir(parents=True)
-        (info / "METADATA").write_text("Metadata-Version: 2.4\nName: Some_Thing\nVersion: 1.2\n\nName: no header\n")
-    for name, said in (
-        ("new", "License-Expression: Apache-2.0 OR MIT\nLicense: no\n"),
-        (
-            "old",
-            "License: a text\nClassifier: License :: OSI Approved :: BSD License\n",
-        ),
-        ("text", "License: MIT\n"),
-        ("essay", f"License: {'Permission is hereby granted ' * 20}\n"),
-    ):
-        info = tmp_path / f"usr/local/lib/python3.11/site-packages/{name}-1.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: 1\n{said}\n")
+        (info / "METADATA").write_text(
+            "Metadata-Version: 2.4\nName: Some_Thing\nVersion: 1.2\nLicense-Expression: MIT OR Apache-2.0\n\n"
+            "Name: no header\n"
+        )
     (tmp_path / "app/.venv/pyvenv.cfg").write_text("home = /usr/local/bin\nversion_info = 3.11.14\n")
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/os-release").write_text('NAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n')
@@ -65,6 +56,11 @@ def root(tmp_path: Path) -> Path:
         "Version: 2.36-9+deb12u1\nTag: a\n b",
         "Package: gone\nStatus: deinstall ok config-files\nArchitecture: all\nVersion: 1",
     ]
+    (tmp_path / "usr/share/doc/libc6").mkdir(parents=True)
+    (tmp_path / "usr/share/doc/libc6/copyright").write_text(
+        "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: LGPL-2.1+\n"
+        " text\n\nFiles: b\nLicense: Expat\n\nLicense: LGPL-2.1+\n text\n"
+    )
     (tmp_path / "var/lib/dpkg/status").write_text("\n\n".join(paragraphs) + "\n")
     return tmp_path
 
@@ -82,36 +78,74 @@ def test_the_bill_of_materials_names_distributions_and_packages(root: Path) -> N
     named = document["metadata"]["component"]
     assert (named["name"], named["version"]) == ("mine", serving.__version__)
     assert [component["purl"] for component in document["components"]] == [
-        "pkg:pypi/essay@1",
         "pkg:deb/debian/libc6@2.36-9%2Bdeb12u1?arch=amd64&distro=debian-12&upstream=glibc",
-        "pkg:pypi/new@1",
-        "pkg:pypi/old@1",
         "pkg:generic/python@3.11.14",
         "pkg:pypi/some-thing@1.2",
-        "pkg:pypi/text@1",
     ]
-    licences = {component["name"]: component.get("licenses") for component in document["components"]}
-    assert licences["new"] == [{"expression": "Apache-2.0 OR MIT"}]
-    assert licences["old"] == [{"license": {"name": "BSD License"}}]
-    assert licences["text"] == [{"license": {"name": "MIT"}}]
-    assert licences["essay"] is None
+    assert [licences(component) for component in document["components"]] == [
+        ["Expat", "LGPL-2.1+"],
+        ["Python-2.0.1"],
+        ["MIT OR Apache-2.0"],
+    ]
+    assert done.stderr == ""
 
 
-def test_what_a_bento_will_hold_is_printed_and_what_is_not_under_version_control_named(tmp_path: Path) -> None:
-    toy.write_artifact(tmp_path / "models")
-    assert [line.split()[:3] for line in packed.packed(tmp_path)] == [["toy-colours", "version", "1"]]
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    assert "not under version control" in packed.packed(tmp_path)[0]
-    assert all("not under" not in line for line in packed.packed() if line.split()[0] == "dense_resnet-mnist")
+def licences(component: dict[str, Any]) -> list[str]:
+    """SPDX identifiers or expressions, or whatever names there are, of a component of the document."""
+    found = component.get("licenses", [])
+    names = [each.get("expression") or each["license"].get("id") or each["license"]["name"] for each in found]
+    return sorted(names)
 
 
-def test_a_bento_is_built_with_a_pinned_uv() -> None:
-    """BentoML 1.4.39 installs one without a pin where it finds none on PATH."""
-    makefile = (ROOT / "Makefile").read_text()
-    builds = re.findall(r"^\t(.*bentoml build.*)$", makefile, re.M)
-    assert len(builds) == 2
-    assert all(line.startswith('PATH="$(CURDIR)/.venv-bento/bin:$$PATH" ') for line in builds)
-    assert re.search(r"^uv==\d", (ROOT / "requirements" / "bento.txt").read_text(), re.M)
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ("License-Expression: BSD-3-Clause AND MIT\nLicense: BSD", ["BSD-3-Clause AND MIT"]),
+        ("License: apache-2.0\nClassifier: License :: OSI Approved :: MIT License", ["Apache-2.0"]),
+        ("License: Apache 2.0", ["Apache-2.0"]),
+        ("License: BSD", ["BSD"]),
+        ("License: UNKNOWN\nClassifier: License :: OSI Approved :: MIT License", ["MIT"]),
+        (
+            "License: Copyright (c) Somebody\n  All rights\nClassifier: License :: OSI Approved :: BSD License",
+            ["BSD License"],
+        ),
+        (
+            "Classifier: License :: OSI Approved\nClassifier: License :: OSI Approved :: Apache Software License\n"
+            "Classifier: License :: OSI Approved :: Mozilla Public License 2.0 (MPL 2.0)",
+            ["Apache Software License", "MPL-2.0"],
+        ),
+        ("License: The Licence of Nobody\n\tmay be read", ["The Licence of Nobody"]),
+        ("License-File: LICENSE", []),
+    ],
+)
+def test_a_distribution_has_the_licence_that_its_metadata_declares(
+    tmp_path: Path, metadata: str, expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    info = tmp_path / "thing-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: thing\nVersion: 1\n{metadata}\n\nText\n")
+    assert sbom.main([str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    (component,) = json.loads(printed.out)["components"]
+    assert licences(component) == expected
+    assert printed.err == ("" if expected else "1 of 1 declare no licence: thing\n")
+
+
+def test_a_free_copyright_file_counts_by_the_common_licences_it_names(root: Path) -> None:
+    file = root / "usr/share/doc/libc6/copyright"
+    file.write_text("This is free; see /usr/share/common-licenses/GPL-2, or `/usr/share/common-licenses/LGPL-2.1'.\n")
+    (package,) = sbom.debian_packages(root)
+    assert sorted(each.id or each.name for each in package.licenses) == ["GPL-2", "LGPL-2.1"]
+    file.unlink()
+    file.symlink_to("/etc/hostname")  # a link out of the image is of the machine that reads it
+    (package,) = sbom.debian_packages(root)
+    assert not package.licenses
+
+
+def test_everything_that_serving_installs_declares_a_licence() -> None:
+    installed = list(sbom.python_distributions(Path(PYTHON).parents[1].resolve()))
+    assert len(installed) > 50
+    assert [component.name for component in installed if not component.licenses] == []
 
 
 def test_an_empty_root_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
