@@ -15,7 +15,7 @@ import numpy as np
 from serving.errors import StartError
 
 FILES = ("model.onnx", "golden.npz", "card.json")
-CONVENTIONS = ("plain", "light_on_dark_centred")
+CONVENTIONS = ("plain", "light_on_dark_centred", "centre_crop")
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's, to resize with
 
 

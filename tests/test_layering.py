@@ -54,6 +54,7 @@ FRONT_DOORS = (
     "training.export",
     "training.evaluate",
     "training.cards",
+    "training.efficientnet_lite0",
     "study",
 )
 

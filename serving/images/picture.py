@@ -137,7 +137,17 @@ class Picture:
         if centred:
             grey, found = light_on_dark(np.asarray(pixels), shape, resample)
             return Decoded(grey, None if found else "no_figure")
+        if convention == "centre_crop":
+            pixels = pixels.crop(_middle(pixels.size, size))
         return Decoded(np.asarray(pixels if pixels.size == size else pixels.resize(size, resample)))
+
+
+def _middle(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The largest box of the proportions of `shape` (width, height) in the middle of a picture of `size`."""
+    scale = min(size[0] / shape[0], size[1] / shape[1])
+    width, height = max(1, round(scale * shape[0])), max(1, round(scale * shape[1]))
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return left, top, left + width, top + height
 
 
 class _Reads(io.BytesIO):

@@ -26,6 +26,18 @@ def decode_digit(image: Image.Image) -> np.ndarray:
     return decode_image(encode(image), DIGIT, "light_on_dark_centred")
 
 
+# The middle of a photo
+
+
+@pytest.mark.parametrize(("size", "box"), [((600, 400), (100, 0, 500, 400)), ((300, 900), (0, 300, 300, 600))])
+def test_a_centre_crop_is_the_plain_picture_of_the_middle(
+    size: tuple[int, int], box: tuple[int, int, int, int]
+) -> None:
+    image = colours(size)
+    cropped = decode_image(encode(image), (64, 64, 3), "centre_crop")
+    assert np.array_equal(cropped, decode_image(encode(image.crop(box)), (64, 64, 3)))
+
+
 # What passes byte for byte
 
 

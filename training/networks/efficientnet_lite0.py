@@ -1,0 +1,144 @@
+"""EfficientNet-Lite0: inverted residuals for 224x224 photos, and where an ImageNet checkpoint's weights belong in it.
+
+Tan and Le 2019, "EfficientNet" (1905.11946), table 1, in its Lite form (no squeeze-and-excitation, ReLU6, the stem and
+the head not scaled); the block is that of Sandler et al. 2018, "MobileNetV2" (1801.04381), section 3.3 and table 1.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import layers
+
+from training.networks.connections import residual
+from training.networks.network import Network, Tensor
+
+EPSILON = 1e-3  # of batch norm, as the checkpoint was trained
+DROPOUT = 0.2
+MOMENTUM = 0.99
+
+
+class Stage(NamedTuple):
+    """A row of table 1: how many blocks, and what each of them has; only the first strides."""
+
+    blocks: int
+    kernel: int
+    stride: int
+    expand: int
+    filters: int
+
+
+STAGES = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+
+
+def _normalised(x: Tensor, name: str, active: bool = True) -> Tensor:
+    x = layers.BatchNormalization(epsilon=EPSILON, momentum=MOMENTUM, name=name)(x)
+    return layers.ReLU(6.0, name=f"{name}_relu6")(x) if active else x
+
+
+def inverted_residual(x: Tensor, name: str, stage: Stage, stride: int) -> Tensor:
+    """1x1 expansion, depthwise convolution, linear 1x1 projection; x is added where the shape stays."""
+    body = x
+    if stage.expand > 1:
+        body = layers.Conv2D(x.shape[-1] * stage.expand, 1, use_bias=False, name=f"{name}_expand")(body)
+        body = _normalised(body, f"{name}_expand_bn")
+    depthwise = layers.DepthwiseConv2D(stage.kernel, stride, padding="same", use_bias=False, name=f"{name}_depthwise")
+    body = _normalised(depthwise(body), f"{name}_depthwise_bn")
+    body = layers.Conv2D(stage.filters, 1, use_bias=False, name=f"{name}_project")(body)
+    body = _normalised(body, f"{name}_project_bn", active=False)
+    return residual([x], body, name, 1.0) if body.shape == x.shape else body
+
+
+def lite0_family(image: Tensor, network: Network) -> Tensor:
+    """(N, H, W, C) in [0, 1] -> (N, 1280). The first layer brings the pixels to (x - 127) / 128, x from 0 to 255."""
+    x = layers.Rescaling(255 / 128, -127 / 128, name="rescaling")(image)
+    x = layers.Conv2D(32, 3, 2, padding="same", use_bias=False, name="stem")(x)
+    x = _normalised(x, "stem_bn")
+    number = 0
+    for stage in STAGES:
+        for k in range(stage.blocks):
+            x = inverted_residual(x, f"block{number}", stage, stage.stride if k == 0 else 1)
+            number += 1
+    x = layers.Conv2D(1280, 1, use_bias=False, name="top")(x)
+    x = _normalised(x, "top_bn")
+    x = layers.GlobalAveragePooling2D(name="head_pool")(x)
+    return layers.Dropout(DROPOUT, name="head_dropout")(x)
+
+
+def _no_block(x: Tensor, name: str) -> Tensor:
+    raise NotImplementedError("the blocks of this family differ from stage to stage")
+
+
+ROWS = {
+    "efficientnet_lite0": Network(
+        lite0_family,
+        _no_block,
+        sum(stage.blocks for stage in STAGES),
+        residual,
+        ("imagenet",),
+        8,
+        "Tan and Le 2019, 1905.11946; Sandler et al. 2018, 1801.04381",
+        224,
+    ),
+}
+
+# Weights
+
+WEIGHTS = Path(__file__).with_name(
+    "efficientnet_lite0.npz"
+)  # float16, without pickle; training.efficientnet_lite0 makes it
+
+
+def pretrained() -> dict[str, list[np.ndarray]]:
+    """ImageNet's weights of each layer, the last one's too."""
+    found: dict[str, list[np.ndarray]] = {}
+    with np.load(WEIGHTS, allow_pickle=False) as archive:
+        for key in archive.files:  # in the order in which they were written
+            found.setdefault(key.partition("/")[0], []).append(archive[key])
+    return found
+
+
+def weights_of(tensors: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
+    """The weights of each layer, as Keras lays them out, from the PyTorch checkpoint's tensors by name."""
+    found = {}
+    for layer, source in _sources():
+        if layer.endswith("_bn"):
+            found[layer] = [tensors[f"{source}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")]
+        else:
+            kernel = tensors[f"{source}.weight"]  # (out, in, height, width); of a depthwise one (channels, 1, h, w)
+            axes = (2, 3, 0, 1) if layer.endswith("_depthwise") else (2, 3, 1, 0)
+            found[layer] = [kernel.transpose(axes)]
+    found["probabilities"] = [tensors["_fc.weight"].T, tensors["_fc.bias"]]
+    return found
+
+
+def _sources() -> Iterator[tuple[str, str]]:
+    """Each layer that has weights, and the checkpoint's name for it."""
+    yield from (("stem", "_conv_stem"), ("stem_bn", "_bn0"), ("top", "_conv_head"), ("top_bn", "_bn1"))
+    number = 0
+    for stage in STAGES:
+        for _ in range(stage.blocks):
+            parts = [("depthwise", "_depthwise_conv", "_bn1"), ("project", "_project_conv", "_bn2")]
+            if stage.expand > 1:
+                parts.insert(0, ("expand", "_expand_conv", "_bn0"))
+            for ours, convolution, norm in parts:
+                yield f"block{number}_{ours}", f"_blocks.{number}.{convolution}"
+                yield f"block{number}_{ours}_bn", f"_blocks.{number}.{norm}"
+            number += 1
+
+
+def set_weights(model: keras.Model, weights: dict[str, list[np.ndarray]], head: bool) -> None:
+    """Put `weights` into the layers of that name; `head` says whether the last layer's are among them."""
+    for name, arrays in weights.items():
+        if head or name != "probabilities":
+            model.get_layer(name).set_weights([np.asarray(array, np.float32) for array in arrays])
