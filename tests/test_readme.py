@@ -93,6 +93,6 @@ def test_the_commands_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"make ([a-z-]+)", README):
         assert re.search(rf"^{target}:", makefile, re.M), target
-    for module in re.findall(r"python -m ([a-z_.]+)", README):
+    for module in re.findall(r"python -m ([a-z0-9_.]+)", README):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
