@@ -32,7 +32,8 @@ def _metrics(card: dict[str, Any]) -> dict[str, Any]:
 def table(cards: Sequence[dict[str, Any]]) -> str:
     """A Markdown table, one row a model."""
     rows = [
-        "| model | trained on | test accuracy | calibration error | parameters | model.onnx | training | images/s |",
+        "| model | trained on | test accuracy | calibration error | parameters | model.onnx | training "
+        "| images/s in training |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for card in cards:

@@ -166,3 +166,26 @@ def test_an_exporter_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert "error: OTEL_TRACES_EXPORTER=x" in done.stdout + done.stderr
+
+
+RETIRED = """
+from serving.operations import metrics
+
+class Queue(list):
+    room = 1
+
+meter = metrics.Meter("m", 1)
+meter.loaded("cpu", "float32", Queue())
+meter.retired()
+meter.computed(3, 0.01)
+meter.rejected(2)
+print(metrics.exposition().decode())
+"""
+
+
+def test_what_a_retired_version_still_answers_is_counted() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RETIRED], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert 'shortcut_batch_images_count{model="m",version="1"} 1.0' in done.stdout
+    assert 'shortcut_rejected_images_total{model="m",version="1"} 2.0' in done.stdout

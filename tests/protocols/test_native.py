@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.protocols import native
 from tests.fixtures import toy
 from tests.fixtures.pictures import colours, digit, encode, with_chunks
 from tests.fixtures.server import Client, assert_failure, form, running
@@ -238,3 +239,11 @@ def test_a_key_is_asked_for_on_both_ways(guarded: tuple[Client, str]) -> None:
         for headers, status in cases:
             ((line, _),) = raw(client, way(picture, *headers), 1)
             assert line.split()[1] == status
+
+
+def test_clients_cannot_fill_the_memory_with_queries() -> None:
+    native._parse_again_and_again.cache_clear()
+    for number in range(50):
+        native.parse_query(b"model=" + b"m" * 300 + str(number).encode())
+        native.parse_query(f"model=m{number}".encode())
+    assert native._parse_again_and_again.cache_info().currsize == 50
