@@ -135,8 +135,7 @@ class Picture:
                 image.draft(None, (DRAFT * size[0], DRAFT * size[1]))
         pixels = flat(image, "L" if shape[2] == 1 or centred else "RGB", any_range=centred)
         if centred:
-            grey, found = light_on_dark(np.asarray(pixels), shape, resample)
-            return Decoded(grey, None if found else "no_figure")
+            return Decoded(*light_on_dark(np.asarray(pixels), shape, resample))
         if convention == "centre_crop":
             pixels = pixels.crop(_middle(pixels.size, size))
         return Decoded(np.asarray(pixels if pixels.size == size else pixels.resize(size, resample)))

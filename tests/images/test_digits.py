@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from serving.images.digits import connected, light_on_dark, stands_as_mnist, thickened, without_clutter
+from serving.images.digits import light_on_dark, stands_as_mnist, thickened
+from serving.images.figure import find_figure
 from serving.images.picture import Picture
 from tests.fixtures.pictures import digit, encode
 
@@ -20,37 +21,6 @@ def brought(grey: np.ndarray) -> np.ndarray:
 
 def alike(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
-
-
-@given(st.integers(0, 2**32 - 1), st.floats(0.02, 0.7))
-def test_connected_parts_are_those_that_a_flood_would_find(seed: int, density: float) -> None:
-    ink = np.random.default_rng(seed).random((12, 15)) < density
-    parts = connected(ink)
-    found = np.zeros(ink.shape, int)
-    for number, part in enumerate(parts, 1):
-        for row, start, end in part.runs:
-            assert (found[row, start:end] == 0).all()
-            found[row, start:end] = number
-    assert np.array_equal(found > 0, ink)
-    padded = np.pad(found, 1)
-    for dy in (0, 1):
-        for dx in (-1, 0, 1):
-            moved = padded[1 + dy : 13 + dy, 1 + dx : 16 + dx]
-            touching = (found > 0) & (moved > 0)
-            assert (found[touching] == moved[touching]).all()  # neighbours are of one part
-    for number, part in enumerate(parts, 1):  # and a part is no two
-        reached = np.zeros(ink.shape, bool)
-        row, start, _ = part.runs[0]
-        reached[row, start] = True
-        for _ in range(ink.size):
-            grown = np.pad(reached, 1)
-            grown = np.max([grown[i : i + 12, j : j + 15] for i in range(3) for j in range(3)], axis=0) & (
-                found == number
-            )
-            if np.array_equal(grown, reached):
-                break
-            reached = grown
-        assert np.array_equal(reached, found == number)
 
 
 @pytest.mark.parametrize("specks", [1, 6])
@@ -68,14 +38,6 @@ def test_a_frame_around_the_figure_is_left_out(width: int) -> None:
     framed = Image.fromarray(SEVEN.copy())
     ImageDraw.Draw(framed).rectangle((10, 10, 290, 290), outline=255, width=width)
     assert alike(brought(np.asarray(framed)), brought(SEVEN)) > 0.99
-
-
-def test_a_nought_is_no_frame_and_figures_in_parts_are_kept() -> None:
-    nought = np.asarray(digit("0", (300, 300)))
-    assert np.array_equal(without_clutter(nought), nought)
-    broken = SEVEN.copy()
-    broken[150:156] = 0
-    assert np.array_equal(without_clutter(broken), broken)
 
 
 @pytest.mark.parametrize("pen", [1, 2, 4])
@@ -109,3 +71,73 @@ def test_a_picture_without_a_figure_says_so() -> None:
         assert decoded.unsure == "no_figure"
     decoded = Picture.open(encode(digit("7")), 10**7).to_array(SHAPE, "light_on_dark_centred", "bilinear")
     assert decoded.unsure is None
+
+
+# Where there is more than a figure, or none
+
+
+def unsure(grey: np.ndarray) -> str | None:
+    return light_on_dark(grey, SHAPE, Image.Resampling.BILINEAR).unsure
+
+
+@pytest.mark.parametrize("text", list("0123456789"))
+def test_a_figure_alone_is_one(text: str) -> None:
+    for ink, ground in ((255, 0), (20, 240)):
+        assert unsure(np.asarray(digit(text, (200, 300), ink=ink, ground=ground))) is None
+
+
+def test_two_figures_are_several_and_a_broken_one_is_not() -> None:
+    assert unsure(np.asarray(digit("42", (300, 300), height=0.5))) == "several_figures"
+    broken = SEVEN.copy()
+    broken[150:156] = 0
+    assert unsure(broken) is None
+    assert alike(brought(broken), brought(SEVEN)) > 0.95
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(2, 80))
+def test_noise_and_blank_sheets_hold_no_figure(seed: int, strength: float) -> None:
+    rng = np.random.default_rng(seed)
+    sheet = rng.normal(rng.uniform(0, 255), strength, (120, 140))
+    assert unsure(np.clip(sheet, 0, 255).astype(np.uint8)) == "no_figure"
+
+
+# Papers and lights
+
+
+PEN = 255 - (SEVEN * 0.8).astype(np.uint8)  # dark on white
+
+
+def test_ruled_and_squared_paper_is_told_from_ink() -> None:
+    ruled = PEN.copy()
+    for y in range(30, 300, 60):
+        ruled[y : y + 2] = np.minimum(ruled[y : y + 2], 140)
+    assert unsure(ruled) is None
+    assert alike(brought(ruled), brought(PEN)) > 0.3
+    for x in range(30, 300, 60):
+        ruled[:, x : x + 2] = np.minimum(ruled[:, x : x + 2], 140)
+    assert alike(brought(ruled), brought(PEN)) > 0.3
+
+
+@pytest.mark.parametrize("depth", [0.45, 0.7])
+def test_a_shadow_changes_nothing(depth: float) -> None:
+    light = np.ones((300, 300))
+    light[:, 150:] = depth  # a hard edge through the figure
+    assert alike(brought((PEN * light).astype(np.uint8)), brought(PEN)) > 0.85
+    soft = np.linspace(1, depth, 300)[:, None]
+    assert alike(brought((PEN * soft).astype(np.uint8)), brought(PEN)) > 0.97
+
+
+def test_a_desk_around_the_sheet_is_no_ink() -> None:
+    desk = np.full((500, 500), 50, np.uint8)
+    desk[100:400, 120:420] = PEN
+    assert alike(brought(desk), brought(PEN)) > 0.97
+
+
+def test_a_figure_that_is_small_on_its_sheet_is_looked_at_from_nearer() -> None:
+    sheet = np.full((2000, 2000), 250, np.uint8)
+    sheet[900:1200, 300:600] = np.minimum(sheet[900:1200, 300:600], PEN)
+    assert alike(brought(sheet), brought(PEN)) > 0.97
+    found, reason = find_figure(Image.fromarray(sheet))
+    assert found is not None
+    assert reason is None
+    assert max(found.size) > 40

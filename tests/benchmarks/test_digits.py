@@ -1,0 +1,37 @@
+"""Every kind of picture is drawn alike from a seed, and the measuring prints a share for each."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.digits.__main__ import measure
+from benchmarks.digits.kinds import HANDWRITING, KINDS, PRINTED, TRAINING_FONTS, inks, sheets
+from tests.fixtures.toy import write_artifact
+
+SEVEN = np.zeros((1, 28, 28), np.uint8)
+SEVEN[0, 4:7, 8:20] = 255
+SEVEN[0, 4:24, 16:19] = 255
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.ink not in ("printed", "handwriting")])
+def test_a_kind_is_drawn_alike_from_its_seed(name: str) -> None:
+    kind, sources = KINDS[name], inks((SEVEN, np.array([7])), None)
+    first, second = (list(sheets(kind, sources, 2, seed=3)) for _ in range(2))
+    for (grey, digit), (again, same) in zip(first, second, strict=True):
+        assert digit == same
+        assert grey.dtype == np.uint8
+        assert np.array_equal(grey, again)
+    assert not np.array_equal(first[0][0], first[1][0])
+
+
+def test_fonts_for_measuring_are_not_those_for_training() -> None:
+    assert not set(TRAINING_FONTS) & {*PRINTED, *HANDWRITING}
+
+
+def test_the_measuring_prints_a_share_for_each_kind(tmp_path: Path) -> None:
+    artifact = write_artifact(tmp_path, "toy-digits", shape=(28, 28, 1), labels=tuple("0123456789"))
+    np.savez(tmp_path / "mnist.npz", x_test=SEVEN, y_test=np.array([7]))
+    table = measure([artifact], tmp_path / "mnist.npz", None, count=2, seed=0, only="blank").splitlines()
+    assert table[0].startswith("| kind | toy-digits | wanted | unsure |")
+    assert table[2].startswith("| blank sheets | – | 98 unsure | 100.0 |")
