@@ -2,7 +2,7 @@
 
 from keras import layers
 
-from training.networks.connections import no_shortcut, residual
+from training.networks.connections import dense_sum, no_shortcut, residual
 from training.networks.network import DROPOUT, Network, Tensor, conv, stack
 
 SMALLEST = 13  # pixels: two valid 3x3 convolutions, a 3x3 pool of stride 3 and one more valid 3x3 convolution
@@ -24,6 +24,17 @@ def conv_bn_relu_block(x: Tensor, name: str) -> Tensor:
     return x
 
 
+def bottleneck_block(x: Tensor, name: str) -> Tensor:
+    """Conv 1x1 to 16, Conv 3x3, Conv 1x1 to 64, each with relu, batch norm after the first; the shape stays.
+
+    He et al. 2015, section 4.1, figure 5 right, with the order of relu and batch norm of `conv_relu_bn_block`.
+    """
+    x = conv(16, f"{name}_narrow", kernel=1, activation="relu")(x)
+    x = layers.BatchNormalization(name=f"{name}_bn")(x)
+    x = conv(16, f"{name}_conv", padding="same", activation="relu")(x)
+    return conv(64, f"{name}_wide", kernel=1, activation="relu")(x)
+
+
 def conv_family(image: Tensor, network: Network) -> Tensor:
     """Two valid convolutions, 3x3 max pool of stride 3, the blocks, convolution, pooling, Dense 256; -> (N, 256)."""
     x = conv(32, "stem_conv1", activation="relu")(image)
@@ -39,9 +50,11 @@ def conv_family(image: Tensor, network: Network) -> Tensor:
 _BOTH = ("mnist", "cifar10")
 _SOURCE = "He et al. 2015, 1512.03385; layer sizes of the notebook"
 _PLAIN = "the notebook's deep network without its shortcuts"
+_IMAGINED = "He et al. 2015, 1512.03385, section 4.1, summed as in dense_sum: what the notebook imagined at its end"
 
 ROWS: dict[str, Network] = {
     "conv_resnet_deep": Network(conv_family, conv_relu_bn_block, 19, residual, _BOTH, SMALLEST, _SOURCE),
     "conv_resnet_shallow": Network(conv_family, conv_bn_relu_block, 2, residual, ("cifar10",), SMALLEST, _SOURCE),
+    "dense_sum_bottleneck": Network(conv_family, bottleneck_block, 19, dense_sum, ("cifar10",), SMALLEST, _IMAGINED),
     "plain": Network(conv_family, conv_relu_bn_block, 19, no_shortcut, ("cifar10",), SMALLEST, _PLAIN),
 }

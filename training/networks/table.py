@@ -3,7 +3,31 @@
 A new family is one file with its ROWS and one line here. A name that starts with an underscore is only for tests.
 """
 
-from training.networks import convolutional, dense, efficientnet_lite0
+from training.networks import (
+    convolutional,
+    dense,
+    densenet_bc,
+    efficientnet_lite0,
+    highway,
+    preact_resnet,
+    resnet9,
+    resnext,
+    stochastic_depth,
+)
 from training.networks.network import Network
 
-NETWORKS: dict[str, Network] = {**dense.ROWS, **convolutional.ROWS, **efficientnet_lite0.ROWS}
+NETWORKS: dict[str, Network] = {
+    name: row
+    for family in (
+        dense,
+        convolutional,
+        highway,
+        stochastic_depth,
+        preact_resnet,
+        resnext,
+        densenet_bc,
+        resnet9,
+        efficientnet_lite0,
+    )
+    for name, row in family.ROWS.items()
+}

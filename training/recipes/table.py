@@ -7,10 +7,14 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from training.networks.table import NETWORKS
-from training.recipes import augmented, notebook
+from training.recipes import augmented, notebook, tuned
 from training.recipes.recipe import Recipe
 
-RECIPES: dict[str, tuple[Recipe, ...]] = {"notebook": notebook.ROWS, "augmented": augmented.ROWS}
+RECIPES: dict[str, tuple[Recipe, ...]] = {
+    "notebook": notebook.ROWS,
+    "tuned": tuned.ROWS,
+    "augmented": augmented.ROWS,
+}
 
 
 def recipe_for(network: str, dataset: str | None = None, name: str | None = None) -> Recipe:

@@ -24,6 +24,8 @@ from training.recipes.recipe import Recipe
 from training.runs.parts import RunError, splits
 from training.runs.plots import plot_confusion, plot_curves
 
+ADAPTED = 5000  # training images that such layers see
+
 
 class Run:
     """A run's folder: its last checkpoint and history while it trains, weights and plots once it is done."""
@@ -128,6 +130,9 @@ class Run:
             return keras.saving.load_model(self.checkpoint)
         keras.utils.set_random_seed(self.recipe.seed)
         model = self._built(self.recipe.precision)
+        for layer in model.layers:
+            if hasattr(layer, "adapt"):  # Keras' name for weights that are computed from training images, not learnt
+                layer.adapt(splits(self.recipe, self.data)[0][0][:ADAPTED])
         self.recipe.compile(model)
         return model
 

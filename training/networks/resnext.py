@@ -1,0 +1,75 @@
+"""`resnext`: residual networks whose 3x3 convolution is split into many paths of few channels each.
+
+It turns pictures of about 32 by 32 pixels into features (Xie et al. 2016, "Aggregated Residual Transformations for Deep
+Neural Networks", 1611.05431, section 3 and section 5.3, ResNeXt-29). Knows no data set.
+"""
+
+from functools import partial
+
+from keras import layers
+
+from training.networks.batch_norm import FusedBatchNormalization
+from training.networks.connections import residual
+from training.networks.network import Network, Tensor, stack
+
+CARDINALITY = 8  # paths
+
+
+def _conv_bn(x: Tensor, filters: int, name: str, kernel: int = 1, strides: int = 1) -> Tensor:
+    options = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
+    x = layers.Conv2D(filters, kernel, strides, name=f"{name}_conv", **options)(x)
+    return FusedBatchNormalization(name=f"{name}_bn")(x)
+
+
+def grouped_conv(x: Tensor, name: str, strides: int) -> Tensor:
+    """A 3x3 convolution in 8 groups of channels, written as paths side by side (figure 3 b).
+
+    TensorFlow does not learn grouped convolutions on CPUs; the paths compute the same.
+    """
+    width = x.shape[-1] // CARDINALITY
+    options = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
+    paths = [
+        layers.Conv2D(width, 3, strides, name=f"{name}_path{k + 1}", **options)(x[..., k * width : (k + 1) * width])
+        for k in range(CARDINALITY)
+    ]
+    return layers.Concatenate(name=f"{name}_paths")(paths)
+
+
+def resnext_body(x: Tensor, name: str, filters: int, strides: int = 1) -> Tensor:
+    """Conv 1x1 to 8 paths of filters / 4 channels, grouped Conv 3x3, Conv 1x1 to `filters`; BN and relu between."""
+    x = layers.ReLU(name=f"{name}_relu1")(_conv_bn(x, CARDINALITY * (filters // 4), f"{name}_narrow"))
+    x = FusedBatchNormalization(name=f"{name}_bn2")(grouped_conv(x, name, strides))
+    return _conv_bn(layers.ReLU(name=f"{name}_relu2")(x), filters, f"{name}_wide")
+
+
+def resnext_block(x: Tensor, name: str) -> Tensor:
+    """The body F(x) of a block that keeps the shape (equation 3)."""
+    return resnext_body(x, name, x.shape[-1])
+
+
+def active_residual(earlier: list[Tensor], body: Tensor, name: str, depth: float) -> Tensor:
+    """relu(F(x) + x), as in the networks before pre-activation (He et al. 2015, equation 1 and figure 2)."""
+    return layers.ReLU(name=f"{name}_relu")(residual(earlier, body, name, depth))
+
+
+def resnext_family(image: Tensor, network: Network, width: int) -> Tensor:
+    """Conv 3x3 to 64, three stages of `width`, 2 `width` and 4 `width` channels, average of all places."""
+    x = layers.ReLU(name="stem_relu")(_conv_bn(image, 64, "stem", 3))
+    for k in (1, 2, 3):
+        name, filters, strides = f"stage{k}_first", width << (k - 1), 1 if k == 1 else 2
+        shortcut = _conv_bn(x, filters, f"{name}_shortcut", strides=strides)
+        x = active_residual([shortcut], resnext_body(x, name, filters, strides), name, 0.0)
+        x = stack(x, network, f"stage{k}_block", network.blocks - 1)
+    return layers.GlobalAveragePooling2D(name="head_pool")(x)
+
+
+_SOURCE = "Xie et al. 2016, 1611.05431, section 5.3"
+
+
+def _row(width: int) -> Network:
+    """ResNeXt-29 with 8 paths; its three stages give `width`, 2 `width` and 4 `width` channels."""
+    family = partial(resnext_family, width=width)
+    return Network(family, resnext_block, 3, active_residual, ("cifar10",), 4, _SOURCE)
+
+
+ROWS: dict[str, Network] = {"resnext": _row(32), "resnext_29": _row(256)}
