@@ -63,7 +63,7 @@ class Dirac(initializers.VarianceScaling):
 
 
 def conv_pool_bn_relu(x: Tensor, filters: int, name: str, pool: bool = False) -> Tensor:
-    """Convolution 3x3, max pool of 2 where asked for, batch norm, relu; (N, h, w, C) -> (N, h or h // 2, …, filters)."""
+    """Conv 3x3, max pool of 2 where asked for, batch norm, relu; (N, h, w, C) -> (N, h or h // 2, …, filters)."""
     options = {"padding": "same", "use_bias": False, "kernel_initializer": Dirac()}
     x = layers.Conv2D(filters, 3, name=f"{name}_conv", **options)(x)
     x = layers.MaxPooling2D(2, name=f"{name}_pool")(x) if pool else x

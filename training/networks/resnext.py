@@ -15,30 +15,17 @@ from training.networks.network import Network, Tensor, stack
 CARDINALITY = 8  # paths
 
 
-def _conv_bn(x: Tensor, filters: int, name: str, kernel: int = 1, strides: int = 1) -> Tensor:
-    options = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
+def _conv_bn(x: Tensor, filters: int, name: str, kernel: int = 1, strides: int = 1, groups: int = 1) -> Tensor:
+    options = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal", "groups": groups}
     x = layers.Conv2D(filters, kernel, strides, name=f"{name}_conv", **options)(x)
     return FusedBatchNormalization(name=f"{name}_bn")(x)
 
 
-def grouped_conv(x: Tensor, name: str, strides: int) -> Tensor:
-    """A 3x3 convolution in 8 groups of channels, written as paths side by side (figure 3 b).
-
-    TensorFlow does not learn grouped convolutions on CPUs; the paths compute the same.
-    """
-    width = x.shape[-1] // CARDINALITY
-    options = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
-    paths = [
-        layers.Conv2D(width, 3, strides, name=f"{name}_path{k + 1}", **options)(x[..., k * width : (k + 1) * width])
-        for k in range(CARDINALITY)
-    ]
-    return layers.Concatenate(name=f"{name}_paths")(paths)
-
-
 def resnext_body(x: Tensor, name: str, filters: int, strides: int = 1) -> Tensor:
-    """Conv 1x1 to 8 paths of filters / 4 channels, grouped Conv 3x3, Conv 1x1 to `filters`; BN and relu between."""
-    x = layers.ReLU(name=f"{name}_relu1")(_conv_bn(x, CARDINALITY * (filters // 4), f"{name}_narrow"))
-    x = FusedBatchNormalization(name=f"{name}_bn2")(grouped_conv(x, name, strides))
+    """Conv 1x1 to 8 paths of filters / 4 channels, Conv 3x3 within each, Conv 1x1 to `filters` (figure 3 c)."""
+    channels = CARDINALITY * (filters // 4)
+    x = layers.ReLU(name=f"{name}_relu1")(_conv_bn(x, channels, f"{name}_narrow"))
+    x = _conv_bn(x, channels, f"{name}_paths", 3, strides, CARDINALITY)
     return _conv_bn(layers.ReLU(name=f"{name}_relu2")(x), filters, f"{name}_wide")
 
 
