@@ -24,9 +24,9 @@ from training.runs.fitting import fit
 
 SIDE = 13
 FAMILIES = (
+    "resnext",
     "densenet_bc",
     "preact_resnet",
-    "resnext",
     "highway",
     "highway_conv",
     "stochastic_depth",

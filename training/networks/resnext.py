@@ -6,6 +6,8 @@ Neural Networks", 1611.05431, section 3 and section 5.3, ResNeXt-29). Knows no d
 
 from functools import partial
 
+import keras
+import tensorflow as tf
 from keras import layers
 
 from training.networks.batch_norm import FusedBatchNormalization
@@ -15,9 +17,17 @@ from training.networks.network import Network, Tensor, stack
 CARDINALITY = 8  # paths
 
 
+@keras.saving.register_keras_serializable("shortcut")
+class GroupedConv2D(layers.Conv2D):
+    """Keras has XLA compile convolutions in groups on CPUs, which no converter to ONNX reads: TensorFlow's own here."""
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return tf.nn.conv2d(inputs, kernel, list(self.strides), self.padding.upper())
+
+
 def _conv_bn(x: Tensor, filters: int, name: str, kernel: int = 1, strides: int = 1, groups: int = 1) -> Tensor:
-    options = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal", "groups": groups}
-    x = layers.Conv2D(filters, kernel, strides, name=f"{name}_conv", **options)(x)
+    options = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
+    x = GroupedConv2D(filters, kernel, strides, groups=groups, name=f"{name}_conv", **options)(x)
     return FusedBatchNormalization(name=f"{name}_bn")(x)
 
 
