@@ -4,8 +4,8 @@ However much one lane (a model, say) has waiting, another's next piece of work w
 functions only.
 """
 
+import functools
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -15,27 +15,27 @@ class FairPool:
     def __init__(self, threads: int, name: str):
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._lock = threading.Lock()
-        self._lanes: dict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = {}  # in the order of their turns
+        self._lanes: dict[str, dict[Future[Any], Callable[[], Any]]] = {}  # lanes and calls in the order of their turns
 
     def waiting(self, lane: str) -> int:
-        """How many calls of that lane have not begun; those that were cancelled, and what they hold, are let go."""
-        with self._lock:
-            calls = self._lanes.get(lane)
-            if calls and any(future.cancelled() for future, _ in calls):
-                calls = deque(call for call in calls if not call[0].cancelled())
-                if calls:
-                    self._lanes[lane] = calls
-                else:
-                    del self._lanes[lane]
-            return len(calls or ())
+        """How many calls of that lane have not begun."""
+        return len(self._lanes.get(lane, ()))
 
     def submit(self, lane: str, call: Callable[[], Any]) -> Future[Any]:
         """What `call` returns or raises, once it was its turn; cancelling the future before then saves the call."""
         future: Future[Any] = Future()
         with self._lock:
-            self._lanes.setdefault(lane, deque()).append((future, call))
+            self._lanes.setdefault(lane, {})[future] = call
+        future.add_done_callback(functools.partial(self._forget, lane))
         self._executor.submit(self._next)  # at least as many as there are calls, each for the one whose turn it then is
         return future
+
+    def _forget(self, lane: str, future: Future[Any]) -> None:
+        """Let go of a call that was cancelled, and of what it holds."""
+        with self._lock:
+            calls = self._lanes.get(lane)
+            if calls is not None and calls.pop(future, None) is not None and not calls:
+                del self._lanes[lane]
 
     def _next(self) -> None:
         with self._lock:
@@ -43,7 +43,8 @@ class FairPool:
                 return
             lane = next(iter(self._lanes))
             calls = self._lanes.pop(lane)
-            future, call = calls.popleft()
+            future = next(iter(calls))
+            call = calls.pop(future)
             if calls:
                 self._lanes[lane] = calls  # behind the others
         if not future.set_running_or_notify_cancel():
