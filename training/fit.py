@@ -21,6 +21,8 @@ from training.recipes.table import RECIPES, recipe_for
 from training.runs.fitting import InterruptedAfterPublishing, fit
 from training.runs.parts import RunError
 
+FOR_PHOTOS = "efficientnet_lite0"  # the network for --data where none is named
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
@@ -28,7 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Train a network with its recipe, evaluate it and publish it as an artifact that can be served.",
     )
     networks = [name for name in NETWORKS if not name.startswith("_")]
-    parser.add_argument("network", choices=list(NETWORKS), metavar="NETWORK", help=", ".join(networks))
+    parser.add_argument(
+        "network",
+        choices=list(NETWORKS),
+        metavar="NETWORK",
+        nargs="?",
+        help=", ".join(networks) + f" (default with --data: {FOR_PHOTOS})",
+    )
     parser.add_argument(
         "--dataset", help="mnist, cifar10, digits; with --data: its name (default: the network's first)"
     )
@@ -47,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--strict", action="store_true", help="refuse damaged pictures instead of skipping a few")
     parser.add_argument("--resume", action="store_true", help="continue the newest interrupted run of this model")
     args = parser.parse_args(argv)
+    if args.network is None and args.data is None:
+        parser.error(f"name a NETWORK ({', '.join(networks)}), or give --data")
+    chosen = args.network or FOR_PHOTOS
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` cleans up as for Ctrl-C
     tf.config.experimental.enable_op_determinism()  # costs nothing measurable on the CPU; exact --resume needs it
@@ -57,10 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "learning_rate": args.learning_rate,
     }
     try:
-        network = NETWORKS[args.network]
+        network = NETWORKS[chosen]
         name = args.dataset or (name_of(args.data) if args.data else network.datasets[0])
-        check_model_name(args.network, name, bool(args.data))
-        recipe = recipe_for(args.network, name, args.recipe)
+        check_model_name(chosen, name, bool(args.data))
+        recipe = recipe_for(chosen, name, args.recipe)
         recipe = replace(recipe, **{key: value for key, value in overrides.items() if value is not None})
         data = load(
             name,

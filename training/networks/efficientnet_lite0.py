@@ -61,6 +61,8 @@ def inverted_residual(x: Tensor, name: str, stage: Stage, stride: int) -> Tensor
 
 def lite0_family(image: Tensor, network: Network) -> Tensor:
     """(N, H, W, C) in [0, 1] -> (N, 1280). The first layer brings the pixels to (x - 127) / 128, x from 0 to 255."""
+    if image.shape[-1] == 1:  # grey
+        image = layers.Concatenate(name="channels")([image] * 3)
     x = layers.Rescaling(255 / 128, -127 / 128, name="rescaling")(image)
     x = layers.Conv2D(32, 3, 2, padding="same", use_bias=False, name="stem")(x)
     x = _normalised(x, "stem_bn")
@@ -78,19 +80,6 @@ def lite0_family(image: Tensor, network: Network) -> Tensor:
 def _no_block(x: Tensor, name: str) -> Tensor:
     raise NotImplementedError("the blocks of this family differ from stage to stage")
 
-
-ROWS = {
-    "efficientnet_lite0": Network(
-        lite0_family,
-        _no_block,
-        sum(stage.blocks for stage in STAGES),
-        residual,
-        ("imagenet",),
-        8,
-        "Tan and Le 2019, 1905.11946; Sandler et al. 2018, 1801.04381",
-        224,
-    ),
-}
 
 # Weights
 
@@ -142,3 +131,18 @@ def set_weights(model: keras.Model, weights: dict[str, list[np.ndarray]], head: 
     for name, arrays in weights.items():
         if head or name != "probabilities":
             model.get_layer(name).set_weights([np.asarray(array, np.float32) for array in arrays])
+
+
+ROWS = {
+    "efficientnet_lite0": Network(
+        lite0_family,
+        _no_block,
+        sum(stage.blocks for stage in STAGES),
+        residual,
+        ("imagenet",),
+        8,
+        "Tan and Le 2019, 1905.11946; Sandler et al. 2018, 1801.04381",
+        224,
+        lambda model: set_weights(model, pretrained(), head=False),
+    ),
+}

@@ -27,7 +27,8 @@ class Network:
 
     `datasets` are those it was designed for; the first is the default. `smallest` is the least number of pixels of an
     image's shorter side. `source` names the paper. `image_size` is the side in pixels of the square images that it
-    was designed for, None where any size suits.
+    was designed for, None where any size suits. `pretrained` puts weights that were learnt from many other images into
+    a built model, all but the last layer's.
     """
 
     family: Callable[[Tensor, "Network"], Tensor]
@@ -38,6 +39,7 @@ class Network:
     smallest: int
     source: str
     image_size: int | None = None
+    pretrained: Callable[[keras.Model], None] | None = None
 
     def macs(self, input_shape: tuple[int, int, int], classes: int = 10) -> int:
         """Multiply-accumulate operations of the convolutions and matrix products for one image (H, W, C)."""

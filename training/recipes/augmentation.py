@@ -37,7 +37,32 @@ def small_shift(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return shift(images, seed, 16)
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "shift": shift, "small_shift": small_shift}
+def crop(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """A random part of each image, with 75 to 100 % of its height and of its width, enlarged to the whole's size."""
+    count, size = tf.shape(images)[0], tf.shape(images)[1:3]
+    drawn = tf.random.stateless_uniform([count, 4], seed)
+    sides = 0.75 + 0.25 * drawn[:, :2]
+    corners = drawn[:, 2:] * (1 - sides)
+    boxes = tf.concat([corners, corners + sides], axis=1)
+    return tf.image.crop_and_resize(images, boxes, tf.range(count), size)
+
+
+def colour(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Each image's brightness and contrast changed by up to a fifth, and each of its channels by up to a tenth."""
+    count, channels = tf.shape(images)[0], tf.shape(images)[3]
+    drawn = tf.random.stateless_uniform([count, 1, 1, 2 + channels], seed, -1, 1)
+    gain = (1 + 0.2 * drawn[..., :1]) * (1 + 0.1 * drawn[..., 2:])
+    mean = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
+    return tf.clip_by_value((mean + (images - mean) * (1 + 0.2 * drawn[..., 1:2])) * gain, 0, 1)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "flip": flip,
+    "shift": shift,
+    "small_shift": small_shift,
+    "crop": crop,
+    "colour": colour,
+}
 
 
 def augmented(images: tf.Tensor, names: tuple[str, ...], seed: tf.Tensor) -> tf.Tensor:

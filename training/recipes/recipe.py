@@ -28,6 +28,8 @@ class Recipe:
     `averaging` is the momentum of an exponential moving average of the weights that takes their place at the end of
     each epoch; 0 is none. `precision` is that of the training; what is published computes in float32. `published` is
     the epoch whose weights are published: the "last", or the "best" on the validation images.
+    `frozen` names the last layer of a pretrained network that stays as it is; its outputs are computed once, for
+    several augmented views of each image. `calibrated` says whether a temperature is fitted on the validation images.
     `early_stopping` is the number of epochs without a better one that ends the training; 0 never does. `achieved` is
     the categorical accuracy on the whole real test split that the committed artifact measured, None where no full run
     is committed. In a table's row `network` and `dataset` may be patterns (`*`).
@@ -53,6 +55,8 @@ class Recipe:
     batch_norm: Literal["moving", "recomputed"] = "moving"
     published: Literal["last", "best"] = "last"
     early_stopping: int = 0
+    frozen: str = ""
+    calibrated: bool = False
     seed: int = 0
     achieved: float | None = None
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from training.networks.table import NETWORKS
-from training.recipes import augmented, notebook, tuned
+from training.recipes import augmented, notebook, transfer, tuned
 from training.recipes.recipe import Recipe
 
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     "notebook": notebook.ROWS,
     "tuned": tuned.ROWS,
     "augmented": augmented.ROWS,
+    "transfer": transfer.ROWS,
 }
 
 

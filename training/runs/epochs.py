@@ -30,10 +30,12 @@ def train_epoch(
 ) -> tuple[dict[str, float], float]:
     """One epoch on (images, labels), its order and dropout drawn from (seed, epoch); Keras' figures and the seconds."""
     seed_dropout(model, recipe.seed, epoch)
-    order = np.random.default_rng((recipe.seed, epoch)).permutation(len(train[0]))
+    rng = np.random.default_rng((recipe.seed, epoch))
+    order = rng.permutation(len(train[1]))
+    order += len(order) * rng.integers(0, len(train[0]) // len(order), len(order))  # one view of each image
     classes = model.output_shape[1]
     batches = batches_of(*train, classes, recipe.batch_size, order)
-    if recipe.augmentation:
+    if recipe.augmentation and not recipe.frozen:
         batches = _augmented(batches, recipe, epoch)
     if recipe.schedule != "constant":
         callbacks = [*callbacks, _Schedule(recipe, epoch, len(batches))]
@@ -110,12 +112,16 @@ def batch_for(shape: tuple[int, ...]) -> int:
 def batches_of(
     images: np.ndarray, targets: np.ndarray, classes: int, size: int | None = None, order: np.ndarray | None = None
 ) -> tf.data.Dataset:
-    """Batches of float32 images in [0, 1] and one-hot labels; only the batch at hand is float, the rest stays uint8."""
+    """Batches of float32 images in [0, 1] and one-hot labels; only the batch at hand is float, the rest stays uint8.
+
+    Arrays of floats, a frozen layer's outputs, are not scaled; they may hold several rounds of views of the images.
+    """
+    scale = 255 if images.dtype == np.uint8 else 1
     labels = tf.constant(targets)
     if isinstance(images, np.memmap):  # stays on the disk but for the batch at hand
 
         def gathered(index: tf.Tensor) -> tf.Tensor:
-            pixels = tf.numpy_function(lambda rows: images[rows], [index], tf.uint8)
+            pixels = tf.numpy_function(lambda rows: images[rows], [index], images.dtype)
             return tf.ensure_shape(pixels, (None, *images.shape[1:]))
     else:
         whole = tf.constant(images)
@@ -124,7 +130,8 @@ def batches_of(
             return tf.gather(whole, index)
 
     def take(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.cast(gathered(index), tf.float32) / 255, tf.one_hot(tf.gather(labels, index), classes)
+        targets = tf.gather(labels, index % len(labels))
+        return tf.cast(gathered(index), tf.float32) / scale, tf.one_hot(targets, classes)
 
     index = np.arange(len(images)) if order is None else order
     return tf.data.Dataset.from_tensor_slices(index).batch(size or batch_for(images.shape[1:])).map(take).prefetch(2)

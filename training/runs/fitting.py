@@ -5,6 +5,7 @@ result, and tells the user what happens.
 """
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from training.artifact.calibration import calibration, put_inside, temperature, tempered, threshold
 from training.artifact.card import card_of_training, hardware
 from training.artifact.metrics import binary_accuracy, confusion_matrix
 from training.artifact.publishing import check_name, export
@@ -20,6 +22,7 @@ from training.recipes.recipe import Recipe
 from training.runs.epochs import Progress, batches_of, train_epoch
 from training.runs.parts import Part, splits
 from training.runs.run import Run
+from training.runs.transfer import fit_head, frozen_outputs
 
 SHOWN = 30  # classes whose counts are printed
 
@@ -34,10 +37,11 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
     run = Run.open(runs / recipe.model_name, recipe, data, resume)
     model = run.restore()
     print(_plan(recipe, data, model, train, validation, output, run), flush=True)
+    learnt, checked, prepared = _prepared(model, run, train, validation)
     while not run.done:
         progress = [Progress(recipe.epochs)] if sys.stdout.isatty() else []
-        figures, taken = train_epoch(model, recipe, train, validation, len(run.seconds), progress)
-        run.save(model, figures, taken)
+        figures, taken = train_epoch(model, recipe, learnt, checked, len(run.seconds), progress)
+        run.save(model, figures, taken if run.seconds else taken + prepared)
         print(_epoch_line(figures, run.seconds, recipe.epochs), flush=True)
     if len(run.seconds) < recipe.epochs:
         print(f"stopped early: no better validation in {recipe.early_stopping} epochs")
@@ -46,9 +50,18 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
     model = run.published_model(model)
 
     probabilities = model.predict(batches_of(data.x_test, data.y_test, len(data.labels)), verbose=0)
+    found: dict[str, Any] = {}
+    if recipe.calibrated:
+        held_out = model.predict(batches_of(*validation, len(data.labels)), verbose=0)
+        divisor = temperature(held_out, validation[1])
+        put_inside(model, divisor)
+        before, probabilities = probabilities, tempered(probabilities, divisor)
+        found["calibration"] = calibration(before, probabilities, data.y_test, divisor)
+        found["threshold"] = threshold(tempered(held_out, divisor), validation[1])
     rate = len(train[0]) * len(run.seconds) / sum(run.seconds)
     train_accuracy = run.history["categorical_accuracy"][run.best_epoch]
     card = card_of_training(recipe, data, probabilities, train_accuracy, len(run.seconds), sum(run.seconds), rate)
+    card |= found
     print(_result(card, len(data.x_test)), flush=True)
     artifact = export(model, recipe.model_name, labels=data.labels, output=output, card=card)
     try:
@@ -70,6 +83,27 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
     return artifact
 
 
+def _prepared(model: keras.Model, run: Run, train: Part, validation: Part) -> tuple[Part, Part, float]:
+    """What `model` learns from and is validated on, and the seconds that it took to prepare them and the model's head.
+
+    These are the images themselves, or the outputs of the layers that the recipe freezes.
+    """
+    recipe, started = run.recipe, time.perf_counter()
+    if not recipe.frozen or run.done:
+        return train, validation, 0.0
+    learnt, checked = frozen_outputs(run.new_model(), recipe, train, validation, run.folder)
+    print(
+        f"frozen up to {recipe.frozen}: outputs of {len(learnt[0]):,} views of {len(train[0]):,} images computed once "
+        f"({time.perf_counter() - started:.0f} s)",
+        flush=True,
+    )
+    if not run.seconds:
+        accuracy = fit_head(model, learnt, checked, recipe.class_weights)
+        seconds = time.perf_counter() - started
+        print(f"head on fixed features: validation {accuracy:.4f} ({seconds:.0f} s with the features)", flush=True)
+    return learnt, checked, time.perf_counter() - started
+
+
 class InterruptedAfterPublishing(KeyboardInterrupt):
     """Ctrl-C came when the artifact was already published; the message names it."""
 
@@ -83,9 +117,10 @@ def _plan(
     own = validation[0] is not data.x_test
     held_out = f"{len(validation[0]):,} images of the training split" if own else "the test split"
     done = f", {len(run.seconds)} of them done" if run.seconds else ""
+    above = f" above {recipe.frozen}" if recipe.frozen else ""
     height, width, channels = data.input_shape
     return (
-        f"{recipe.model_name}: {model.count_params():,} parameters, images {width}x{height}x{channels}, "
+        f"{recipe.model_name}: {model.count_params():,} parameters{above}, images {width}x{height}x{channels}, "
         f"{len(data.labels)} classes\n"
         f"  data        {data.origin}: {len(train[0]):,} images to train on, {len(data.x_test):,} to test on\n"
         f"  recipe      {recipe.name}: {recipe.epochs} epochs{done}, batches of {recipe.batch_size}, "

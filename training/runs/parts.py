@@ -5,7 +5,9 @@ import numpy as np
 from training.data.dataset import Dataset
 from training.recipes.recipe import Recipe
 
-Part = tuple[np.ndarray, np.ndarray]  # images (N, H, W, C) uint8 and labels (N,) int64
+# Images (N, H, W, C) uint8 and labels (N,) int64; or in place of images what a frozen layer makes of them, float16,
+# which may hold several views of each image, one whole round after another.
+Part = tuple[np.ndarray, np.ndarray]
 
 
 class RunError(RuntimeError):

@@ -23,6 +23,7 @@ from training.networks.table import NETWORKS
 from training.recipes.recipe import Recipe
 from training.runs.parts import RunError, splits
 from training.runs.plots import plot_confusion, plot_curves
+from training.runs.transfer import joined, upper_part
 
 ADAPTED = 5000  # training images that such layers see
 
@@ -125,26 +126,34 @@ class Run:
         self.best = self.folder / state.get("best", state["checkpoint"])
 
     def restore(self) -> keras.Model:
-        """The checkpointed model with its optimizer's state, or a new one initialised from the seed."""
+        """The checkpointed model with its optimizer's state, or a new one initialised from the seed.
+
+        Where the recipe freezes layers it is the part above them.
+        """
         if self.checkpoint:
             return keras.saving.load_model(self.checkpoint)
         keras.utils.set_random_seed(self.recipe.seed)
-        model = self._built(self.recipe.precision)
+        model = self.new_model(self.recipe.precision)
         for layer in model.layers:
             if hasattr(layer, "adapt"):  # Keras' name for weights that are computed from training images, not learnt
                 layer.adapt(splits(self.recipe, self.data)[0][0][:ADAPTED])
+        if self.recipe.frozen:
+            model = upper_part(model, self.recipe.frozen)
         self.recipe.compile(model)
         return model
 
-    def _built(self, precision: str) -> keras.Model:
-        """A new model that computes in `precision`."""
+    def new_model(self, precision: str = "float32") -> keras.Model:
+        """A whole model that computes in `precision`, with pretrained weights where the recipe freezes layers."""
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(precision)
         try:
             network = NETWORKS[self.recipe.network]
-            return build(network, self.data.input_shape, len(self.data.labels), self.recipe.network)
+            model = build(network, self.data.input_shape, len(self.data.labels), self.recipe.network)
         finally:
             keras.config.set_dtype_policy(before)
+        if self.recipe.frozen and network.pretrained:
+            network.pretrained(model)
+        return model
 
     def save(self, model: keras.Model, figures: dict[str, float], seconds: float) -> None:
         """Checkpoint the epoch just trained. state.json is replaced last: it never names a half-written file."""
@@ -172,9 +181,8 @@ class Run:
         """The model of the epoch to publish, in float32, where `model` is that of the last one."""
         if self.best not in (None, self.checkpoint):
             model = keras.saving.load_model(self.best)
-        if self.recipe.precision != "float32":
-            weights, model = model.get_weights(), self._built("float32")
-            model.set_weights(weights)
+        if self.recipe.frozen or self.recipe.precision != "float32":
+            model = joined(self.new_model(), model)
         return model
 
     def finish(self, model: keras.Model, record: dict[str, Any], version: str) -> None:
@@ -189,12 +197,13 @@ class Run:
         plot_confusion(np.array(record["confusion"]), self.data.labels, title, self.folder / "confusion.png")
         state = json.loads((self.folder / "state.json").read_text())
         state["best"] = state["checkpoint"] = "model.keras"
-        if self.checkpoint and (self.best != self.checkpoint or self.recipe.precision != "float32"):
+        changed = self.recipe.precision != "float32" or self.recipe.frozen or self.recipe.calibrated
+        if self.checkpoint and (self.best != self.checkpoint or changed):
             self.checkpoint.replace(self.folder / "last.keras")
             state["checkpoint"] = "last.keras"
         _replace_text(self.folder / "state.json", json.dumps(state, indent=2))
-        for checkpoint in self.folder.glob("epoch-*.keras"):  # an interruption may have left more than the last
-            checkpoint.unlink()
+        for leftover in (*self.folder.glob("epoch-*.keras"), *self.folder.glob("*.float16")):
+            leftover.unlink()  # of an interruption, and what frozen layers made of the images
         target = self.folder.parent / version
         if target.exists():  # published to another --output before: keep both
             target = target.with_name(self.folder.name.replace("unfinished", version))

@@ -1,0 +1,56 @@
+"""Temperatures and thresholds from validation answers."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from training.artifact.calibration import calibration, put_inside, temperature, tempered, threshold
+
+
+def answers(count: int, sharpness: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of three classes whose logits are `sharpness` times those that the labels were drawn from."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (count, 3))
+    honest = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    targets = (honest.cumsum(axis=1) < rng.random((count, 1))).sum(axis=1)
+    return tempered(honest, 1 / sharpness), targets
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
+def test_the_temperature_undoes_what_made_the_answers_too_sure_or_too_shy(sharpness: float) -> None:
+    probabilities, targets = answers(5000, sharpness)
+    assert temperature(probabilities, targets) == pytest.approx(sharpness, rel=0.1)
+
+
+def test_answers_that_are_too_sure_are_better_calibrated_on_other_images() -> None:
+    divisor = temperature(*answers(2000, 3.0))
+    before, targets = answers(2000, 3.0, seed=1)
+    found = calibration(before, tempered(before, divisor), targets, divisor)
+    assert found["temperature"] == divisor
+    assert found["after"] < 0.3 * found["before"]
+
+
+def test_the_model_gives_the_tempered_answers() -> None:
+    image = layers.Input((4,))
+    model = keras.Model(image, layers.Dense(3, activation="softmax", bias_initializer="ones")(image))
+    images = np.random.default_rng(0).random((10, 4)).astype(np.float32)
+    expected = tempered(model.predict(images, verbose=0), 1.7)
+    put_inside(model, 1.7)
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected, atol=1e-6)
+
+
+def test_the_threshold_gives_the_precision_to_the_share_that_it_states() -> None:
+    confidence = np.linspace(0.99, 0.6, 40)
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    targets = np.zeros(40, int)
+    targets[[19, 25, 30, 35]] = 1  # wrong answers
+    found = threshold(probabilities, targets)
+    assert found == {"probability": confidence[24], "precision": 24 / 25, "coverage": 25 / 40}
+    answered = confidence >= found["probability"]
+    assert (targets[answered] == 0).mean() >= 0.95
+
+
+def test_there_is_no_threshold_where_no_probability_gives_the_precision() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2]])
+    assert threshold(probabilities, np.array([1, 0])) is None

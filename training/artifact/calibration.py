@@ -1,0 +1,58 @@
+"""Validation answers -> a temperature that calibrates them, and the probability from which they can be relied on."""
+
+import keras
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from training.artifact.metrics import calibration_error
+
+PRECISION = 0.95
+_RANGE = (0.05, 20.0)  # of temperatures
+
+
+def temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """The temperature that gives the validation answers (N, K) the least loss (Guo et al. 2017, section 4.2)."""
+
+    def loss(log_temperature: float) -> float:
+        answers = tempered(probabilities, np.exp(log_temperature))
+        return float(-np.log(np.clip(answers[np.arange(len(targets)), targets], 1e-12, 1)).mean())
+
+    found = minimize_scalar(loss, bounds=tuple(np.log(_RANGE)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def tempered(probabilities: np.ndarray, divisor: float) -> np.ndarray:
+    """The probabilities (N, K) that a softmax gives when its logits are divided by `divisor`."""
+    scaled = np.log(np.clip(probabilities.astype(np.float64), 1e-12, 1)) / divisor
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(probabilities.dtype)
+
+
+def put_inside(model: keras.Model, divisor: float) -> None:
+    """Divide the model's logits by `divisor`: its last layer, a softmax over a matrix product, takes it into itself."""
+    last = model.layers[-1]
+    last.set_weights([weights / divisor for weights in last.get_weights()])
+
+
+def calibration(before: np.ndarray, after: np.ndarray, targets: np.ndarray, divisor: float) -> dict[str, float]:
+    """The card's `calibration`: the temperature, and the calibration error of both answers to the same images."""
+    errors = [calibration_error(p.max(axis=1), p.argmax(axis=1) == targets) for p in (before, after)]
+    return {"temperature": divisor, "before": errors[0], "after": errors[1]}
+
+
+def threshold(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float] | None:
+    """The card's `threshold`: the least probability from which the validation answers have PRECISION.
+
+    `coverage` is the share of answers that reach it. None where no probability gives that precision.
+    """
+    confidence, hits = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    order = np.argsort(-confidence, kind="stable")
+    right = np.cumsum(hits[order]) / np.arange(1, len(order) + 1)
+    if not (good := np.flatnonzero(right >= PRECISION)).size:
+        return None
+    last = int(good[-1])
+    return {
+        "probability": float(confidence[order[last]]),
+        "precision": float(right[last]),
+        "coverage": (last + 1) / len(order),
+    }

@@ -1,0 +1,106 @@
+"""A network with pretrained weights -> one that has learnt the user's classes, in two steps.
+
+The lower part stays as it is, so its outputs are computed once, for several augmented views of each image. First a
+linear classifier is fitted to the upper part's features (Donahue et al. 2013, "DeCAF"), then the upper part is trained
+from there with batch norm in inference mode. Knows no network but by the name of the last layer that stays.
+"""
+
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from training.recipes.augmentation import augmented
+from training.recipes.recipe import Recipe
+from training.runs.epochs import batches_of
+from training.runs.parts import Part
+
+VIEWS = (2, 8)  # of each training image: at least, at most
+WANTED = 6000  # views of all training images together, if they are between the two
+STRENGTHS = (0.003, 0.01, 0.03, 0.1)  # inverse L2 penalties of the linear classifier; validation chooses
+MISSING = -10.0  # the bias of a class without a training image
+_AT_ONCE = 32
+
+
+def upper_part(model: keras.Model, last_frozen: str) -> keras.Model:
+    """A copy of the layers of `model` after the layer `last_frozen`; all but batch norms are trained."""
+    shared = keras.Model(model.get_layer(last_frozen).output, model.output, name=f"{model.name}_upper")
+    upper = keras.models.clone_model(shared)
+    upper.set_weights(shared.get_weights())
+    for layer in upper.layers:
+        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    return upper
+
+
+def joined(whole: keras.Model, upper: keras.Model) -> keras.Model:
+    """`whole` with the weights of `upper` in the layers of the same names."""
+    for layer in upper.layers:
+        if layer.weights:
+            whole.get_layer(layer.name).set_weights(layer.get_weights())
+    return whole
+
+
+def frozen_outputs(
+    model: keras.Model, recipe: Recipe, train: Part, validation: Part, folder: Path
+) -> tuple[Part, Part]:
+    """What the frozen part of `model` makes of both parts: float16 (N, h, w, c), in files in `folder`.
+
+    Of the training images there are several views, one whole round after another; the first is the image itself.
+    """
+    lower = keras.Model(model.input, model.get_layer(recipe.frozen).output)
+    views = int(np.clip(WANTED // len(train[0]), *VIEWS))
+    outputs = [
+        _outputs(lower, images, rounds, recipe, folder / f"{name}.float16")
+        for name, images, rounds in (("train", train[0], views), ("validation", validation[0], 1))
+    ]
+    return (outputs[0], train[1]), (outputs[1], validation[1])
+
+
+def _outputs(lower: keras.Model, images: np.ndarray, rounds: int, recipe: Recipe, path: Path) -> np.ndarray:
+    shape = (rounds * len(images), *lower.output_shape[1:])
+    if not path.exists():  # else an interrupted run has computed it
+        compute = tf.function(lambda batch: lower(batch, training=False))
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            for view in range(rounds):
+                for i in range(0, len(images), _AT_ONCE):
+                    batch = tf.cast(images[i : i + _AT_ONCE], tf.float32) / 255
+                    if view:
+                        seed = np.random.SeedSequence((recipe.seed, view, i)).generate_state(2) >> 1
+                        batch = augmented(batch, recipe.augmentation, tf.constant(seed.astype(np.int32)))
+                    file.write(np.asarray(compute(batch)).astype(np.float16).tobytes())
+        partial.replace(path)
+    return np.memmap(path, np.float16, "r", shape=shape)
+
+
+def fit_head(upper: keras.Model, train: Part, validation: Part, balanced: bool) -> float:
+    """Fit the last layer to the features before it; the accuracy on the validation images.
+
+    `balanced` lets every class count alike, however many images it has.
+    """
+    last = upper.layers[-1]
+    before = keras.Model(upper.input, last.input)
+    features, held_out = (
+        before.predict(batches_of(*part, upper.output_shape[1]), verbose=0) for part in (train, validation)
+    )
+    targets = np.tile(train[1], len(features) // len(train[1]))
+    best = -1.0
+    for strength in STRENGTHS:
+        linear = LogisticRegression(C=strength, max_iter=100, class_weight="balanced" if balanced else None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # near enough: training goes on from here
+            linear.fit(features, targets)
+        accuracy = float((linear.predict(held_out) == validation[1]).mean())
+        if accuracy > best:
+            best, chosen = accuracy, linear
+    kernel, bias = chosen.coef_, chosen.intercept_
+    if len(chosen.classes_) == 2:  # one row for both
+        kernel, bias = np.concatenate([-kernel / 2, kernel / 2]), np.concatenate([-bias / 2, bias / 2])
+    whole_kernel, whole_bias = np.zeros(last.kernel.shape), np.full(last.bias.shape, MISSING)
+    whole_kernel[:, chosen.classes_], whole_bias[chosen.classes_] = kernel.T, bias
+    last.set_weights([whole_kernel, whole_bias])
+    return best
