@@ -219,7 +219,7 @@ def test_what_cannot_be_trained_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "required: NETWORK"),
+        ([], "name a NETWORK (dense_resnet, "),
         (["alexnet"], "argument NETWORK: invalid choice: 'alexnet'"),
         (["_tiny", "--epochs", "0"], "argument --epochs: must be at least 1, got 0"),
         (["_tiny", "--batch-size", "-4"], "argument --batch-size: must be at least 1, got -4"),

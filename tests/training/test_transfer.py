@@ -107,9 +107,3 @@ def test_a_folder_without_a_network_becomes_a_calibrated_photo_classifier(
     kept = {path.name for path in (tmp_path / "runs/efficientnet_lite0-stripes/1").iterdir()}
     assert not any(name.endswith(".float16") for name in kept)
     assert {"model.keras", "last.keras", "run.json"} <= kept
-
-
-def test_a_network_or_data_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([])
-    assert "name a NETWORK" in capsys.readouterr().err

@@ -20,7 +20,8 @@ from training.runs.epochs import batches_of
 from training.runs.parts import Part
 
 VIEWS = (2, 8)  # of each training image: at least, at most
-WANTED = 6000  # views of all training images together, if they are between the two
+WANTED = 5000  # views of all training images together, where that is between the two
+FOR_HEAD = 3000  # views that the linear classifier is fitted to, in whole rounds: its features are computed anew
 STRENGTHS = (0.003, 0.01, 0.03, 0.1)  # inverse L2 penalties of the linear classifier; validation chooses
 MISSING = -10.0  # the bias of a class without a training image
 _AT_ONCE = 32
@@ -84,6 +85,8 @@ def fit_head(upper: keras.Model, train: Part, validation: Part, balanced: bool) 
     """
     last = upper.layers[-1]
     before = keras.Model(upper.input, last.input)
+    rounds = min(len(train[0]) // len(train[1]), max(1, FOR_HEAD // len(train[1])))
+    train = train[0][: rounds * len(train[1])], train[1]
     features, held_out = (
         before.predict(batches_of(*part, upper.output_shape[1]), verbose=0) for part in (train, validation)
     )
