@@ -23,6 +23,11 @@ def test_the_temperature_undoes_what_made_the_answers_too_sure_or_too_shy(sharpn
     assert temperature(probabilities, targets) == pytest.approx(sharpness, rel=0.1)
 
 
+def test_a_few_answers_change_little() -> None:
+    probabilities, targets = answers(10, 3.0)
+    assert 1 < temperature(probabilities, targets) < 1.5
+
+
 def test_answers_that_are_too_sure_are_better_calibrated_on_other_images() -> None:
     divisor = temperature(*answers(2000, 3.0))
     before, targets = answers(2000, 3.0, seed=1)
