@@ -91,12 +91,19 @@ def misnamed(models: Path) -> list[str]:
     """A sentence for each folder that holds a model's files but not under a version's name."""
     found = []
     for model in _model_folders(models):
-        if (model / "model.onnx").is_file():
+        if _holds_a_graph(model):
             found.append(f"{model} holds a model.onnx itself: move it into {model}/1")
         for path in _folders(model):
-            if not _is_version(path.name) and not path.name.startswith(".") and (path / "model.onnx").is_file():
+            if not _is_version(path.name) and not path.name.startswith(".") and _holds_a_graph(path):
                 found.append(f"{path} is no version: its name must be a whole number, as 1 or 20")
     return found
+
+
+def _holds_a_graph(folder: Path) -> bool:
+    try:
+        return (folder / "model.onnx").is_file()
+    except OSError:  # a folder that may not be looked into, lost+found for one
+        return False
 
 
 def _wanted(versions: str) -> dict[str, list[int]]:
@@ -104,7 +111,7 @@ def _wanted(versions: str) -> dict[str, list[int]]:
     wanted: dict[str, list[int]] = {}
     for part in versions.replace(";", " ").split():
         model, colon, numbers = part.rpartition(":")
-        if not colon or not all(n.isascii() and n.isdecimal() for n in numbers.split(",")):
+        if not colon or not all(n.isascii() and n.isdecimal() and len(n) <= 19 for n in numbers.split(",")):
             raise StartError(f"SHORTCUT_VERSIONS={versions}: expected `all` or `model:1,3 other:2`, got {part!r}")
         wanted[model] = sorted({int(n) for n in numbers.split(",")})
     return wanted

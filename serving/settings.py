@@ -98,12 +98,24 @@ class Settings:
 def _refuse_unknown(environment: Mapping[str, str], known: list[str]) -> None:
     """A misspelt setting is no setting: with SHORTCUT_API_KEY in place of SHORTCUT_API_KEYS everybody would come in."""
     for name in environment:
-        if name.startswith(PREFIX) and name not in known and name not in _NOT_SETTINGS:
+        if (
+            name.startswith(PREFIX)
+            and name not in known
+            and name not in _NOT_SETTINGS
+            and not _is_link(name, environment)
+        ):
             nearest = difflib.get_close_matches(name, known, 1, 0.0)
             raise StartError(f"{name}: there is no such setting; did you mean {nearest[0]}?")
 
 
 _NOT_SETTINGS = ("SHORTCUT_TEST_DATA",)  # of the test suite
+_LINK = re.compile(r"(SHORTCUT\w*?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
+
+
+def _is_link(name: str, environment: Mapping[str, str]) -> bool:
+    """Whether Kubernetes sets it in every pod for a Service that is called shortcut, or begins so (service links)."""
+    match = _LINK.fullmatch(name)
+    return match is not None and f"{match[1]}_SERVICE_HOST" in environment
 
 
 def _parse(name: str, text: str, default: Any, limits: Mapping[str, Any]) -> Any:

@@ -168,3 +168,23 @@ def test_a_model_without_a_version_folder_is_named(tmp_path: Path) -> None:
             file.rename(tmp_path / "models" / "mine" / file.name)
     with pytest.raises(StartError, match=r"holds a model\.onnx itself: move it into"):
         artifacts.select(tmp_path / "models")
+
+
+def test_a_folder_that_nobody_may_look_into_stops_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.write_artifact(tmp_path)
+    (tmp_path / "toy-colours" / "lost+found").mkdir()
+    looked = Path.is_file
+
+    def denied(path: Path) -> bool:
+        if path.parent.name == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return looked(path)
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    assert artifacts.misnamed(tmp_path) == []
+
+
+def test_a_version_of_thousands_of_digits_is_no_number(tmp_path: Path) -> None:
+    toy.write_artifact(tmp_path)
+    with pytest.raises(StartError, match="expected `all`"):
+        artifacts.select(tmp_path, "toy-colours:" + "9" * 5000)

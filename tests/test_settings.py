@@ -98,3 +98,22 @@ def test_other_peoples_variables_are_left_alone() -> None:
 def test_a_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/somebody")
     assert Settings.from_environment({"SHORTCUT_MODELS": "~/models"}).models == Path("/somebody/models")
+
+
+LINKS = {
+    "SHORTCUT_SERVICE_HOST": "10.0.0.1",
+    "SHORTCUT_SERVICE_PORT": "3000",
+    "SHORTCUT_SERVICE_PORT_HTTP": "3000",
+    "SHORTCUT_PORT": "tcp://10.0.0.1:3000",
+    "SHORTCUT_PORT_3000_TCP": "tcp://10.0.0.1:3000",
+    "SHORTCUT_PORT_3000_TCP_ADDR": "10.0.0.1",
+    "SHORTCUT_GPU_SERVICE_HOST": "10.0.0.2",
+    "SHORTCUT_GPU_PORT": "tcp://10.0.0.2:3000",
+}
+
+
+def test_what_kubernetes_sets_for_a_service_of_that_name_is_no_misspelt_setting() -> None:
+    Settings.from_environment(LINKS)
+    for name in ("SHORTCUT_PORT", "SHORTCUT_SERVICE_PORT"):  # alone, somebody means a setting by it
+        with pytest.raises(StartError, match="there is no such setting"):
+            Settings.from_environment({name: "3000"})

@@ -12,9 +12,12 @@ from PIL import Image, ImageFilter
 
 from serving.images.figure import find_figure
 from serving.images.ground import border_level
+from serving.images.parts import connected
 
 FIGURE = 20 / 28  # MNIST's figures fit a 20x20 box inside 28x28, centred by their mass (LeCun et al. 1998, III.A)
 _MIN_CONTRAST = 24  # grey levels between figure and background; below it there is no figure to centre
+_SPECK = 0.25  # a part shorter than this fraction of the figure is a speck
+_CUT = 0.6  # a part that the edge cuts, shorter than this fraction of the figure, is no part of it
 _INK = 0.25  # fraction of the contrast from which on a pixel belongs to the figure's box
 
 
@@ -35,7 +38,9 @@ def light_on_dark(grey: np.ndarray, shape: tuple[int, int, int], resample: Image
     size = shape[:2]
     if grey.shape == size and (standing := _standing(grey)) is not None:
         return Figure(standing, None)
-    found, unsure = find_figure(Image.fromarray(grey))
+    found, unsure = (cut_by_edge(grey), None) if grey.shape == size else (None, None)
+    if found is None:
+        found, unsure = find_figure(Image.fromarray(grey))
     if found is None:
         return Figure(np.zeros(size, np.uint8), unsure)
     cut = thickened(found)
@@ -50,6 +55,36 @@ def light_on_dark(grey: np.ndarray, shape: tuple[int, int, int], resample: Image
     canvas = Image.new("L", (size[1], size[0]))
     canvas.paste(small, (left, top))
     return Figure(np.asarray(canvas), unsure)
+
+
+def cut_by_edge(grey: np.ndarray) -> Image.Image | None:
+    """The figure of a picture of the model's size on an even ground whose ink reaches the edge; None of any other.
+
+    There the light beside the ink, from which `find_figure` tells the ground, is not in the picture.
+    """
+    figure = _on_black(grey)
+    contrast = int(figure.max())
+    mask = figure > contrast * _INK
+    ring = np.concatenate([figure[0], figure[-1], figure[:, 0], figure[:, -1]])
+    if contrast < _MIN_CONTRAST or ring.max() <= contrast * _INK or np.count_nonzero(ring > 8) > len(ring) // 2:
+        return None
+    parts = connected(mask)
+    largest = max(parts, key=lambda part: (part.longer, part.area))
+    height, width = mask.shape
+    for part in parts:
+        cut = part.left == 0 or part.top == 0 or part.right == width or part.bottom == height
+        if part is not largest and part.longer < (_CUT if cut else _SPECK) * largest.longer:
+            for row, start, end in part.runs:
+                figure[row, max(0, start - 1) : end + 1] = 0
+    return Image.fromarray(figure).crop(_bounding_box(figure > contrast * _INK))
+
+
+def _on_black(grey: np.ndarray) -> np.ndarray:
+    """What stands out of the ground, light on black."""
+    ground = border_level(grey)
+    if ground > 127:
+        grey, ground = 255 - grey, 255 - ground
+    return np.maximum(grey, np.uint8(ground)) - np.uint8(ground)
 
 
 def thickened(cut: Image.Image) -> Image.Image:
@@ -98,10 +133,9 @@ def _stands_as_mnist(figure: np.ndarray, box: tuple[int, int, int, int]) -> bool
 
 def _standing(grey: np.ndarray) -> np.ndarray | None:
     """The picture, light on dark, if its figure stands as MNIST's; None otherwise."""
-    ground = border_level(grey)
-    if ground > 127:
-        grey, ground = 255 - grey, 255 - ground
-    figure = np.maximum(grey, np.uint8(ground)) - np.uint8(ground)
+    if border_level(grey) > 127:
+        grey = 255 - grey
+    figure = _on_black(grey)
     contrast = int(figure.max())
     if contrast < _MIN_CONTRAST or not _stands_as_mnist(figure, _bounding_box(figure > contrast * _INK)):
         return None

@@ -75,7 +75,7 @@ def _parameters(pairs: list[tuple[str, str]], kind: str) -> Parameters:
 
 
 def _integer(low: int, name: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 18 and int(text) >= low):
+    if not (text.isascii() and text.isdecimal() and len(text) <= 19 and int(text) >= low):
         raise InvalidParameter(f"{name} must be a whole number of at least {low}, got {text[:MAX_VALUE]!a}")
     return int(text)
 

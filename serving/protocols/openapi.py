@@ -70,7 +70,7 @@ def document(settings: Settings, models: list[str]) -> dict[str, Any]:
 
 
 def _parameters(models: list[str]) -> list[dict[str, Any]]:
-    number = {"type": "integer", "maximum": 999_999_999}
+    number = {"type": "integer", "maximum": 10**19 - 1}
     rows = (
         ("model", "which model; left out, the default", {"type": "string", "examples": models}),
         ("version", "which version; left out, the latest that is loaded", number | {"minimum": 0}),

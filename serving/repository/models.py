@@ -5,6 +5,7 @@ does not keep the one before. Knows nothing of HTTP.
 """
 
 import functools
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -42,7 +43,7 @@ def verify(
     contents = {}
     for path in _selected(settings):
         artifact = artifacts.read(path)
-        contents[str(path)] = artifact.sha256
+        contents[str(path)] = _identity(artifact)
         yield selection.choose(artifact, measurements, options(settings, threads))
     if shared is not None:
         (shared / STARTED_WITH).write_text(json.dumps(contents))
@@ -53,7 +54,7 @@ def options(settings: Settings, threads: int) -> selection.Options:
 
 
 def started_with(shared: Path | None) -> dict[str, str]:
-    """The SHA-256 of each version that the parent has verified, by its path; empty if nobody knows."""
+    """What stands for the contents of each version that the parent has verified, by its path; empty if nobody knows."""
     try:
         found = json.loads((shared / STARTED_WITH).read_bytes()) if shared is not None else {}
     except (OSError, ValueError):
@@ -70,6 +71,12 @@ def _selected(settings: Settings) -> list[Path]:
             f"there is {', '.join(names)}"
         )
     return paths
+
+
+def _as_started(paths: list[Path], contents: Mapping[str, str], default: str) -> list[Path]:
+    """`paths`; for a worker that replaces another in a service that does not watch its folder, what that has served."""
+    started = [path for path in map(Path, contents) if path.is_dir()]
+    return started if any(path.parent.name == default for path in started) else paths
 
 
 class Repository:
@@ -93,7 +100,7 @@ class Repository:
         self._settings, self._threads, self._measurements = settings, threads, measurements
         self._contents = contents or {}
         self._models: dict[str, dict[int, ServedModel]] = {}
-        paths = _selected(settings)
+        paths = _as_started(_selected(settings), self._contents, self.default)
         self._stamps = {path: _stamp(path) for path in paths}
         for name in dict.fromkeys(path.parent.name for path in paths):
             self._load_model(name, [path for path in paths if path.parent.name == name], before)
@@ -148,7 +155,7 @@ class Repository:
 
     def _load(self, path: Path) -> ServedModel:
         artifact = artifacts.read(path)
-        if self._contents.get(str(path), artifact.sha256) != artifact.sha256:
+        if self._contents.get(str(path), _identity(artifact)) != _identity(artifact):
             raise StartError(f"{path}: was changed since the service started; publish it as a new version, or restart")
         # Not methods of this object, which would then stay in memory for as long as the model.
         wanted = options(self._settings, self._threads)
@@ -219,6 +226,11 @@ class Repository:
             "versions": [versions[v].describe() for v in sorted(versions)],
             "card": latest.artifact.card,
         }
+
+
+def _identity(artifact: artifacts.Artifact) -> str:
+    """Of all its contents: the card, in which the hashes of the other files stand."""
+    return hashlib.sha256(json.dumps(artifact.card, sort_keys=True).encode()).hexdigest()
 
 
 def _stamp(path: Path) -> Stamp:

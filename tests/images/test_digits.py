@@ -65,6 +65,16 @@ def test_the_quick_look_never_passes_what_the_thorough_one_would_change(seed: in
         assert np.array_equal(brought(grey), grey)
 
 
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_figure_at_the_edge_is_whole_and_what_comes_in_elsewhere_is_no_part_of_it(axis: int, dark: bool) -> None:
+    stands = brought(np.asarray(digit("2", (200, 200))))
+    margin = int(np.flatnonzero(stands.any(axis=1 - axis))[0])
+    moved = np.roll(stands, -margin, axis)  # its ink begins at the edge
+    moved[-1 if axis == 0 else slice(20, 24), slice(20, 24) if axis == 0 else -1] = 255  # a piece of something else
+    assert alike(brought(255 - moved if dark else moved), stands) > 0.9
+
+
 def test_a_picture_without_a_figure_says_so() -> None:
     for blank in (Image.new("L", (28, 28)), Image.new("RGB", (500, 400), "white")):
         decoded = Picture.open(encode(blank), 10**7).to_array(SHAPE, "light_on_dark_centred", "bilinear")

@@ -290,3 +290,22 @@ def test_what_was_changed_since_the_service_started_is_not_served_under_the_same
         later.find("other")
     assert "changed since the service started" in later.describe()["refused"][0]["error"]
     assert started_with(None) == started_with(tmp_path / "nothing") == {}
+
+
+def test_a_worker_that_replaces_another_serves_what_the_others_serve(tmp_path: Path) -> None:
+    settings = folder_of_one(tmp_path)
+    list(verify(settings, 1, Measurements(tmp_path), tmp_path))
+    toy.write_artifact(settings.models, version=2)  # published since, and nobody watches
+    later = Repository(settings, 1, Measurements(tmp_path), started_with(tmp_path))
+    assert later.find().artifact.version == 1
+
+
+def test_other_labels_under_the_same_version_are_other_contents(tmp_path: Path) -> None:
+    settings = folder_of_one(tmp_path)
+    list(verify(settings, 1, Measurements(tmp_path), tmp_path))
+    file = settings.models / "toy-colours" / "1" / "card.json"
+    card = json.loads(file.read_text())
+    card["labels"] = card["labels"][::-1]
+    file.write_text(json.dumps(card))
+    with pytest.raises(StartError, match="changed since the service started"):
+        Repository(settings, 1, Measurements(tmp_path), started_with(tmp_path))
