@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"name a NETWORK ({', '.join(networks)}), or give --data")
     chosen = args.network or FOR_PHOTOS
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` cleans up as for Ctrl-C
+    stopped = _stop_on_signals()
     tf.config.experimental.enable_op_determinism()  # costs nothing measurable on the CPU; exact --resume needs it
     overrides = {
         "epochs": args.epochs,
@@ -68,22 +68,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         "learning_rate": args.learning_rate,
     }
     try:
-        network = NETWORKS[chosen]
-        name = args.dataset or (name_of(args.data) if args.data else network.datasets[0])
-        check_model_name(chosen, name, bool(args.data))
-        recipe = recipe_for(chosen, name, args.recipe)
-        recipe = replace(recipe, **{key: value for key, value in overrides.items() if value is not None})
-        data = load(
-            name,
-            args.data,
-            seed=recipe.seed,
-            labels=tuple(args.labels.split(",")) if args.labels else None,
-            image_size=args.image_size or (network.image_size if args.data else None),
-            origin=args.origin,
-            strict=args.strict,
-            store=args.runs / "data",
-        )
-        artifact = fit(recipe, data, output=args.output, runs=args.runs, resume=args.resume)
+        try:
+            network = NETWORKS[chosen]
+            name = args.dataset or (name_of(args.data) if args.data else network.datasets[0])
+            check_model_name(chosen, name, bool(args.data))
+            recipe = recipe_for(chosen, name, args.recipe)
+            recipe = replace(recipe, **{key: value for key, value in overrides.items() if value is not None})
+            data = load(
+                name,
+                args.data,
+                seed=recipe.seed,
+                labels=tuple(args.labels.split(",")) if args.labels else None,
+                image_size=args.image_size or (network.image_size if args.data else None),
+                origin=args.origin,
+                strict=args.strict,
+                store=args.runs / "data",
+            )
+            artifact = fit(recipe, data, output=args.output, runs=args.runs, resume=args.resume)
+        except Exception as err:
+            if stopped:  # TensorFlow makes an error of its own of what is raised while it traces a function
+                raise stopped[0] from err
+            raise
     except (DatasetError, RunError, ExportError, ValueError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
@@ -99,6 +104,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = "" if args.output == Path("models") else f"SHORTCUT_MODELS={args.output} "
     print(f"published {artifact}\nserve it: {models}SHORTCUT_DEFAULT_MODEL={recipe.model_name} make serve")
     return 0
+
+
+def _stop_on_signals() -> list[BaseException]:
+    """Let SIGTERM end the training as Ctrl-C does, so that `finally` cleans up; the list holds what was raised."""
+    raised: list[BaseException] = []
+
+    def stop(number: int, frame: object) -> None:
+        raised.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(143))
+        raise raised[-1]
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    return raised
 
 
 def check_model_name(network: str, dataset: str, own: bool) -> None:
