@@ -25,6 +25,24 @@ def install_uv() -> str:
     )
 
 
+# Libraries of OpenVINO for devices and graph formats that the service does not use: 75 of 183 MB (2026.4.1).
+UNUSED = (
+    *("*_gpu_plugin*", "*_npu_plugin*", "cache.json", "*_paddle_*", "*_pytorch_*", "*_tensorflow_*"),
+    *("*_jax_*", "*_gguf_*"),
+)
+
+
+def leave_out_libraries(programs: str = "/usr/local/bin", installed: str = "/app") -> str:
+    """The shell command that puts a script in uv's place, which runs uv and then removes what is not used: in the same
+    layer of the image, or it would not become smaller."""
+    names = " -o ".join(f'-name "{name}"' for name in UNUSED)
+    script = f'uv-itself "$@" && find {installed} -path "*/openvino/libs/*" \\( {names} \\) -delete'
+    return (
+        f"mv $(command -v uv) {programs}/uv-itself && printf '%s\\n' '#!/bin/sh' '{script}' > {programs}/uv && "
+        f"chmod +x {programs}/uv"
+    )
+
+
 def build(bentofile: Path) -> tuple[str, Path]:
     """The new Bento's tag and folder. Raises FileNotFoundError where the pinned uv is missing, and BentoML's errors."""
     if not (UV / "uv").exists():
@@ -34,7 +52,7 @@ def build(bentofile: Path) -> tuple[str, Path]:
 
     from serving.service import ImageClassifier
 
-    ImageClassifier.image.run(install_uv())
+    ImageClassifier.image.run(install_uv()).run(leave_out_libraries())
     bento = bentoml.bentos.build_bentofile(str(bentofile), build_ctx=str(ROOT))
     return str(bento.tag), Path(bento.path)
 

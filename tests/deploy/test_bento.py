@@ -116,3 +116,21 @@ def test_what_git_does_not_know_is_named(tmp_path: Path) -> None:
 def test_outside_a_checkout_it_says_that_git_does_not_know(tmp_path: Path) -> None:
     assert building.changed_files(tmp_path, tmp_path) is None
     assert "git does not say" in list(building.packed(tmp_path, None))[-1]
+
+
+def test_uv_leaves_out_the_libraries_that_the_service_does_not_use(tmp_path: Path) -> None:
+    """The command of the image, with an uv that installs files of OpenVINO's names."""
+    libraries = tmp_path / "app/.venv/lib/python3.11/site-packages/openvino/libs"
+    kept = {"libopenvino.so.2641", "libopenvino_intel_cpu_plugin.so", "libopenvino_onnx_frontend.so.2641"}
+    unused = {"libopenvino_intel_gpu_plugin.so", "libopenvino_intel_npu_plugin.so", "cache.json"}
+    unused |= {"libopenvino_tensorflow_lite_frontend.so.2641", "libopenvino_gguf_frontend.so.2641"}
+    uv = tmp_path / "uv"
+    uv.write_text(f'#!/bin/sh\nmkdir -p "{libraries}" && cd "{libraries}" && touch {" ".join(kept | unused)} "$@"\n')
+    uv.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    command = building.leave_out_libraries(str(tmp_path), str(tmp_path / "app"))
+    subprocess.run(["sh", "-c", command], env=environment, check=True)
+    subprocess.run([uv, "an argument"], env=environment, check=True)
+    assert {path.name for path in libraries.iterdir()} == kept | {"an argument"}
+    (tmp_path / "uv-itself").write_text("#!/bin/sh\nexit 3\n")
+    assert subprocess.run([uv], env=environment, check=False).returncode == 3
