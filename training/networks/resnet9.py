@@ -17,6 +17,7 @@ from training.networks.network import Network, Tensor
 
 SMALLEST = 9  # pixels: halved three times after the stem
 WIDTHS = (64, 192, 320)
+SHIFT_RATE = 64.0  # of batch norm: it learns its shifts this many times faster than the kernels
 
 
 @keras.saving.register_keras_serializable("shortcut")
@@ -67,7 +68,7 @@ def conv_pool_bn_relu(x: Tensor, filters: int, name: str, pool: bool = False) ->
     options = {"padding": "same", "use_bias": False, "kernel_initializer": Dirac()}
     x = layers.Conv2D(filters, 3, name=f"{name}_conv", **options)(x)
     x = layers.MaxPooling2D(2, name=f"{name}_pool")(x) if pool else x
-    x = FusedBatchNormalization(scale=False, name=f"{name}_bn")(x)
+    x = FusedBatchNormalization(SHIFT_RATE, scale=False, name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_relu")(x)
 
 
