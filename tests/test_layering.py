@@ -17,12 +17,13 @@ TRAINING_ONLY = {"training", "keras", "tensorflow", "tf2onnx", "sklearn", "matpl
 # Every room and lone module of the two halves, and what it may import of its own half beside itself.
 ROOMS: dict[str, tuple[str, ...]] = {
     "serving.errors": (),
+    "serving.processes": (),
     "serving.settings": ("serving.errors",),
     "serving.artifacts": ("serving.errors",),
     "serving.images": ("serving.errors",),
-    "serving.engine": ("serving.artifacts", "serving.errors"),
-    "serving.operations": ("serving.errors", "serving.settings"),
-    "serving.edge": ("serving.errors", "serving.operations"),
+    "serving.engine": ("serving.artifacts", "serving.errors", "serving.processes"),
+    "serving.operations": ("serving.errors", "serving.processes", "serving.settings"),
+    "serving.edge": ("serving.errors", "serving.operations", "serving.processes"),
     "serving.repository": (
         "serving.engine",
         "serving.images",
