@@ -29,6 +29,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "serving.images",
         "serving.operations",
         "serving.artifacts",
+        "serving.processes",
         "serving.settings",
         "serving.errors",
     ),
