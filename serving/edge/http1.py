@@ -334,7 +334,12 @@ def json_response(content: Any, status: int = 200, headers: Headers = ()) -> Res
 
 
 def failure(err: ClassifyError) -> Response:
-    return json_response(err.body(), err.status, err.headers)
+    return _failure(err.status, err.headers, tuple(err.body().items()))
+
+
+@functools.lru_cache(64)  # under overload thousands a second, in the same few words: what refusing costs is goodput
+def _failure(status: int, headers: Headers, content: tuple[tuple[str, Any], ...]) -> Response:
+    return json_response(dict(content), status, headers)
 
 
 def head_lines(status: int, headers: Headers) -> bytes:
