@@ -1,7 +1,6 @@
 """`python -m serving.client classify FILE…` and `… classify-folder DIR`: parses, calls and prints."""
 
 import argparse
-import asyncio
 import io
 import json
 import os
@@ -12,7 +11,7 @@ from typing import Any
 
 import click
 
-from serving.client.clients import AsyncClient
+from serving.client.clients import Client
 from serving.client.files import Table, classify_files, files_below
 from serving.client.protocol import Answer, Options, Result
 from serving.errors import ClassifyError
@@ -21,9 +20,9 @@ KEY = "CLASSIFY_API_KEY"  # not SHORTCUT_…: the service takes an unknown varia
 FINAL = (400, 413, 415, 422)  # statuses of failures that would be the same another time
 
 
-async def classify(args: argparse.Namespace, client: AsyncClient, options: Options) -> bool:
+def classify(args: argparse.Namespace, client: Client, options: Options) -> bool:
     results: dict[str, Result] = {}
-    await classify_files(client, args.files, results.update, options, args.batch, args.concurrency)
+    classify_files(client, args.files, results.update, options, args.batch, args.concurrency)
     for file in args.files:
         result = results[file]
         if args.json:
@@ -42,7 +41,7 @@ def _as_json(result: Result) -> dict[str, Any]:
     return asdict(result)
 
 
-async def classify_folder(args: argparse.Namespace, client: AsyncClient, options: Options) -> bool:
+def classify_folder(args: argparse.Namespace, client: Client, options: Options) -> bool:
     table = Table(args.output, args.top_k)
     folder = args.folder.rstrip("/") + "/"
     files, problems = files_below(folder, args.output)
@@ -60,7 +59,7 @@ async def classify_folder(args: argparse.Namespace, client: AsyncClient, options
 
     try:
         with click.progressbar(length=len(left), file=sys.stderr, show_pos=True, hidden=not sys.stderr.isatty()) as bar:
-            await classify_files(client, left, report, options, args.batch, args.concurrency)
+            classify_files(client, left, report, options, args.batch, args.concurrency)
     finally:
         table.close()
         for problem in problems:
@@ -109,11 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _run(args: argparse.Namespace) -> bool:
+def _run(args: argparse.Namespace) -> bool:
     names = ("model", "version", "top_k", "min_probability")
     options: Any = {name: value for name in names if (value := getattr(args, name)) is not None}
-    async with AsyncClient(args.url, api_key=args.api_key) as client:
-        return bool(await args.run(args, client, options))
+    with Client(args.url, api_key=args.api_key) as client:
+        return bool(args.run(args, client, options))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # names of files keep their bytes
     try:
-        return 0 if asyncio.run(_run(args)) else 1
+        return 0 if _run(args) else 1
     except (ClassifyError, OSError, ValueError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1

@@ -14,6 +14,9 @@ T = TypeVar("T")
 Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 
 
+CONNECTIONS = 100  # at most, of one client; further requests wait for one
+
+
 class _Base(Generic[Http]):
     """Of both clients.
 
@@ -34,7 +37,12 @@ class _Base(Generic[Http]):
             raise ValueError(f"the address must begin with http:// or https://, got {url!r}")
         self.url, self._retries, self._patience = url, retries, patience
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = self._kind(base_url=url, headers=headers, timeout=timeout)
+        self._http = self._kind(
+            base_url=url,
+            headers=headers,
+            timeout=httpx.Timeout(timeout, pool=None),  # as long as it takes until one of the connections is free
+            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+        )
 
     def _attempts(self) -> Attempts:
         return Attempts(self.url, self._retries, self._patience)
