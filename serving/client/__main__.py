@@ -62,7 +62,7 @@ def classify_folder(args: argparse.Namespace, client: Client, options: Options) 
             classify_files(client, left, report, options, args.batch, args.concurrency)
     finally:
         table.close()
-        for problem in problems:
+        for problem in sorted(problems):
             print(problem, file=sys.stderr)
     print(f"{args.output}: {len(table.done) - table.refused:,} answered, {table.refused:,} refused (see `code`)")
     if problems:
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         add("--version", type=int, help="default: the latest")
         add("--top-k", type=_at_least_one, default=top_k, help="classes a file; default: %(default)s")
         add("--min-probability", help="0 to 1, or `card` for the model's own: below, an answer is unsure")
-        add("--batch", type=_at_least_one, default=32, help="files a request; default: %(default)s")
+        add("--batch", type=_at_least_one, default=64, help="files a request; default: %(default)s")
         add("--concurrency", type=_at_least_one, default=8, help="requests at once; default: %(default)s")
     return parser
 

@@ -93,31 +93,32 @@ def _read(files: Iterator[str], count: int) -> list[tuple[str, bytes | ClassifyE
 
 def _read_file(file: str) -> bytes | ClassifyError:
     try:
-        with io.FileIO(file) as opened:
-            size = os.fstat(opened.fileno()).st_size
-            if size > LARGEST:
-                return BodyTooLarge(f"{size:,} bytes; files of up to {LARGEST:,} are sent")
+        with io.FileIO(file, opener=_open) as opened:
+            found = os.fstat(opened.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                return UnreadableFile("cannot be read: no regular file")
+            if found.st_size > LARGEST:
+                return BodyTooLarge(f"{found.st_size:,} bytes; files of up to {LARGEST:,} are sent")
             return opened.readall()
     except OSError as err:
         return UnreadableFile(f"cannot be read: {err.strerror}")
 
 
+def _open(file: str, flags: int) -> int:
+    return os.open(file, flags | os.O_NONBLOCK)  # or a named pipe would be waited for
+
+
 def files_below(folder: str, output: str) -> tuple[list[str], list[str]]:
-    """The regular files in and below `folder` (which ends in /), relative to it and sorted, without `output`; and what
-    could not be looked into."""
+    """The files in and below `folder` (which ends in /), relative to it and sorted, without `output`; and what could
+    not be looked into. Links to folders are not followed."""
+    own = Path(output).resolve()
     files: list[str] = []
     problems: list[str] = []
-    own = Path(output).stat()
     for root, _, names in os.walk(folder, onerror=lambda err: problems.append(str(err))):
-        for name in names:
-            path = f"{root.rstrip('/')}/{name}"
-            try:
-                found = Path(path).stat()
-            except OSError as err:
-                problems.append(str(err))
-                continue
-            if stat.S_ISREG(found.st_mode) and not os.path.samestat(found, own):
-                files.append(path.removeprefix(folder))
+        if own.name in names and Path(root).resolve() == own.parent:
+            names.remove(own.name)
+        start = f"{root.rstrip('/')}/".removeprefix(folder)
+        files += [start + name for name in names]
     return sorted(files), problems
 
 
