@@ -18,6 +18,7 @@ TRAINING_ONLY = {"training", "keras", "tensorflow", "tf2onnx", "sklearn", "matpl
 ROOMS: dict[str, tuple[str, ...]] = {
     "serving.errors": (),
     "serving.processes": (),
+    "serving.client": ("serving.errors",),  # runs where the service is not installed; no room may import it
     "serving.settings": ("serving.errors",),
     "serving.artifacts": ("serving.errors",),
     "serving.images": ("serving.errors",),
@@ -29,6 +30,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "serving.images",
         "serving.operations",
         "serving.artifacts",
+        "serving.processes",
         "serving.settings",
         "serving.errors",
     ),

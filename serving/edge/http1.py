@@ -25,6 +25,7 @@ _HEAD = re.compile(
     rb"((?:" + _TOKEN + rb":[\t -~\x80-\xff]*\r\n)*)\r\n"  # header lines without folding or control characters
 )
 _BEGINNING = re.compile(rb"[A-Z]{0,20}|[A-Z]{3,20} [!-~]*|[A-Z]{3,20} [!-~]+ [HTP/1.0\r]{0,9}")  # of a request line
+_BARE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")  # a line end of one byte: other parsers may find a head's end there
 _REQUEST_LINE = re.compile(rb"[A-Z]{3,20} [!-~]+ HTTP/1\.[01]\r\n")
 # RFC 9110, section 9.3, RFC 5789 and WebDAV's; CONNECT, which would turn the connection into a tunnel, is not there.
 _METHODS = frozenset(
@@ -206,7 +207,8 @@ def _framing(fields: Mapping[bytes, bytes], repeated: set[bytes], minor: bytes) 
 def check_beginning(data: bytes) -> None:
     """Raises InvalidRequest if `data`, a head without its end, cannot become a request: nobody waits for its rest."""
     line, found, _ = data.removeprefix(b"\r\n").partition(b"\n")
-    if data != b"\r" and not (_REQUEST_LINE if found else _BEGINNING).fullmatch(line + found):
+    begins = data == b"\r" or (_REQUEST_LINE if found else _BEGINNING).fullmatch(line + found)
+    if not begins or _BARE.search(data):
         raise InvalidRequest(_why_invalid(data))
 
 
@@ -332,7 +334,12 @@ def json_response(content: Any, status: int = 200, headers: Headers = ()) -> Res
 
 
 def failure(err: ClassifyError) -> Response:
-    return json_response(err.body(), err.status, err.headers)
+    return _failure(err.status, err.headers, tuple(err.body().items()))
+
+
+@functools.lru_cache(64)  # under overload thousands a second, in the same few words: what refusing costs is goodput
+def _failure(status: int, headers: Headers, content: tuple[tuple[str, Any], ...]) -> Response:
+    return json_response(dict(content), status, headers)
 
 
 def head_lines(status: int, headers: Headers) -> bytes:

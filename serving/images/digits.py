@@ -135,15 +135,18 @@ def _standing(grey: np.ndarray) -> np.ndarray | None:
     return None
 
 
+_SMALLEST = 8  # pixels of a side; of a smaller picture such a figure may take so much that its ground is not black
+
+
 def stands_as_mnist(figure: np.ndarray, box: tuple[int, int, int, int] | None, contrast: int) -> bool:
     """Whether the longer side and the centre of mass of a figure, light on black, are within two pixels and one and a
     half of where MNIST puts them.
 
-    `box` (left, top, right, bottom) holds it, None if there is none; so large a ground beside it is black.
+    `box` (left, top, right, bottom) holds it, None if there is none: most of the picture's edge is black then.
     """
-    if box is None or contrast < _MIN_CONTRAST:
-        return False
     height, width = figure.shape[:2]
+    if box is None or contrast < _MIN_CONTRAST or min(height, width) < _SMALLEST:
+        return False
     left, top, right, bottom = box
     if abs(max(right - left, bottom - top) - FIGURE * min(height, width)) > 2:
         return False

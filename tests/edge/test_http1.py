@@ -61,6 +61,14 @@ def test_another_protocol_is_named_before_its_end_comes(sent: bytes, told: str) 
         check_beginning(sent)
 
 
+@pytest.mark.parametrize(
+    "lines", [b"Host: a\n", b"Host: a\n\r\n1", b"Host: a\rX: y", b"Host: a\r\n\nGET", b"Host: a\r\r"]
+)
+def test_a_line_end_of_one_byte_is_refused_before_the_heads_end_comes(lines: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="no valid HTTP"):
+        check_beginning(b"GET / HTTP/1.1\r\n" + lines)
+
+
 @given(st.integers(0, 60))
 def test_every_beginning_of_a_good_head_may_go_on(size: int) -> None:
     check_beginning(b"\r\nPOST /classify?model=a HTTP/1.1\r\nHost: a\r\nX: y\r\n"[:size])
