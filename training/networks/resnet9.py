@@ -16,7 +16,7 @@ from training.networks.connections import residual
 from training.networks.network import Network, Tensor
 
 SMALLEST = 9  # pixels: halved three times after the stem
-WIDTHS = (64, 192, 320)
+WIDTHS = (64, 192, 256)
 SHIFT_RATE = 64.0  # of batch norm: it learns its shifts this many times faster than the kernels
 
 
@@ -80,7 +80,7 @@ def two_convolutions(x: Tensor, name: str) -> Tensor:
 
 
 def resnet9_family(image: Tensor, network: Network) -> Tensor:
-    """Whitening and three groups that halve the sides, the last two with a shortcut; (N, H, W, C) -> (N, 320)."""
+    """Whitening and three groups that halve the sides, the last two with a shortcut; (N, H, W, C) -> (N, 256)."""
     x = Whitening(8 * image.shape[-1], dtype="float32", name="stem_whitening")(image)
     x = layers.ReLU(name="stem_relu")(x)
     for k, width in enumerate(WIDTHS, 1):

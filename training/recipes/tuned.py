@@ -38,7 +38,9 @@ _SHORT = Recipe(
     augmentation=("flip", "small_shift"),
     precision=fast_precision(),
 )
-_RESNET9 = replace(_SHORT, label_smoothing=0.2, calibrated=True)
+_RESNET9 = replace(
+    _SHORT, epochs=36, augmentation=("flip", "shift", "cutout"), label_smoothing=0.2, calibrated=True, achieved=0.9058
+)
 # Networks without resnet9's scaled-down logits and identities at the start learn at smaller steps.
 _FAMILY = replace(_SHORT, batch_size=128, learning_rate=0.05, weight_decay=0.005, validation=0.1)
 _DIGITS = replace(_FAMILY, augmentation=("small_shift",), epochs=10, label_smoothing=0.0)
