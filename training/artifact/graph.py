@@ -63,6 +63,11 @@ def write_saved_model(model: keras.Model, function: Any, folder: Path) -> None:
 def write_onnx(function: Any, path: Path, name: str, labels: Sequence[str]) -> None:
     """One uint8 input `image` (N, H, W, C), one float32 output `probabilities` (N, K), name and labels as metadata."""
     proto, _ = tf2onnx.convert.from_function(function, input_signature=function.input_signature, opset=OPSET)
+    # tf2onnx 1.17 makes inputs of what a layer holds beside its variables, such as a Normalization's mean.
+    held = {inner.name: outer for outer, inner in function.get_concrete_function().graph.captures}
+    for value in [value for value in proto.graph.input if value.name in held]:
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(held[value.name].numpy(), value.name))
+        proto.graph.input.remove(value)
     _rename(proto.graph, proto.graph.input[0], "image")
     _rename(proto.graph, proto.graph.output[0], "probabilities")
     proto.graph.name = name
