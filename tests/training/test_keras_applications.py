@@ -29,7 +29,18 @@ pytest_plugins = ["tests.fixtures.training"]
 NAME = "MobileNetV3Small"
 ONE_OF_EACH_FAMILY = (
     *("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "EfficientNetV2S", "InceptionResNetV2"),
-    *("InceptionV3", "MobileNet", "MobileNetV2", NAME, "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "Xception"),
+    *(
+        "InceptionV3",
+        "MobileNet",
+        "MobileNetV2",
+        NAME,
+        "NASNetMobile",
+        "ResNet50",
+        "ResNet50V2",
+        "VGG16",
+        "VGG19",
+        "Xception",
+    ),
 )
 
 
