@@ -61,13 +61,15 @@ def _family(name: str, image: Tensor, network: Network) -> Tensor:
     """(N, H, W, 1 or 3) in [0, 1] -> (N, features)."""
     if image.shape[-1] == 1:  # grey: the networks were made for colours
         image = layers.Concatenate(name="channels")([image] * 3)
-    backbone = _application(name, input_shape=image.shape[1:], name=BACKBONE)
+    network_of_keras = _application(name, input_shape=image.shape[1:])
+    # Not by Keras' own argument: EfficientNetV2 looks its blocks up by that name.
+    backbone = keras.Model(network_of_keras.input, network_of_keras.output, name=BACKBONE)
     x = backbone(_preprocessed(image, inspect.getmodule(getattr(applications, name)).preprocess_input))  # type: ignore[union-attr]
     x = layers.GlobalAveragePooling2D(name=FEATURES)(x)
     return layers.Dropout(DROPOUT, name="head_dropout")(x)
 
 
-def _application(name: str, /, **arguments: Any) -> keras.Model:
+def _application(name: str, **arguments: Any) -> keras.Model:
     """The network as Keras builds it, for images of the size that it was designed for where `arguments` name none."""
     side = _SIDES.get(name, 224)
     default = {"include_top": False, "weights": None, "input_shape": (side, side, 3)}
