@@ -5,6 +5,7 @@ over the places of the image. Knows no network by itself: names, preprocessing a
 """
 
 import inspect
+import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
@@ -60,13 +61,17 @@ def row(name: str) -> Network:
 def _family(name: str, image: Tensor, network: Network) -> Tensor:
     """(N, H, W, 1 or 3) in [0, 1] -> (N, features)."""
     if image.shape[-1] == 1:  # grey: the networks were made for colours
-        image = layers.Concatenate(name="channels")([image] * 3)
-    network_of_keras = _application(name, input_shape=image.shape[1:])
-    # Not by Keras' own argument: EfficientNetV2 looks its blocks up by that name.
-    backbone = keras.Model(network_of_keras.input, network_of_keras.output, name=BACKBONE)
-    x = backbone(_preprocessed(image, inspect.getmodule(getattr(applications, name)).preprocess_input))  # type: ignore[union-attr]
+        image = layers.Concatenate(dtype="float32", name="channels")([image] * 3)
+    whole = _application(name, input_shape=image.shape[1:])
+    backbone = keras.Model(whole.input, whole.output, name=BACKBONE)  # EfficientNetV2 minds another name of its own
+    x = backbone(_preprocessed(image, preprocessing(name)))
     x = layers.GlobalAveragePooling2D(name=FEATURES)(x)
     return layers.Dropout(DROPOUT, name="head_dropout")(x)
+
+
+def preprocessing(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Keras' `preprocess_input` for NAME: (N, H, W, 3) float32 from 0 to 255, which it may change."""
+    return sys.modules[getattr(applications, name).__module__].preprocess_input
 
 
 def _application(name: str, **arguments: Any) -> keras.Model:
