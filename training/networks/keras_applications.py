@@ -63,10 +63,33 @@ def _family(name: str, image: Tensor, network: Network) -> Tensor:
     if image.shape[-1] == 1:  # grey: the networks were made for colours
         image = layers.Concatenate(dtype="float32", name="channels")([image] * 3)
     whole = _application(name, input_shape=image.shape[1:])
+    if any(_grouped(layer) for layer in whole.layers):  # ConvNeXt
+        whole = keras.models.clone_model(whole, clone_function=_as_depthwise)
     backbone = keras.Model(whole.input, whole.output, name=BACKBONE)  # EfficientNetV2 minds another name of its own
     x = backbone(_preprocessed(image, preprocessing(name)))
     x = layers.GlobalAveragePooling2D(name=FEATURES)(x)
     return layers.Dropout(DROPOUT, name="head_dropout")(x)
+
+
+def _grouped(layer: keras.Layer) -> bool:
+    return isinstance(layer, layers.Conv2D) and layer.groups > 1
+
+
+def _as_depthwise(layer: keras.Layer) -> keras.Layer:
+    """A copy; of a convolution with as many groups as channels as DepthwiseConv2D: tf2onnx cannot convert the former.
+
+    Its kernel has the same numbers in the same order, only its axes of length 1 lie elsewhere.
+    """
+    if not _grouped(layer):
+        return layer.__class__.from_config(layer.get_config())
+    return layers.DepthwiseConv2D(
+        layer.kernel_size,
+        layer.strides,
+        layer.padding,
+        depthwise_initializer=layer.kernel_initializer,
+        use_bias=layer.use_bias,
+        name=layer.name,
+    )
 
 
 def preprocessing(name: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -123,7 +146,8 @@ def put_weights(name: str, model: keras.Model, weights: str) -> None:
     classifier. Raises ValueError, which says what was tried and what to do.
     """
     backbone = model.get_layer(BACKBONE)
-    backbone.set_weights(_imagenet(name) if weights == "imagenet" else _from_file(name, weights))
+    arrays = _imagenet(name) if weights == "imagenet" else _from_file(name, weights)
+    backbone.set_weights([a.reshape(w.shape) for a, w in zip(arrays, backbone.weights, strict=True)])
     for layer in backbone.layers:
         if isinstance(layer, layers.Normalization) and layer.weights:  # EfficientNet, not V2
             mean, variance, count = layer.get_weights()
