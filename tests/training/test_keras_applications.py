@@ -23,6 +23,7 @@ from training.networks.keras_applications import (
     BACKBONE,
     FEATURES,
     NAMES,
+    _as_depthwise,
     _preprocessed,
     preprocessing,
     put_weights,
@@ -225,6 +226,17 @@ def test_grey_images_are_taken_as_colours() -> None:
     grey.set_weights(colour.get_weights())
     images = pixels(2)[..., :1] / np.float32(255)
     np.testing.assert_allclose(grey(images), colour(np.repeat(images, 3, axis=-1)), atol=1e-6)
+
+
+def test_a_grouped_convolution_becomes_a_depthwise_one_with_the_same_numbers() -> None:
+    image = layers.Input((8, 8, 4))
+    grouped = keras.Model(image, layers.Conv2D(4, 3, padding="same", groups=4, bias_initializer="ones")(image))
+    ours = keras.models.clone_model(grouped, clone_function=_as_depthwise)
+    weights = zip(grouped.get_weights(), ours.weights, strict=True)
+    ours.set_weights([array.reshape(weight.shape) for array, weight in weights])
+    assert isinstance(ours.layers[-1], layers.DepthwiseConv2D)
+    x = np.random.default_rng(0).random((2, 8, 8, 4), np.float32)
+    np.testing.assert_allclose(ours(x), grouped(x), atol=1e-5)
 
 
 # Weights

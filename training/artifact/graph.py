@@ -70,8 +70,10 @@ def write_onnx(function: Any, path: Path, name: str, labels: Sequence[str]) -> N
     )
     # tf2onnx 1.17 makes inputs of what a layer holds beside its variables, such as a Normalization's mean.
     held = {inner.name: outer for outer, inner in function.get_concrete_function().graph.captures}
+    used = {name for node in proto.graph.node for name in node.input}
     for value in [value for value in proto.graph.input if value.name in held]:
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(held[value.name].numpy(), value.name))
+        if value.name in used:
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(held[value.name].numpy(), value.name))
         proto.graph.input.remove(value)
     _rename(proto.graph, proto.graph.input[0], "image")
     _rename(proto.graph, proto.graph.output[0], "probabilities")
