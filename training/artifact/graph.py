@@ -62,13 +62,32 @@ def write_saved_model(model: keras.Model, function: Any, folder: Path) -> None:
 
 def write_onnx(function: Any, path: Path, name: str, labels: Sequence[str]) -> None:
     """One uint8 input `image` (N, H, W, C), one float32 output `probabilities` (N, K), name and labels as metadata."""
-    proto, _ = tf2onnx.convert.from_function(function, input_signature=function.input_signature, opset=OPSET)
+    proto, _ = tf2onnx.convert.from_function(
+        function,
+        input_signature=function.input_signature,
+        opset=OPSET,
+        custom_op_handlers={"Erfc": (_erfc, [])},
+    )
+    # tf2onnx 1.17 makes inputs of what a layer holds beside its variables, such as a Normalization's mean.
+    held = {inner.name: outer for outer, inner in function.get_concrete_function().graph.captures}
+    used = {name for node in proto.graph.node for name in node.input}
+    for value in [value for value in proto.graph.input if value.name in held]:
+        if value.name in used:
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(held[value.name].numpy(), value.name))
+        proto.graph.input.remove(value)
     _rename(proto.graph, proto.graph.input[0], "image")
     _rename(proto.graph, proto.graph.output[0], "probabilities")
     proto.graph.name = name
     onnx.helper.set_model_props(proto, {"name": name, "labels": json.dumps(list(labels))})
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
+
+
+def _erfc(graph: Any, node: Any, name: str, args: Any) -> None:
+    """1 - Erf(x), for tf2onnx 1.17, which does not know Erfc; Keras' gelu has it."""
+    node.type = "Erf"
+    one = graph.make_const(f"{name}_one", np.ones((), np.float32))
+    graph.insert_new_node_on_output("Sub", node.output[0], inputs=[one.output[0], node.output[0]], name=f"{name}_sub")
 
 
 def _rename(graph: onnx.GraphProto, value: onnx.ValueInfoProto, name: str) -> None:

@@ -4,6 +4,7 @@ Every random draw is a function of (seed, epoch), never of what ran before, so t
 uninterrupted one exactly.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -105,8 +106,8 @@ def flattened(model: keras.Model) -> Iterator[keras.Layer]:
 
 
 def batch_for(shape: tuple[int, ...]) -> int:
-    """Images (H, W, C) in a batch where nothing is trained: 256 of 32x32 pixels, 10 of 224x224."""
-    return max(8, min(256, (1 << 19) // (shape[0] * shape[1])))
+    """Images (H, W, C) or features (C,) in a batch where nothing is trained: 256 of 32x32 pixels, 10 of 224x224."""
+    return max(8, min(256, (1 << 19) // math.prod(shape[:2])))
 
 
 def batches_of(
