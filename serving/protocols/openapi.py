@@ -58,7 +58,7 @@ def document(settings: Settings, models: list[str]) -> dict[str, Any]:
             "/models/{name}": {
                 "get": {
                     **_get("describeModel", "One model: its versions and its card", "Model", "401", "404"),
-                    "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
+                    "parameters": [{"name": "name", "in": "path", "required": True, "schema": _names(models)}],
                 }
             },
             "/livez": {"get": _probe("isAlive", "The process answers")},
@@ -75,7 +75,7 @@ _Row = tuple[str, str, dict[str, Any]]  # name, description, schema
 def _parameters(models: list[str], *more: _Row) -> list[dict[str, Any]]:
     number = {"type": "integer", "maximum": 10**19 - 1}
     rows: tuple[_Row, ...] = (
-        ("model", "which model; left out, the default", {"type": "string", "examples": models}),
+        ("model", "which model; left out, the default", _names(models)),
         ("version", "which version; left out, the latest that is loaded", number | {"minimum": 0}),
         ("top_k", "how many classes", number | {"minimum": 1, "default": 3}),
         (
@@ -92,6 +92,10 @@ def _explain(grid: int) -> _Row:
     cost = f"; costs as much as {grid * grid + 1} images" if grid else "; not answered here"
     text = "1: say also what the network saw, where it looked (an occlusion map) and where the time went" + cost
     return "explain", text, {"type": "integer", "enum": [0, 1] if grid else [0], "default": 0}
+
+
+def _names(models: list[str]) -> dict[str, Any]:
+    return {"type": "string", "enum": models}
 
 
 def _form(image: dict[str, Any]) -> dict[str, Any]:
@@ -156,6 +160,11 @@ _UNSURE = {
     "description": "why the answer should not be relied on; absent otherwise",
 }
 _VERSIONS = {"type": "array", "items": {"type": "object"}}
+_EXAMPLE = {
+    "model": "dense_resnet-mnist",
+    "version": 1,
+    "predictions": [{"label": "7", "index": 7, "probability": 0.998}, {"label": "2", "index": 2, "probability": 0.002}],
+}
 _SCHEMAS = {
     "Prediction": _object(label=_STRING, index=_INTEGER, probability={"type": "number", "minimum": 0, "maximum": 1}),
     "Answer": _with(
@@ -173,7 +182,8 @@ _SCHEMAS = {
             "additionalProperties": {"type": "number"},
             "description": "explain=1: `decode`, `queue` and `compute` of the answer; `explain` of the map",
         },
-    ),
+    )
+    | {"examples": [_EXAMPLE]},
     "BatchAnswer": _object(
         model=_STRING,
         version=_INTEGER,
