@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from serving.edge import multipart
-from serving.edge.http1 import JSON, Cancellable, Request, Response, json_response
+from serving.edge.http1 import JSON, VARY, Cancellable, Request, Response, json_response
 from serving.edge.router import Route, guarded
 from serving.errors import ClassifyError, InvalidImage, InvalidParameter, InvalidRequest, UnsupportedFormat
 from serving.images.png import to_png
@@ -242,7 +242,8 @@ class Native:
         return json_response(self._repository().describe())
 
     def describe_model(self, request: Request) -> Response:
-        return json_response(self._repository().describe_model(request.parameters["name"]))
+        card = self._repository().describe_model(request.parameters["name"])
+        return json_response(card, headers=VARY)  # browsers get a page at this address
 
 
 class _Upload:
