@@ -21,7 +21,7 @@ PAGES = {  # each with something that is there once it is complete
 SEVEN_STROKE = [(0.27, 0.25), (0.5, 0.27), (0.73, 0.25), (0.6, 0.5), (0.5, 0.79)]  # fractions of the drawing area
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # while it is open, no other test may run an event loop
 def browser() -> Iterator[Browser]:
     with chromium() as launched:
         yield launched
