@@ -153,6 +153,7 @@ def _edge() -> worker.Edge:
         batch_body_bytes=SETTINGS.max_batch_body_bytes,
         batch_images=SETTINGS.max_batch_images,
         extra_fields=SETTINGS.max_extra_fields,
+        explain_grid=SETTINGS.explain_grid,
     )
     routes = [
         *native.Native(_repository, limits).routes(),

@@ -54,6 +54,12 @@ class Settings:
     max_batch_body_bytes: int = _number(64 * MIB, "bytes of a `/classify/batch` body", 1, 2**31)
     max_pixels: int = _number(64_000_000, "pixels of one image, checked before it is decoded", 1, 2**31)
     max_batch_images: int = _number(64, "images of one `/classify/batch` request", 1, 4096)
+    explain_grid: int = _number(
+        7,
+        "parts of a side of the map that `explain=1` answers, which costs their square in images; 0 forbids it",
+        0,
+        32,
+    )
     max_extra_fields: int = _number(16, "fields of a form beside its images", 0, 4096)
     max_header_bytes: int = _number(16 * 1024, "bytes of a request line with its headers", 1024, 2**20)
     head_seconds: int = _number(10, "seconds a client may take to send its headers", 1, 3600)

@@ -2,6 +2,7 @@ import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urljoin
 
 import numpy as np
 import onnxruntime as ort
@@ -260,13 +261,13 @@ def test_the_openapi_document_lists_the_documented_routes(service: Client) -> No
 
 
 def test_pages_load_nothing_from_elsewhere(service: Client) -> None:
-    for path in ("/", "/docs"):
-        page = service.get(path)
+    for path in ("/", "/docs", "/models/dense_resnet-mnist"):
+        page = service.request("GET", path, headers={"Accept": "text/html"})
         assert page.status == 200
         assert page.headers["content-type"].startswith("text/html")
         assert b"//" not in re.sub(rb"^\s*//.*$", b"", page.body)
         for used in re.findall(rb'(?:src|href)="([^"]+)"', page.body):
-            assert service.get("/" + used.decode()).status == 200
+            assert service.get(urljoin(path, used.decode())).status == 200
 
 
 def test_bentomls_own_schema_route_stays(service: Client) -> None:

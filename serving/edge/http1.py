@@ -327,6 +327,8 @@ def too_large(limit: int, received: str = "") -> ClassifyError:
 
 JSON: Headers = (("content-type", "application/json"), ("x-content-type-options", "nosniff"))
 
+VARY: Headers = (("vary", "accept"),)  # of an address at which browsers get something else
+
 
 def json_response(content: Any, status: int = 200, headers: Headers = ()) -> Response:
     body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

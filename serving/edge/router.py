@@ -25,7 +25,8 @@ class Route:
     """`path` may end in `/{name}`, which matches one more segment and is found in `request.parameters`.
 
     `open` routes need no API key: health, and the page's static files. `max_bytes` of a body are read, 0 for a route
-    that takes none. `admit` is called as soon as the head is there, and may refuse before the body is read.
+    that takes none. `admit` is called as soon as the head is there, and may refuse before the body is read. `page` is
+    for who wants HTML first, as browsers do; another route of the same path, which ends in `/{name}`, for all others.
     """
 
     method: str
@@ -34,6 +35,7 @@ class Route:
     open: bool = False
     max_bytes: int = 0
     admit: Callable[[Request], None] | None = None
+    page: bool = False
 
 
 class Router:
@@ -45,10 +47,11 @@ class Router:
         self._key_hashes = key_hashes
         self._exact: dict[bytes, dict[bytes, Route]] = {}
         self._below: dict[bytes, dict[bytes, Route]] = {}
+        self._pages: dict[bytes, dict[bytes, Route]] = {}  # as _below
         for route in self.routes:
             table, path = self._exact, route.path
             if path.endswith("/{name}"):
-                table, path = self._below, path.removesuffix("{name}")
+                table, path = self._pages if route.page else self._below, path.removesuffix("{name}")
             methods = table.setdefault(path.encode(), {})
             methods[route.method.encode()] = route
             if route.method == "GET":
@@ -84,7 +87,8 @@ class Router:
         head, _, name = path.rpartition(b"/")
         if name and (methods := self._below.get(head + b"/")):
             request.parameters["name"] = name.decode("utf-8", "replace")
-            return methods
+            wants_page = request.header(b"accept").lower().startswith("text/html")
+            return self._pages.get(head + b"/", methods) if wants_page else methods
         return {}
 
     def _refusal(self, request: Request, methods: dict[bytes, Route]) -> ClassifyError:

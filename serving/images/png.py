@@ -1,9 +1,11 @@
-"""The commonest upload, a PNG of the model's own size, in a third of the time that Pillow's layers take."""
+"""The commonest upload, a PNG of the model's own size, in a third of the time that Pillow's layers take; and back."""
 
 import functools
+import io
 import zlib
 
 import numpy as np
+from PIL import Image
 
 from serving.images.digits import stands_as_mnist
 from serving.images.seams import inflated
@@ -42,3 +44,10 @@ def _plain_png_start(height: int, width: int, channels: int) -> tuple[bytes, str
     header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, colour, 0, 0, 0])
     signature = b"\x89PNG\r\n\x1a\n"
     return signature + (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big"), mode
+
+
+def to_png(array: np.ndarray) -> bytes:
+    """The PNG of (H, W, C) uint8, C 1 or 3."""
+    buffer = io.BytesIO()
+    Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).save(buffer, "PNG")
+    return buffer.getvalue()

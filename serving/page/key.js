@@ -2,35 +2,57 @@
 const dialog = document.getElementById("key");
 let asking = null;
 
+export const key = () => sessionStorage.getItem("key");
+
 function askForKey(wrong) {
   asking ??= new Promise(resolve => {
-    dialog.querySelector("output").textContent = wrong ? "That key was not accepted." : "";
+    const input = dialog.querySelector("input");
+    dialog.querySelector(".error").textContent = wrong ? "That key was not accepted." : "";
     dialog.returnValue = "";
     dialog.onclose = () => {
-      const key = dialog.returnValue === "send" ? dialog.querySelector("input").value.trim() : "";
-      dialog.querySelector("input").value = "";
+      const given = dialog.returnValue === "send" ? input.value.trim() : "";
+      input.value = "";
       asking = null;
-      resolve(key);
+      resolve(given);
     };
     dialog.showModal();
   });
   return asking;
 }
 
-// Throws an Error that can be shown: no answer, or no key.
-async function ask(path, options = {}) {
-  for (let key = sessionStorage.getItem("key"), tried = false; ; tried = true) {
-    let response;
+// The service does not take the key of this tab, or there is none: ask for one. False if none was given.
+export async function renewKey(refused) {
+  if (key() === refused) sessionStorage.removeItem("key");  // another request may have got a better one meanwhile
+  if (!key()) {
+    const given = await askForKey(refused);
+    if (given) sessionStorage.setItem("key", given);
+  }
+  return Boolean(key());
+}
+
+// Resolves to {ok, status, body}. Throws an Error that can be shown: no answer, or no key.
+export async function ask(path, options = {}) {
+  for (;;) {
+    const used = key();
+    let response, body;
     try {
-      response = await fetch(path, {...options, headers: key ? {Authorization: "Bearer " + key} : {}});
+      response = await fetch(path, {cache: "no-store", ...options, headers: {
+        Accept: "application/json", ...(used && {Authorization: "Bearer " + used}),
+      }});
+      body = await response.json();
     } catch (err) {
       if (err.name === "AbortError") throw err;
-      throw new Error("The service does not answer.");
+      if (response) throw new Error(`The service gave no answer that this page understands (status ${response.status}).`);
+      throw new Error("The service does not answer. Is it running, and are you connected to it?");
     }
-    if (response.status !== 401) return response;
-    sessionStorage.removeItem("key");
-    key = await askForKey(key && tried);
-    if (!key) throw new Error("This service asks for a key, and none was given.");
-    sessionStorage.setItem("key", key);
+    if (response.status !== 401) return {ok: response.ok, status: response.status, body};
+    if (!await renewKey(used)) throw new Error("This service asks for a key, and none was given.");
   }
+}
+
+// Throws what went wrong.
+export async function get(path) {
+  const {ok, body} = await ask(path);
+  if (!ok) throw new Error(body.error);
+  return body;
 }

@@ -4,20 +4,24 @@ Both ways of sending a picture, as the body or in a form, and every size of it g
 """
 
 import asyncio
+import base64
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
 from serving.edge import multipart
-from serving.edge.http1 import JSON, Cancellable, Request, Response, json_response
+from serving.edge.http1 import JSON, VARY, Cancellable, Request, Response, json_response
 from serving.edge.router import Route, guarded
 from serving.errors import ClassifyError, InvalidImage, InvalidParameter, InvalidRequest, UnsupportedFormat
+from serving.images.png import to_png
 from serving.operations import metrics
 from serving.protocols import hints
+from serving.protocols.hints import START
+from serving.repository import occlusion
 from serving.repository.models import Repository
 from serving.repository.served import Decoding, Outcome, ServedModel, stages
 
@@ -37,6 +41,7 @@ class Parameters:
     version: int | None = None
     top_k: int = DEFAULT_TOP_K
     min_probability: float | str | None = None
+    explain: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Limits:
     batch_body_bytes: int
     batch_images: int
     extra_fields: int  # of a form, beside its images
+    explain_grid: int = 0  # parts of a side of an occlusion map; 0: none is computed
 
 
 def parse_query(query: bytes) -> Parameters:
@@ -80,6 +86,12 @@ def _integer(low: int, name: str, text: str) -> int:
     return int(text)
 
 
+def _flag(name: str, text: str) -> bool:
+    if text not in ("0", "1"):
+        raise InvalidParameter(f"{name} must be 0 or 1, got {text[:MAX_VALUE]!a}")
+    return text == "1"
+
+
 def _probability(name: str, text: str) -> float | str:
     if text == "card":
         return text
@@ -97,6 +109,7 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "version": functools.partial(_integer, 0),
     "top_k": functools.partial(_integer, 1),
     "min_probability": _probability,
+    "explain": _flag,
 }
 
 
@@ -127,7 +140,7 @@ class Native:
             served.admit()  # a form may name another model
         request.context = asked, served, is_form
 
-    def classify(self, request: Request) -> None:
+    def classify(self, request: Request) -> Coroutine[Any, Any, Response] | None:
         asked, served, is_form = request.context
         data = request.body
         if is_form:
@@ -138,12 +151,15 @@ class Native:
                 )
             data = images[0].data
             served.admit()
-        request.body = data[: hints.START]  # a large picture is kept no longer than it takes to decode it
+        if asked.explain:
+            return self._explain(request, served, asked, data)
+        request.body = data[:START]  # a large picture is kept no longer than it takes to decode it
         done = functools.partial(self._answer, request, served, asked)
         try:
             request.pending = served.classify(data, done)
         except InvalidImage as err:
             hints.explain(err, request.body, request.header(b"content-type"))
+        return None
 
     def _answer(self, request: Request, served: ServedModel, asked: Parameters, outcome: Outcome) -> None:
         request.respond(guarded(lambda: self._response(request, served, asked, outcome), request))
@@ -157,6 +173,28 @@ class Native:
             request.stages = stages(outcome)
         return Response(200, content, JSON)
 
+    async def _explain(self, request: Request, served: ServedModel, asked: Parameters, data: bytes) -> Response:
+        """The answer, what the network saw, where it looked, and where the time went."""
+        if not self._limits.explain_grid:
+            raise InvalidParameter("explain=1 is not answered here: SHORTCUT_EXPLAIN_GRID is 0")
+        start = request.body = data[:START]
+        try:
+            job, falls, seconds = await occlusion.explain(served, data, self._limits.explain_grid)
+        except InvalidImage as err:
+            hints.explain(err, start, request.header(b"content-type"))
+        request.stages = stages(job)
+        milliseconds = {stage.name: round(1000 * (stage.end - stage.start), 3) for stage in request.stages}
+        return json_response(
+            {
+                "model": served.artifact.name,
+                "version": served.artifact.version,
+                **served.answer(job, asked.top_k, asked.min_probability),
+                "seen": base64.b64encode(await asyncio.to_thread(to_png, job.image)).decode(),
+                "occlusion": falls,
+                "milliseconds": milliseconds | {"explain": round(1000 * seconds, 3)},
+            }
+        )
+
     async def classify_batch(self, request: Request) -> Response:
         """Several fields `image`; a picture that cannot be decoded fails alone."""
         asked, served, is_form = request.context
@@ -164,6 +202,8 @@ class Native:
             kind = request.header(b"content-type")
             raise UnsupportedFormat(f"send multipart/form-data with fields `image`, not {kind[:80]!a}")
         images, asked, served = self._form(request, asked, served)
+        if asked.explain:
+            raise InvalidParameter("explain is for one image: POST /classify takes it")
         limit = self._limits.batch_images
         if len(images) > limit:
             raise InvalidRequest(f"{len(images)} images in one request; the limit is {limit}")
@@ -202,7 +242,8 @@ class Native:
         return json_response(self._repository().describe())
 
     def describe_model(self, request: Request) -> Response:
-        return json_response(self._repository().describe_model(request.parameters["name"]))
+        card = self._repository().describe_model(request.parameters["name"])
+        return json_response(card, headers=VARY)  # browsers get a page at this address
 
 
 class _Upload:

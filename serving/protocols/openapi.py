@@ -20,7 +20,7 @@ def document(settings: Settings, models: list[str]) -> dict[str, Any]:
                 "post": {
                     "operationId": "classify",
                     "summary": "Classify one image",
-                    "parameters": _parameters(models),
+                    "parameters": _parameters(models, _explain(settings.explain_grid)),
                     "requestBody": {
                         "required": True,
                         "description": f"PNG, JPEG, WebP, GIF, BMP or TIFF; at most {settings.max_body_bytes:,} bytes "
@@ -58,7 +58,7 @@ def document(settings: Settings, models: list[str]) -> dict[str, Any]:
             "/models/{name}": {
                 "get": {
                     **_get("describeModel", "One model: its versions and its card", "Model", "401", "404"),
-                    "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
+                    "parameters": [{"name": "name", "in": "path", "required": True, "schema": _names(models)}],
                 }
             },
             "/livez": {"get": _probe("isAlive", "The process answers")},
@@ -69,14 +69,33 @@ def document(settings: Settings, models: list[str]) -> dict[str, Any]:
     } | ({"security": [{"key": []}]} if settings.api_keys else {})
 
 
-def _parameters(models: list[str]) -> list[dict[str, Any]]:
+_Row = tuple[str, str, dict[str, Any]]  # name, description, schema
+
+
+def _parameters(models: list[str], *more: _Row) -> list[dict[str, Any]]:
     number = {"type": "integer", "maximum": 10**19 - 1}
-    rows = (
-        ("model", "which model; left out, the default", {"type": "string", "examples": models}),
+    rows: tuple[_Row, ...] = (
+        ("model", "which model; left out, the default", _names(models)),
         ("version", "which version; left out, the latest that is loaded", number | {"minimum": 0}),
         ("top_k", "how many classes", number | {"minimum": 1, "default": 3}),
+        (
+            "min_probability",
+            "below it the answer says `unsure`; `card` for the model's own threshold",
+            {"oneOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"const": "card"}]},
+        ),
+        *more,
     )
     return [{"name": name, "in": "query", "description": text, "schema": schema} for name, text, schema in rows]
+
+
+def _explain(grid: int) -> _Row:
+    cost = f"; costs as much as {grid * grid + 1} images" if grid else "; not answered here"
+    text = "1: say also what the network saw, where it looked (an occlusion map) and where the time went" + cost
+    return "explain", text, {"type": "integer", "enum": [0, 1] if grid else [0], "default": 0}
+
+
+def _names(models: list[str]) -> dict[str, Any]:
+    return {"type": "string", "enum": models}
 
 
 def _form(image: dict[str, Any]) -> dict[str, Any]:
@@ -129,12 +148,42 @@ def _object(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
+def _with(schema: dict[str, Any], **optional: Any) -> dict[str, Any]:
+    return schema | {"properties": schema["properties"] | optional}
+
+
 _STRING, _INTEGER = {"type": "string"}, {"type": "integer"}
 _PREDICTIONS = {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}}
+_UNSURE = {
+    "type": "string",
+    "enum": ["low_probability", "no_figure", "several_figures"],
+    "description": "why the answer should not be relied on; absent otherwise",
+}
 _VERSIONS = {"type": "array", "items": {"type": "object"}}
+_EXAMPLE = {
+    "model": "dense_resnet-mnist",
+    "version": 1,
+    "predictions": [{"label": "7", "index": 7, "probability": 0.998}, {"label": "2", "index": 2, "probability": 0.002}],
+}
 _SCHEMAS = {
     "Prediction": _object(label=_STRING, index=_INTEGER, probability={"type": "number", "minimum": 0, "maximum": 1}),
-    "Answer": _object(model=_STRING, version=_INTEGER, predictions=_PREDICTIONS),
+    "Answer": _with(
+        _object(model=_STRING, version=_INTEGER, predictions=_PREDICTIONS),
+        unsure=_UNSURE,
+        seen=_STRING | {"description": "explain=1: the picture as the network saw it, a PNG in base64"},
+        occlusion={
+            "type": "array",
+            "items": {"type": "array", "items": {"type": "number"}},
+            "description": "explain=1: for each part of that picture, by rows from the top, how far the probability "
+            "of the best class falls when the part and its neighbours are covered with the picture's mean colour",
+        },
+        milliseconds={
+            "type": "object",
+            "additionalProperties": {"type": "number"},
+            "description": "explain=1: `decode`, `queue` and `compute` of the answer; `explain` of the map",
+        },
+    )
+    | {"examples": [_EXAMPLE]},
     "BatchAnswer": _object(
         model=_STRING,
         version=_INTEGER,
@@ -142,7 +191,7 @@ _SCHEMAS = {
             "type": "array",
             "items": {
                 "oneOf": [
-                    _object(filename={"type": ["string", "null"]}, predictions=_PREDICTIONS),
+                    _with(_object(filename={"type": ["string", "null"]}, predictions=_PREDICTIONS), unsure=_UNSURE),
                     _object(filename={"type": ["string", "null"]}, error=_STRING, code=_STRING),
                 ]
             },

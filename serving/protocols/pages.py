@@ -7,28 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from serving.edge.http1 import Headers, Request, Response, json_response
+from serving.edge.http1 import VARY, Headers, Request, Response, json_response
 from serving.edge.router import Route
 from serving.edge.seams import SWAGGER
 from serving.errors import NotFound, Unavailable
 from serving.operations import metrics
 
 PAGE = Path(__file__).parents[1] / "page"
+HTML = ("index.html", "model.html", "docs.html")
 STATIC = {
-    "page.css": PAGE,
-    "page.js": PAGE,
-    "key.js": PAGE,
-    "docs.js": PAGE,
-    "favicon.svg": PAGE,
+    **{file.name: PAGE for file in PAGE.iterdir() if file.name not in HTML},
     "swagger-ui.css": SWAGGER,
     "swagger-ui-bundle.js": SWAGGER,
 }
 HEADERS: Headers = (
-    # Nothing from elsewhere; Swagger sets inline styles and draws with data: images.
+    # Nothing from elsewhere and nothing inline; pictures are shown from blob: and data:.
     (
         "content-security-policy",
-        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+        "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     ),
     ("referrer-policy", "no-referrer"),
     ("x-content-type-options", "nosniff"),
@@ -51,7 +47,7 @@ class Pages:
         self._document = document
         self._schema = schema
         self._files = {name: _read(folder / name) for name, folder in STATIC.items()}
-        self._index, self._docs = _read(PAGE / "index.html"), _read(PAGE / "docs.html")
+        self._index, self._model, self._docs = (_read(PAGE / name) for name in HTML)
         self._metrics: asyncio.Task[bytes] | None = None  # one at a time, for all that ask meanwhile
 
     def routes(self) -> list[Route]:
@@ -65,6 +61,7 @@ class Pages:
             Route("GET", "/docs", lambda request: _whole(self._docs, request), open=True),
             Route("GET", "/static/{name}", self.static_file, open=True),
             Route("GET", "/favicon.ico", lambda request: _whole(self._files["favicon.svg"], request), open=True),
+            Route("GET", "/models/{name}", self.model_page, open=True, page=True),
             Route("GET", "/", lambda request: _whole(self._index, request), open=True),
         ]
 
@@ -86,6 +83,11 @@ class Pages:
 
     def _made(self, task: "asyncio.Task[bytes]") -> None:
         self._metrics = None
+
+    def model_page(self, request: Request) -> Response:
+        """For every name, and without a key: the page asks for the card, and for the key if need be."""
+        response = _whole(self._model, request)
+        return response._replace(headers=response.headers + VARY)
 
     def static_file(self, request: Request) -> Response:
         file = self._files.get(request.parameters["name"])

@@ -190,10 +190,10 @@ class ServedModel:
         self._meter.decoded(ended - asked)
         return decoded
 
-    async def answer_of(self, data: bytes) -> Outcome:
+    async def answer_of(self, data: bytes, admitted: bool = False) -> Outcome:
         """`classify` for who awaits it."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        pending = self.classify(data, future.set_result)
+        pending = self.classify(data, future.set_result, admitted)
         try:
             return await future
         finally:

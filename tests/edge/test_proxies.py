@@ -1,10 +1,7 @@
 """Real proxies and clients: nobody reads another's answer, and who offers an upgrade is answered all the same."""
 
 import contextlib
-import getpass
 import json
-import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -16,54 +13,12 @@ import pytest
 
 from tests.fixtures import toy
 from tests.fixtures.pictures import colours, encode
-from tests.fixtures.server import ROOT, Client, free_port, running
+from tests.fixtures.proxies import need, proxied
+from tests.fixtures.server import ROOT, Client, running
 
 PICTURE = encode(colours())
 SECONDS = 10
 VICTIMS = 4
-
-NGINX = """
-user {user}; daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
-events {{ worker_connections 256; }}
-http {{
-  access_log off; client_max_body_size 20m;
-  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;
-  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
-  upstream shortcut {{ server 127.0.0.1:{service}; keepalive 8; }}
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{
-      proxy_pass http://shortcut;
-      proxy_http_version 1.1;
-      proxy_set_header Upgrade $http_upgrade;
-      proxy_set_header Connection $connection_upgrade;
-    }}
-  }}
-}}
-"""
-HAPROXY = """
-defaults
-  mode http
-  timeout connect 5s
-  timeout client 30s
-  timeout server 30s
-  http-reuse always
-frontend in
-  bind 127.0.0.1:{port}
-  default_backend shortcut
-backend shortcut
-  server one 127.0.0.1:{service} pool-max-conn 8
-"""
-
-
-def need(tool: str) -> str:
-    path = shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin")
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"{tool} is not installed; .ci/run installs it")
-        pytest.skip(f"{tool} is not installed")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -72,30 +27,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     toy.write_artifact(folder / "models")
     with running(folder / "log", models=str(folder / "models"), default_model="toy-colours", workers="1") as client:
         yield client
-
-
-@contextlib.contextmanager
-def proxied(name: str, service: int, folder: Path) -> Iterator[Client]:
-    port = free_port()
-    template, options = {"nginx": (NGINX, ["-p", str(folder), "-c"]), "haproxy": (HAPROXY, ["-db", "-f"])}[name]
-    file = folder / f"{name}.conf"
-    file.write_text(template.format(folder=folder, service=service, port=port, user=getpass.getuser()))
-    with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen([need(name), *options, str(file)], stdout=log, stderr=log)
-    client = Client(port)
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            with contextlib.suppress(OSError):
-                if client.get("/livez").status == 200:
-                    break
-            assert process.poll() is None, (folder / f"{name}.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield client
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def attack(port: int, stop: threading.Event) -> None:

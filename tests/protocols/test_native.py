@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import io
 import json
 import socket
 import time
@@ -12,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from serving.protocols import native
 from tests.fixtures import toy
@@ -247,3 +249,42 @@ def test_clients_cannot_fill_the_memory_with_queries() -> None:
         native.parse_query(b"model=" + b"m" * 300 + str(number).encode())
         native.parse_query(f"model=m{number}".encode())
     assert native._parse_again_and_again.cache_info().currsize == 50
+
+
+def test_an_explained_answer_is_the_plain_one_and_says_why(service: Client) -> None:
+    plain = service.post("/classify", SEVEN).json()
+    explained = service.post("/classify?explain=1", SEVEN).json()
+    assert {name: explained[name] for name in plain} == plain
+    assert explained.keys() - plain.keys() == {"seen", "occlusion", "milliseconds"}
+    seen = Image.open(io.BytesIO(base64.b64decode(explained["seen"])))
+    assert (seen.format, seen.mode, seen.size) == ("PNG", "L", (28, 28))
+    assert service.post("/classify", encode(seen)).json() == plain  # it is what the network saw
+    assert [len(row) for row in explained["occlusion"]] == [7] * 7
+    assert set(explained["milliseconds"]) == {"decode", "queue", "compute", "explain"}
+    assert all(value >= 0 for value in explained["milliseconds"].values())
+    assert service.post("/classify?explain=0", SEVEN).json() == plain
+
+
+def test_a_form_may_ask_for_an_explanation_and_a_colour_picture_has_one(service: Client) -> None:
+    picture = ("image", "a.jpg", encode(colours((300, 200)), "JPEG"))
+    body = service.post_form("/classify", picture, ("model", None, b"toy-colours"), ("explain", None, b"1")).json()
+    assert Image.open(io.BytesIO(base64.b64decode(body["seen"]))).mode == "RGB"
+    assert max(max(row) for row in body["occlusion"]) > 0
+
+
+def test_an_explanation_fails_as_an_answer_does(service: Client) -> None:
+    assert "base64" in assert_failure(
+        service.post("/classify?explain=1", base64.b64encode(SEVEN)), 400, "invalid_image"
+    )
+    assert "must be 0 or 1" in assert_failure(service.post("/classify?explain=2", SEVEN), 422, "invalid_parameter")
+    batch = service.post_form("/classify/batch?explain=1", ("image", "a.png", SEVEN))
+    assert "is for one image" in assert_failure(batch, 422, "invalid_parameter")
+
+
+def test_explanations_can_be_forbidden(tmp_path: Path) -> None:
+    toy.write_artifact(tmp_path / "models")
+    settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1", "explain_grid": "0"}
+    with running(tmp_path / "log", **settings) as client:
+        told = assert_failure(client.post("/classify?explain=1", encode(colours())), 422, "invalid_parameter")
+        assert "SHORTCUT_EXPLAIN_GRID is 0" in told
+        assert client.post("/classify?explain=0", encode(colours())).status == 200

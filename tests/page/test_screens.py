@@ -1,0 +1,94 @@
+"""The pages on a narrow screen, light and dark, and for a screen reader."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.fixtures.server import Client
+from tests.page.conftest import PAGES, SEVEN_STROKE, draw, open_whole, upload
+
+
+@pytest.fixture(params=["light", "dark"])
+def options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return {"viewport": {"width": 390, "height": 700}, "color_scheme": request.param}
+
+
+@pytest.fixture
+def violations() -> Callable[[Page], list[str]]:
+    """What axe finds on a page and calls serious or critical."""
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ImportError:
+        if os.environ.get("CI"):
+            pytest.fail("axe-playwright-python is not installed; it is in the extra `dev`")
+        pytest.skip("axe-playwright-python is not installed")
+
+    def find(page: Page) -> list[str]:
+        found = Axe().run(page).response["violations"]
+        return [
+            f"{one['id']} ({one['impact']}): {node['html']}"
+            for one in found
+            for node in one["nodes"]
+            if one["impact"] in ("serious", "critical")
+        ]
+
+    return find
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_axe_finds_nothing_serious(
+    page: Page, service: Client, path: str, violations: Callable[[Page], list[str]]
+) -> None:
+    open_whole(page, service, path)
+    assert violations(page) == []
+    if path == "/":
+        page.click("#draw")
+        draw(page, SEVEN_STROKE)
+        expect(page.locator("#answer")).to_be_visible()
+        page.click("#known summary")
+        assert violations(page) == []
+        upload(page, "no.png", b"no picture")
+        expect(page.locator("#say.error")).to_be_visible()
+        assert violations(page) == []
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_narrow_screen_shows_it_without_scrolling_sideways(page: Page, service: Client, path: str) -> None:
+    open_whole(page, service, path)
+    if path == "/":
+        page.click("#sample")
+        expect(page.locator("#looked")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def brightness(page: Page, selector: str, kind: str) -> float:
+    colour = page.evaluate("([s, k]) => getComputedStyle(document.querySelector(s))[k]", [selector, kind])
+    return sum(float(part) for part in colour.removeprefix("rgb(").rstrip(")").split(",")) / 3
+
+
+def test_the_page_follows_the_colours_of_the_system(page: Page, service: Client, options: dict[str, Any]) -> None:
+    open_whole(page, service, "/")
+    dark = options["color_scheme"] == "dark"
+    assert (brightness(page, "body", "backgroundColor") < 128) == dark
+    assert (brightness(page, "body", "color") > 128) == dark
+    page.evaluate("document.getElementById('key').showModal()")
+    assert (brightness(page, "dialog", "backgroundColor") < 128) == dark
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_what_a_screen_reader_says_is_there(page: Page, service: Client, path: str) -> None:
+    """The main rules, also without axe: every control has a name, every picture a text; there is one first heading,
+    a main part, and a place that tells what changes."""
+    open_whole(page, service, path)
+    if path != "/docs":  # Swagger's own controls are axe's to judge
+        for role in ("button", "link", "combobox", "checkbox", "textbox", "img"):
+            for found in page.get_by_role(role).all():  # type: ignore[arg-type]
+                named = found.aria_snapshot()
+                assert '"' in named, named
+        expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    expect(page.get_by_role("main")).to_have_count(1)
+    expect(page.get_by_role("status").first).to_be_attached()
+    assert page.get_attribute("html", "lang") == "en"
