@@ -34,19 +34,20 @@ def export(
     output: Path,
     card: dict[str, Any],
     input_shape: tuple[int, ...] | None = None,
-    scale: float = 1 / 255,
+    pixels: str = "0-1",
+    ending: str = "probabilities",
 ) -> Path:
     """Publish `model` as the next free version of `output/name` and return that folder.
 
     `card` holds the keys of card.json that only the caller knows; `input_shape` (H, W, C) is needed when the model
-    takes flat vectors; `scale` is multiplied onto the uint8 pixels. Raises ExportError.
+    takes flat vectors; `pixels` and `ending` say what the model takes and gives (`graph.py`). Raises ExportError.
     """
     check_name(name)
-    if tuple(model.output_shape[1:]) != (len(labels),) or len(labels) < 2:
-        raise ExportError(
-            f"the model gives {tuple(model.output_shape[1:])} outputs but there are {len(labels)} labels (at least 2)"
-        )
-    function, shape = serving_function(model, input_shape, scale)
+    outputs = tuple(model.output_shape[1:])
+    classes = (2,) if outputs == (1,) and ending != "probabilities" else outputs
+    if classes != (len(labels),) or len(labels) < 2:
+        raise ExportError(f"the model gives {outputs} outputs but there are {len(labels)} labels (at least 2)")
+    function, shape = serving_function(model, input_shape, pixels, ending)
     parent = output / name
     existed = parent.exists()
     try:
