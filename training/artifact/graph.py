@@ -5,6 +5,7 @@ nothing of where the model came from.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import tf2onnx
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 OPSET = 15  # 18 turns GlobalAveragePool into ReduceMean and adds a Transpose
+
+COPIES = "TF2ONNX_CATCH_ERRORS"  # of tf2onnx 1.17: any value at all is taken for a no
 
 # What is made of the uint8 pixels for a model that expects this range: a factor, and what is added then.
 RANGES = {"0-1": (1 / 255, 0.0), "0-255": (1.0, 0.0), "-1-1": (2 / 255, -1.0)}
@@ -92,9 +95,7 @@ def write_onnx(function: Any, path: Path, name: str, labels: Sequence[str]) -> N
     # tf2onnx would take a captured constant, as Normalization has, for an input: it gets a graph that captures nothing.
     alone = tf.function(frozen(function), input_signature=function.input_signature)
     try:
-        proto, _ = tf2onnx.convert.from_function(
-            alone, input_signature=alone.input_signature, opset=OPSET, custom_op_handlers={"Erfc": (_erfc, [])}
-        )
+        proto = _converted(alone)
         _rename(proto.graph, proto.graph.input[0], "image")
         _rename(proto.graph, proto.graph.output[0], "probabilities")
         proto.graph.name = name
@@ -104,6 +105,25 @@ def write_onnx(function: Any, path: Path, name: str, labels: Sequence[str]) -> N
         reason = next(iter(str(err).splitlines()), type(err).__name__)
         raise ExportError(f"the model cannot be converted to ONNX ({reason[:200]}); nothing was published") from err
     onnx.save(proto, str(path))
+
+
+def _converted(function: Any) -> onnx.ModelProto:
+    """tf2onnx's graph. It copies the whole graph before each of its optimizations, and keeps the copies (0.8 GB for a
+    network of 14 MB), to go on where one fails: it does so only once one has failed."""
+
+    def convert() -> onnx.ModelProto:
+        handlers: dict[str, Any] = {"Erfc": (_erfc, [])}
+        signature = function.input_signature
+        return tf2onnx.convert.from_function(function, signature, opset=OPSET, custom_op_handlers=handlers)[0]
+
+    os.environ[COPIES] = "FALSE"
+    try:
+        return convert()
+    except Exception:  # tf2onnx raises what it likes
+        del os.environ[COPIES]
+        return convert()
+    finally:
+        os.environ.pop(COPIES, None)
 
 
 def _erfc(graph: Any, node: Any, name: str, arguments: Any) -> None:

@@ -15,12 +15,13 @@ from typing import Any
 
 import keras
 import numpy as np
-import onnxruntime
 import tensorflow as tf
 
 from training.artifact.card import write_card
 from training.artifact.golden import CLASSES, golden_inputs
 from training.artifact.graph import ExportError, serving_function, write_onnx, write_saved_model
+from training.artifact.reading import run_onnx
+from training.data.dataset import batch_for
 
 TOLERANCE = 1e-4  # largest difference of a probability between Keras, SavedModel and ONNX
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -86,11 +87,12 @@ def check_name(name: str) -> None:
 
 def compare(folder: Path, images: np.ndarray, reference: np.ndarray) -> None:
     """Raise ExportError unless SavedModel and ONNX give `reference` within 1e-4 and the same top-1 for `images`."""
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    part = batch_for(images.shape[1:])
+    parts = [tf.constant(images[i : i + part]) for i in range(0, len(images), part)]
     answers = {
-        "SavedModel": signature(image=tf.constant(images))["probabilities"].numpy(),
-        "ONNX": session.run(["probabilities"], {"image": images})[0],
+        "SavedModel": np.concatenate([signature(image=part)["probabilities"].numpy() for part in parts]),
+        "ONNX": run_onnx(folder, images),
     }
     for form, answer in answers.items():
         difference = float(np.abs(answer - reference).max())
