@@ -11,14 +11,14 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FOUND = HERE / "found"
-COVERAGE_GUIDED = ("decode_image", "multipart")
+COVERAGE_GUIDED = ("decode_image", "multipart", "http1")
 MAX_LENGTH = 4096  # bytes of an input: longer ones are slow to run and find little more
 SLOWEST = 10  # seconds that one input may take before it counts as a finding
 MEMORY = 1024  # MiB, the same
 WHAT_NOW = """{found} crashed {target}. Run it alone with
   {python} -m fuzz.{target} {found}
-mend the cause, and keep the input: add its bytes as a Picture to tests/hostile_images.py (or, for a form, to _forms in
-tests/hostile_requests.py) with the answer it must get."""
+mend the cause, and keep the input: add its bytes as a Picture to tests/fixtures/hostile_images.py (or, for a form, to
+_forms in tests/fixtures/hostile_requests.py; for HTTP, to tests/edge/test_http1.py) with the answer it must get."""
 
 
 def fuzz(target: str, seconds: int) -> list[Path]:

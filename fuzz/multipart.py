@@ -1,4 +1,4 @@
-"""atheris on uploads.parse_multipart: any body and boundary give parts within the limits, or InvalidRequest.
+"""atheris on edge.multipart.parse: any body and boundary give parts within the limits, or InvalidRequest.
 
 An input is the Content-Type's tail up to the first line feed, then the body.
 """
@@ -9,8 +9,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["python_multipart", "serving"]):
-    from serving.edge.uploads import MAX_FILENAME, parse_multipart
-
+    from serving.edge.multipart import MAX_FILENAME, parse
     from serving.errors import InvalidRequest
 
 MAX_PARTS = 4
@@ -19,7 +18,7 @@ MAX_PARTS = 4
 def one_input(data: bytes) -> None:
     tail, _, body = data.partition(b"\n")
     try:
-        parts = parse_multipart(body, "multipart/form-data" + tail.decode("latin-1"), MAX_PARTS)
+        parts = parse(body, "multipart/form-data" + tail.decode("latin-1"), MAX_PARTS)
     except InvalidRequest as err:
         if not str(err):
             raise AssertionError("a refusal without a reason") from err

@@ -51,7 +51,7 @@ class MethodNotAllowed(ClassifyError):
 
     status, code = 405, "method_not_allowed"
 
-    def __init__(self, message: str, allowed: str):
+    def __init__(self, message: str, allowed: str = ""):
         super().__init__(message)
         self.headers = (("allow", allowed),)
 

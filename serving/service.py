@@ -21,6 +21,7 @@ from serving.engine import cores
 from serving.engine.measurements import Measurements
 from serving.errors import StartError, Unavailable
 from serving.operations import logs, metrics, shared, tracing
+from serving.processes import give_memory_back
 from serving.protocols import native, openapi, pages
 from serving.repository import models, watching
 from serving.repository.models import Repository
@@ -86,6 +87,7 @@ class ImageClassifier:
             raise SystemExit(f"error: {err}") from err
         if folder is not None:
             server.create_counts(folder)
+        give_memory_back()  # the models were only looked at
         log.info("%d workers, %d threads each; starting on %s", WORKERS, THREADS, address or "an address of its own")
         if not SETTINGS.api_keys and address is not None and address.reachable:
             log.warning("everybody who reaches %s may use it: SHORTCUT_API_KEYS is not set", address)

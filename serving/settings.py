@@ -99,12 +99,12 @@ def _refuse_unknown(environment: Mapping[str, str], known: list[str]) -> None:
     """A misspelt setting is no setting: with SHORTCUT_API_KEY in place of SHORTCUT_API_KEYS everybody would come in."""
     for name in environment:
         if (
-            name.startswith(PREFIX)
+            name.upper().startswith(PREFIX)  # shortcut_api_keys is no setting either
             and name not in known
             and name not in _NOT_SETTINGS
             and not _is_link(name, environment)
         ):
-            nearest = difflib.get_close_matches(name, known, 1, 0.0)
+            nearest = difflib.get_close_matches(name.upper(), known, 1, 0.0)
             raise StartError(f"{name}: there is no such setting; did you mean {nearest[0]}?")
 
 

@@ -130,7 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for claim in claims(scale):
         verdict = judge(claim, records)
         print(f"{claim.number:>2} {claim.title}: {verdict.word}")
-    print(f"written: {write_report(claims(scale), records, output, toy=args.quick)}")
+    models = None if args.quick else args.models
+    print(f"written: {write_report(claims(scale), records, output, models, toy=args.quick)}")
     return 0
 
 

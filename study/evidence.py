@@ -130,12 +130,12 @@ def sooner(
         answers.append(loss <= SAME_ACCURACY)
     return Outcome(
         all_agree(answers),
-        f"{100 * goal:.1f} % validation accuracy after {_mean_range(times[fast[0]])} against "
-        f"{_mean_range(times[slow[0]])} epochs, counted in the time of one epoch {slow[0]}; a step takes "
+        f"{100 * goal:.1f} % validation accuracy after {mean_range(times[fast[0]])} against "
+        f"{mean_range(times[slow[0]])} epochs, counted in the time of one epoch {slow[0]}; a step takes "
         f"{ratio:.2f} times as long; test accuracy {spread(tests[fast[0]])} and {spread(tests[slow[0]])}",
         ("network", "test accuracy, %", f"epochs to {100 * goal:.1f} %", "relative time"),
         tuple(
-            (label, spread(tests[label]), _epochs(reached[label], curves[label]), _mean_range(times[label]))
+            (label, spread(tests[label]), _epochs(reached[label], curves[label]), mean_range(times[label]))
             for label in groups
         ),
         tuple(_validation(label, group) for label, group in groups.items()),
@@ -278,10 +278,10 @@ def steadier(records: Records, conv: tuple[str, Names], dense: tuple[str, Names]
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
     """Mean and range over the seeds of shares, in percent: "68.1 (66.9–69.0)"."""
-    return _mean_range([100 * value for value in values], digits)
+    return mean_range([100 * value for value in values], digits)
 
 
-def _mean_range(values: Sequence[float], digits: int = 1) -> str:
+def mean_range(values: Sequence[float], digits: int = 1) -> str:
     mean = f"{statistics.fmean(values):.{digits}f}"
     if len(values) == 1:
         return mean

@@ -1,9 +1,10 @@
-"""Outcomes -> PNG files under 200 kB: one panel per setting, lines or bars with the range over the seeds.
+"""Outcomes and costs -> PNG files under 200 kB: a panel per setting or kind of cost, with the range over the seeds.
 
-Knows matplotlib and the shape of an Outcome, no claim and no record.
+Knows matplotlib and the shapes of an Outcome and of a Point, no claim and no record.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -13,10 +14,22 @@ matplotlib.use("Agg")  # the study may run where there is no screen
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from study.verdicts import Outcome, Series
 
 DPI = 80
+MARKERS = "osD^vP*X"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network in a scatter plot; `group` chooses the marker, `accuracies` in [0, 1] have one value per seed."""
+
+    label: str
+    group: str
+    cost: float
+    accuracies: Sequence[float]
 
 
 def plot_outcomes(outcomes: Mapping[str, Outcome], path: Path) -> None:
@@ -51,6 +64,35 @@ def plot_old_metric(rows: Sequence[tuple[str, float, float]], path: Path) -> Non
     axis.axhline(0.9, color="black", linestyle=":", label="binary accuracy of answering nothing (10 classes)")
     axis.set(ylabel="accuracy", ylim=(0, 1.4))
     axis.legend(fontsize=8, loc="upper left")
+    _save(figure, path)
+
+
+def plot_costs(panels: Mapping[str, Sequence[Point]], path: Path) -> None:
+    """A scatter plot of accuracy for each kind of cost: a colour for each network, a marker for each group."""
+    points = [point for panel in panels.values() for point in panel]
+    labels, groups = (list(dict.fromkeys(names)) for names in ([p.label for p in points], [p.group for p in points]))
+    size = (1 + 4.2 * len(panels), 4 + 0.2 * len(labels))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    drawn = {}
+    for axis, (what, panel) in zip(axes[0], panels.items(), strict=True):
+        for point in panel:
+            values = 100 * np.array(point.accuracies)
+            mean = values.mean()
+            drawn[point.label] = axis.errorbar(
+                point.cost,
+                mean,
+                yerr=[[mean - values.min()], [values.max() - mean]] if len(values) > 1 else None,
+                fmt=MARKERS[groups.index(point.group) % len(MARKERS)],
+                color=matplotlib.colormaps["tab20"](labels.index(point.label) % 20),
+                capsize=3,
+            )
+        axis.set(xscale="log", xlabel=what)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("test accuracy, %")
+    figure.legend([drawn[label] for label in labels], labels, loc="outside lower center", ncols=3, fontsize=8)
     _save(figure, path)
 
 

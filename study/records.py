@@ -23,7 +23,7 @@ class Records:
         self.rows = {row.name: row for row in rows}
         self.found: dict[str, Record] = {}
         for row in self.rows.values():
-            record = _read(self.path(row.name))
+            record = read(self.path(row.name))
             if record and (isinstance(row, Committed) or record.get("experiment") == specification(row)):
                 self.found[row.name] = record
 
@@ -52,7 +52,7 @@ class Records:
         self.found[row.name] = record
 
 
-def _read(path: Path) -> Record | None:
+def read(path: Path) -> Record | None:
     """None for a file that is not there or does not parse: the experiment is then run again."""
     try:
         return json.loads(path.read_text())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from study.claims import Claim, judge
+from study.costs import section
 from study.evidence import spread
 from study.experiments import TIMING, Committed, PairedTiming, Row, Training
 from study.figures import plot_old_metric, plot_outcomes
@@ -27,8 +28,13 @@ loss than shallower ones from most starts.
 """
 
 
-def write_report(claims: Sequence[Claim], records: Records, output: Path, toy: bool = False) -> Path:
-    """Write OUTPUT/study.md and OUTPUT/study/*.png; returns the page's path. `toy` says so at the top."""
+def write_report(
+    claims: Sequence[Claim], records: Records, output: Path, models: Path | None = None, toy: bool = False
+) -> Path:
+    """Write OUTPUT/study.md and OUTPUT/study/*.png; returns the page's path.
+
+    `models` is the folder of the artifacts whose cards are compared too; `toy` is said at the top.
+    """
     folder = output / "study"
     verdicts = [judge(claim, records) for claim in claims]
     sections = [
@@ -38,6 +44,7 @@ def write_report(claims: Sequence[Claim], records: Records, output: Path, toy: b
         *(_section(claim, verdict, records, folder) for claim, verdict in zip(claims, verdicts, strict=True)),
         _GLOBAL_MINIMUM,
         _old_metric(records, folder),
+        section(records, models, folder, _table),
         _conditions(records),
     ]
     output.mkdir(parents=True, exist_ok=True)

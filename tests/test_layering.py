@@ -17,17 +17,20 @@ TRAINING_ONLY = {"training", "keras", "tensorflow", "tf2onnx", "sklearn", "matpl
 # Every room and lone module of the two halves, and what it may import of its own half beside itself.
 ROOMS: dict[str, tuple[str, ...]] = {
     "serving.errors": (),
+    "serving.processes": (),
+    "serving.client": ("serving.errors",),  # runs where the service is not installed; no room may import it
     "serving.settings": ("serving.errors",),
     "serving.artifacts": ("serving.errors",),
     "serving.images": ("serving.errors",),
-    "serving.engine": ("serving.artifacts", "serving.errors"),
-    "serving.operations": ("serving.errors", "serving.settings"),
-    "serving.edge": ("serving.errors", "serving.operations"),
+    "serving.engine": ("serving.artifacts", "serving.errors", "serving.processes"),
+    "serving.operations": ("serving.errors", "serving.processes", "serving.settings"),
+    "serving.edge": ("serving.errors", "serving.operations", "serving.processes"),
     "serving.repository": (
         "serving.engine",
         "serving.images",
         "serving.operations",
         "serving.artifacts",
+        "serving.processes",
         "serving.settings",
         "serving.errors",
     ),

@@ -84,6 +84,7 @@ def test_any_text_is_a_setting_or_a_start_error(name: str, text: str) -> None:
         ("SHORTCUT_MODEL", "SHORTCUT_MODELS"),
         ("SHORTCUT_Queue", "SHORTCUT_QUEUE"),
         ("SHORTCUT_DEADLINE", "SHORTCUT_DEADLINE_MS"),
+        ("shortcut_api_keys", "SHORTCUT_API_KEYS"),
     ],
 )
 def test_a_misspelt_setting_is_refused_and_the_nearest_named(name: str, meant: str) -> None:

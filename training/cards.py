@@ -1,6 +1,7 @@
 """The cards in models/ -> the result tables of README.md and models/README.md: `python -m training.cards`.
 
-Knows only `card.json`; `--check` says whether the two files are up to date instead of writing them.
+Knows only `card.json`, and the NETWORKS table for cards that do not state `macs`. `--check` says whether the two files
+are up to date instead of writing them.
 """
 
 import argparse
@@ -32,9 +33,9 @@ def _metrics(card: dict[str, Any]) -> dict[str, Any]:
 def table(cards: Sequence[dict[str, Any]]) -> str:
     """A Markdown table, one row a model."""
     rows = [
-        "| model | trained on | test accuracy | calibration error | parameters | model.onnx | training "
+        "| model | trained on | test accuracy | calibration error | MACs | parameters | model.onnx | training "
         "| images/s in training |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for card in cards:
         metrics, training = _metrics(card), card["training"] or {}
@@ -43,6 +44,7 @@ def table(cards: Sequence[dict[str, Any]]) -> str:
             card["dataset"]["origin"],
             _cell(metrics.get("accuracy"), lambda accuracy: f"{100 * accuracy:.2f} %"),
             _cell(metrics.get("calibration_error"), lambda error: f"{error:.3f}"),
+            _cell(macs(card), lambda count: f"{count / 1e6:,.{0 if count >= 1e7 else 2}f} M"),
             f"{card['parameters']:,}",
             f"{card['files']['model.onnx']['bytes'] / 1e6:.1f} MB",
             _cell(training.get("seconds"), _duration),
@@ -50,6 +52,18 @@ def table(cards: Sequence[dict[str, Any]]) -> str:
         )
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def macs(card: dict[str, Any]) -> int | None:
+    """Multiply-accumulate operations for one image; None where neither the card nor a row of NETWORKS tells."""
+    if card.get("macs"):
+        return int(card["macs"])
+    from training.networks.table import NETWORKS  # imports TensorFlow, for old cards only
+
+    if card["network"] not in NETWORKS:
+        return None
+    height, width, channels = card["input_shape"]
+    return NETWORKS[card["network"]].macs((height, width, channels), len(card["labels"]))
 
 
 def _cell(value: float | None, text: Callable[[float], str]) -> str:

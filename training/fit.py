@@ -16,6 +16,8 @@ from training.artifact.graph import ExportError
 from training.artifact.publishing import check_name
 from training.data.dataset import DatasetError
 from training.data.loading import load, name_of
+from training.networks.keras_applications import check_weights
+from training.networks.network import check_size, plain_name
 from training.networks.table import NETWORKS
 from training.recipes.table import RECIPES, recipe_for
 from training.runs.fitting import InterruptedAfterPublishing, fit
@@ -32,10 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     networks = [name for name in NETWORKS if not name.startswith("_")]
     parser.add_argument(
         "network",
-        choices=list(NETWORKS),
+        type=_network,
         metavar="NETWORK",
         nargs="?",
-        help=", ".join(networks) + f" (default with --data: {FOR_PHOTOS})",
+        help=", ".join(networks) + f", or keras:<Name> of keras.applications (default with --data: {FOR_PHOTOS})",
     )
     parser.add_argument(
         "--dataset", help="mnist, cifar10, digits; with --data: its name (default: the network's first)"
@@ -43,6 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     forms = "a folder <class>/* or {train,valid,test}/<class>/*, a CSV file,label, or an .npz with Keras' keys"
     parser.add_argument("--data", type=Path, help=forms)
     parser.add_argument("--recipe", choices=list(RECIPES), help="how to train (default: what suits network and data)")
+    parser.add_argument(
+        "--weights",
+        type=_weights,
+        help="what a keras:<Name> or efficientnet_lite0 begins with: none, imagenet, or a file .weights.h5, .h5 or "
+        ".keras (default: what the recipe says; none for keras:<Name>)",
+    )
     parser.add_argument("--labels", help="class names a,b,… in index order")
     parser.add_argument("--image-size", type=_positive, help="resize to N pixels square (default: the common size)")
     parser.add_argument("--epochs", type=_positive, help="default: the recipe's")
@@ -70,9 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             network = NETWORKS[chosen]
+            if args.image_size:
+                check_size(network, args.image_size, args.image_size, chosen)
             name = args.dataset or (name_of(args.data) if args.data else network.datasets[0])
             check_model_name(chosen, name, bool(args.data))
-            recipe = recipe_for(chosen, name, args.recipe)
+            recipe = recipe_for(chosen, name, args.recipe, args.weights)
             recipe = replace(recipe, **{key: value for key, value in overrides.items() if value is not None})
             data = load(
                 name,
@@ -122,9 +132,27 @@ def _stop_on_signals() -> list[BaseException]:
 def check_model_name(network: str, dataset: str, own: bool) -> None:
     """Raise ExportError, before anything is read, where the artifact could not be named so."""
     try:
-        check_name(f"{network.lstrip('_')}-{dataset}")
+        check_name(f"{plain_name(network)}-{dataset}")
     except ExportError as err:
         raise ExportError(f"{err}; --dataset NAME names the data" if own else str(err)) from err
+
+
+def _network(text: str) -> str:
+    try:
+        NETWORKS[text]
+    except KeyError as err:
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(NETWORKS)})") from err
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(str(err)) from err
+    return text
+
+
+def _weights(text: str) -> str:
+    try:
+        check_weights(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(str(err)) from err
+    return text
 
 
 def _rate(text: str) -> float:

@@ -4,6 +4,7 @@ Strict where a proxy could read the same bytes in another way: what is framed in
 and the connection must then be closed. An offered upgrade is ignored, as RFC 9110, section 7.8 allows.
 """
 
+import functools
 import itertools
 import json
 import re
@@ -24,6 +25,7 @@ _HEAD = re.compile(
     rb"((?:" + _TOKEN + rb":[\t -~\x80-\xff]*\r\n)*)\r\n"  # header lines without folding or control characters
 )
 _BEGINNING = re.compile(rb"[A-Z]{0,20}|[A-Z]{3,20} [!-~]*|[A-Z]{3,20} [!-~]+ [HTP/1.0\r]{0,9}")  # of a request line
+_BARE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")  # a line end of one byte: other parsers may find a head's end there
 _REQUEST_LINE = re.compile(rb"[A-Z]{3,20} [!-~]+ HTTP/1\.[01]\r\n")
 # RFC 9110, section 9.3, RFC 5789 and WebDAV's; CONNECT, which would turn the connection into a tunnel, is not there.
 _METHODS = frozenset(
@@ -43,6 +45,7 @@ _OTHER_PROTOCOLS: tuple[tuple[bytes, str], ...] = (
     (b"CONNECT ", "CONNECT, and this is no proxy"),
 )
 END = b"\r\n\r\n"  # of a head
+CACHED_HEAD_BYTES = 512  # longer ones are parsed each time: a client must not fill the memory with them
 
 
 class Answers(Protocol):
@@ -63,44 +66,63 @@ class Response(NamedTuple):
     headers: Headers = ()
 
 
+class Head(NamedTuple):
+    """What a request's head says. Requests with the same bytes share it: nobody changes it."""
+
+    method: bytes
+    target: bytes
+    minor: bytes  # of HTTP/1: b"0" or b"1"
+    fields: Mapping[bytes, bytes]  # names in lower case; of a name that is repeated the first value
+    repeated: frozenset[bytes]  # names that were sent more than once
+    path: bytes  # still percent-encoded
+    query: bytes
+    length: int | None  # of the body in bytes; None for a chunked one
+    close: bool  # the client wants the connection closed after the answer
+    expects_continue: bool
+
+
 class Request:
     """One request. Its head is complete; `body` is there when its route's handler is called."""
 
     __slots__ = (
+        *Head._fields,
         "body",
-        "close",
         "connection",
         "context",
-        "expects_continue",
-        "fields",
         "label",
-        "length",
-        "method",
-        "minor",
         "parameters",
-        "path",
         "pending",
-        "query",
-        "repeated",
         "request_id",
         "stages",
         "started",
-        "target",
     )
+    method: bytes
+    target: bytes
+    minor: bytes
+    fields: Mapping[bytes, bytes]
+    repeated: frozenset[bytes]
+    path: bytes
+    query: bytes
+    length: int | None
+    close: bool  # also where what follows is refused
+    expects_continue: bool
 
-    def __init__(self, method: bytes, target: bytes, minor: bytes, fields: dict[bytes, bytes], repeated: set[bytes]):
-        self.method = method
-        self.target = target
-        self.minor = minor  # b"0" or b"1"
-        self.fields = fields  # names in lower case; of a name that is repeated the first value
-        self.repeated = repeated  # names that were sent more than once
-        self.path, self.query = _path_and_query(target)
-        self.length: int | None = 0  # of the body in bytes; None for a chunked one
-        self.close = False  # the client, or the refusal of what follows, wants the connection closed after the answer
-        self.expects_continue = False
+    def __init__(self, head: Head):
+        (
+            self.method,
+            self.target,
+            self.minor,
+            self.fields,
+            self.repeated,
+            self.path,
+            self.query,
+            self.length,
+            self.close,
+            self.expects_continue,
+        ) = head
         self.body = b""
         self.started = time.perf_counter()
-        self.request_id = _request_id(fields)
+        self.request_id = _request_id(head.fields)
         self.label = ""  # the route in metrics
         self.parameters: dict[str, str] = {}  # of the path
         self.context: Any = None  # what the route's `admit` found out for its handler
@@ -122,9 +144,14 @@ class Request:
 
 def parse_head(data: bytes, end: int) -> Request:
     """The request whose head is `data` up to `end`, the start of its empty line. Raises InvalidRequest."""
-    match = _HEAD.fullmatch(data, 0, end + len(END))
+    head = data[: end + len(END)]
+    return Request(_parse_again_and_again(head) if len(head) <= CACHED_HEAD_BYTES else _parse(head))
+
+
+def _parse(head: bytes) -> Head:
+    match = _HEAD.fullmatch(head)
     if match is None:
-        raise InvalidRequest(_why_invalid(data))
+        raise InvalidRequest(_why_invalid(head))
     method, target, minor, lines = match.groups()
     if method not in _METHODS:
         raise InvalidRequest(f"the method {method.decode()} is not known here")
@@ -140,42 +167,48 @@ def parse_head(data: bytes, end: int) -> Request:
                 repeated.add(name)
                 if name == b"connection":
                     fields[name] += b"," + value
-    request = Request(method, target, minor, fields, repeated)
-    _frame(request)
-    return request
+    length, close, expects_continue = _framing(fields, repeated, minor)
+    path, query = _path_and_query(target)
+    return Head(method, target, minor, fields, frozenset(repeated), path, query, length, close, expects_continue)
 
 
-def _frame(request: Request) -> None:
-    """Find out where the body ends (RFC 9112, section 6) and whether the connection goes on after it (9.3)."""
-    fields, repeated = request.fields, request.repeated
+# A client sends the same head with each picture, but for the length; one that is refused is not kept.
+_parse_again_and_again = functools.lru_cache(1024)(_parse)
+
+
+def _framing(fields: Mapping[bytes, bytes], repeated: set[bytes], minor: bytes) -> tuple[int | None, bool, bool]:
+    """The body's length (RFC 9112, section 6), whether the connection ends after the answer (9.3), and whether the
+    client waits for a word before it sends the body (RFC 9110, 10.1.1)."""
     if repeated and not repeated.isdisjoint(_ONCE):
         raise InvalidRequest("Host, Content-Length and Transfer-Encoding may be sent only once")
-    if b"host" not in fields and request.minor == b"1":
+    if b"host" not in fields and minor == b"1":
         raise InvalidRequest("an HTTP/1.1 request needs a Host")
-    coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
+    coding, given = fields.get(b"transfer-encoding"), fields.get(b"content-length")
+    length: int | None = 0
     if coding is not None:
-        if length is not None or request.minor == b"0":
+        if given is not None or minor == b"0":
             raise InvalidRequest("Transfer-Encoding goes with HTTP/1.1 and without Content-Length")
         if coding.lower() != b"chunked":
             raise InvalidRequest("the only Transfer-Encoding that is known here is `chunked`")
-        request.length = None
-    elif length is not None:
-        if not _LENGTH.fullmatch(length):
+        length = None
+    elif given is not None:
+        if not _LENGTH.fullmatch(given):
             raise InvalidRequest("Content-Length must be a number of bytes")
-        request.length = int(length)
+        length = int(given)
     connection = fields.get(b"connection")
     if connection is None:
-        request.close = request.minor == b"0"
+        close = minor == b"0"
     else:
         options = [option.strip() for option in connection.lower().split(b",")]
-        request.close = b"close" in options or (request.minor == b"0" and b"keep-alive" not in options)
-    request.expects_continue = request.minor == b"1" and fields.get(b"expect", b"").lower() == b"100-continue"
+        close = b"close" in options or (minor == b"0" and b"keep-alive" not in options)
+    return length, close, minor == b"1" and fields.get(b"expect", b"").lower() == b"100-continue"
 
 
 def check_beginning(data: bytes) -> None:
     """Raises InvalidRequest if `data`, a head without its end, cannot become a request: nobody waits for its rest."""
     line, found, _ = data.removeprefix(b"\r\n").partition(b"\n")
-    if data != b"\r" and not (_REQUEST_LINE if found else _BEGINNING).fullmatch(line + found):
+    begins = data == b"\r" or (_REQUEST_LINE if found else _BEGINNING).fullmatch(line + found)
+    if not begins or _BARE.search(data):
         raise InvalidRequest(_why_invalid(data))
 
 
@@ -301,7 +334,12 @@ def json_response(content: Any, status: int = 200, headers: Headers = ()) -> Res
 
 
 def failure(err: ClassifyError) -> Response:
-    return json_response(err.body(), err.status, err.headers)
+    return _failure(err.status, err.headers, tuple(err.body().items()))
+
+
+@functools.lru_cache(64)  # under overload thousands a second, in the same few words: what refusing costs is goodput
+def _failure(status: int, headers: Headers, content: tuple[tuple[str, Any], ...]) -> Response:
+    return json_response(dict(content), status, headers)
 
 
 def head_lines(status: int, headers: Headers) -> bytes:

@@ -29,7 +29,7 @@ import uvicorn
 
 from serving.edge.connection import Connection
 from serving.edge.worker import Edge
-from serving.operations import shared
+from serving.processes import alive
 
 log = logging.getLogger("shortcut")
 
@@ -72,7 +72,7 @@ class Counts:
         earlier writer finds it out with its next note."""
         for slot in range(SLOTS):
             process, _, _ = _SLOT.unpack_from(memory, slot * _SLOT.size)
-            if process <= 0 or not shared.alive(process):
+            if process <= 0 or not alive(process):
                 _SLOT.pack_into(memory, slot * _SLOT.size, self._process, 0, 0)
                 return slot
         raise OSError("no free slot")
@@ -88,13 +88,13 @@ class Counts:
         if self._memory is None:
             return False
         slots = _SLOT.iter_unpack(self._memory[:])
-        return all(stops for process, _, stops in slots if process > 0 and shared.alive(process))
+        return all(stops for process, _, stops in slots if process > 0 and alive(process))
 
     def forget_the_dead(self) -> None:
         """A dead worker has no connections, but its note would say so until another took its place."""
         if self._memory is not None:
             for slot, (process, _, _) in enumerate(_SLOT.iter_unpack(self._memory[:])):
-                if process > 0 and not shared.alive(process):
+                if process > 0 and not alive(process):
                     _SLOT.pack_into(self._memory, slot * _SLOT.size, -1, 0, 0)
 
     def others(self) -> int | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.engine.providers import Backend, ProviderError
+from serving.processes import alive
 
 FILE = "providers.json"
 MAX_ENTRIES = 256  # the oldest go
@@ -73,7 +74,7 @@ class Measurements:
             yield
             return
         with contextlib.suppress(OSError, ValueError):
-            if not _alive(int(mark.read_text())):
+            if not alive(int(mark.read_text())):
                 raise ProviderError("a worker died when it was loaded")
         with contextlib.suppress(OSError):
             mark.write_text(str(os.getpid()))
@@ -97,16 +98,6 @@ class Measurements:
 def _entries(text: str | bytes) -> dict[str, Any]:
     found = json.loads(text)
     return found if isinstance(found, dict) else {}
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _file(folder: Path | None) -> Path | None:

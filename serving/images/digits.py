@@ -123,50 +123,35 @@ def _centre_of_mass(figure: np.ndarray) -> tuple[float, float]:
     return float(x), float(y)
 
 
-def _stands_as_mnist(figure: np.ndarray, box: tuple[int, int, int, int]) -> bool:
-    """Whether the figure's longer side and centre of mass are within two pixels and one of where MNIST puts them."""
-    height, width = figure.shape
-    longer = max(box[2] - box[0], box[3] - box[1])
-    x, y = _centre_of_mass(figure)
-    return abs(longer - FIGURE * min(height, width)) <= 2 and abs(x - width / 2) <= 1.5 and abs(y - height / 2) <= 1.5
-
-
 def _standing(grey: np.ndarray) -> np.ndarray | None:
     """The picture, light on dark, if its figure stands as MNIST's; None otherwise."""
     if border_level(grey) > 127:
         grey = 255 - grey
     figure = _on_black(grey)
     contrast = int(figure.max())
-    if contrast < _MIN_CONTRAST or not _stands_as_mnist(figure, _bounding_box(figure > contrast * _INK)):
-        return None
-    return grey
+    boxes = (_bounding_box(figure > level) for level in (0, contrast * _INK))  # with what is faint at the edges or not
+    if contrast >= _MIN_CONTRAST and any(stands_as_mnist(figure, box, contrast) for box in boxes):
+        return grey
+    return None
 
 
-def stands_as_mnist(raw: bytes, width: int) -> bool:
-    """The same of the bytes of a grey picture on black, in a tenth of the time; False also where only the rest of this
-    module can tell."""
-    last = len(raw) - width
-    height = last // width + 1
-    ring = raw[:width] + raw[last:] + raw[width:last:width] + raw[2 * width - 1 : last : width]
-    if 2 * ring.count(0) < len(ring) + 2:
-        return False  # the ground, their median, is not black
-    grey = np.frombuffer(raw, np.uint8)
-    contrast = int(np.maximum.reduce(grey))
-    if contrast < _MIN_CONTRAST:
+_SMALLEST = 8  # pixels of a side; of a smaller picture such a figure may take so much that its ground is not black
+
+
+def stands_as_mnist(figure: np.ndarray, box: tuple[int, int, int, int] | None, contrast: int) -> bool:
+    """Whether the longer side and the centre of mass of a figure, light on black, are within two pixels and one and a
+    half of where MNIST puts them.
+
+    `box` (left, top, right, bottom) holds it, None if there is none: most of the picture's edge is black then.
+    """
+    height, width = figure.shape[:2]
+    if box is None or contrast < _MIN_CONTRAST or min(height, width) < _SMALLEST:
         return False
-    ink = raw.translate(_inked(contrast))
-    across = len(np.bitwise_or.reduce(np.frombuffer(ink, np.uint8).reshape(height, width)).tobytes().strip(b"\0"))
-    down = (len(ink.rstrip(b"\0")) - 1) // width - (len(ink) - len(ink.lstrip(b"\0"))) // width + 1
-    if abs(max(across, down) - FIGURE * min(height, width)) > 2:
+    left, top, right, bottom = box
+    if abs(max(right - left, bottom - top) - FIGURE * min(height, width)) > 2:
         return False
-    mass, x, y = grey.astype(np.float32).dot(_moments(height, width)).tolist()
+    mass, x, y = figure.ravel().astype(np.float32).dot(_moments(height, width)).tolist()
     return abs(x / mass - width / 2) <= 1.5 and abs(y / mass - height / 2) <= 1.5
-
-
-@functools.cache
-def _inked(contrast: int) -> bytes:
-    """A table for bytes.translate: 1 for the levels that belong to a figure's box."""
-    return bytes(level > contrast * _INK for level in range(256))
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from PIL import Image
 
 from serving.errors import ClassifyError, ImageTooLarge, InvalidImage
 from serving.images.digits import light_on_dark
-from serving.images.flatten import flat, whole_jpeg
+from serving.images.flatten import flat, least, whole_jpeg
 from serving.images.formats import picture_format
 from serving.images.seams import OPENERS
 
@@ -26,10 +26,6 @@ MAX_SCANNED_PIXELS = 2_000_000_000  # of a JPEG with more scans than that: pixel
 QUICK_READS = 500
 QUICK_SCANS = 16  # of a JPEG
 QUICK_TEXTS = 4  # compressed texts of a PNG, 1 MB each
-
-# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still this many times the model's (libjpeg scales while
-# it decodes, eight times as fast): the antialiasing that follows averages the rest. Training does the same.
-DRAFT = 4
 
 FILTERS: dict[str, Image.Resampling] = {f.name.lower(): f for f in Image.Resampling}
 
@@ -132,7 +128,7 @@ class Picture:
         if image.format == "JPEG":
             self._reads.end_with(whole_jpeg(self._reads.getvalue()))
             if not centred:
-                image.draft(None, (DRAFT * size[0], DRAFT * size[1]))
+                image.draft(None, (least(size[0]), least(size[1])))
         pixels = flat(image, "L" if shape[2] == 1 or centred else "RGB", any_range=centred)
         if centred:
             return Decoded(*light_on_dark(np.asarray(pixels), shape, resample))

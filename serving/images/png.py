@@ -23,10 +23,16 @@ def plain_png(data: bytes, shape: tuple[int, int, int], convention: str) -> np.n
     end = 41 + int.from_bytes(data[33:37], "big")
     if end + 4 + len(_PNG_END) != len(data) or zlib.crc32(data[37:end]) != int.from_bytes(data[end : end + 4], "big"):
         return None
-    raw = inflated(data[41:end], mode, width, height, height * width * channels)
-    if raw is None or (convention == "light_on_dark_centred" and not (channels == 1 and stands_as_mnist(raw, width))):
+    found = inflated(data[41:end], mode, width, height, height * width * channels)
+    if found is None:
         return None
-    return np.frombuffer(raw, np.uint8).reshape(shape)
+    raw, pixels = found
+    array = np.frombuffer(raw, np.uint8).reshape(shape)
+    if convention == "light_on_dark_centred" and not (
+        channels == 1 and stands_as_mnist(array, pixels.getbbox(False), pixels.getextrema()[1])
+    ):
+        return None
+    return array
 
 
 @functools.cache

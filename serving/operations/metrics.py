@@ -28,6 +28,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from serving.operations import shared, tracing
+from serving.processes import alive
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -81,7 +82,7 @@ def _inherit(folder: Path, kind: str, file: Path) -> bool:
     """Go on counting where a dead worker stopped: its counts stay, and there are no more files than workers."""
     for old in folder.glob(f"{kind}_*.db"):
         process = old.stem.rpartition("_")[2]
-        if process.isdecimal() and not shared.alive(int(process)):
+        if process.isdecimal() and not alive(int(process)):
             try:
                 old.rename(file)
             except FileNotFoundError:  # another new worker has it
@@ -322,5 +323,5 @@ def _forget_the_dead(folder: Path) -> None:
     """The gauges of workers that are no more: what they served nobody serves now. Their counters stay."""
     for file in folder.glob("gauge_live*_*.db"):
         process = file.stem.rpartition("_")[2]
-        if process.isdecimal() and not shared.alive(int(process)):
+        if process.isdecimal() and not alive(int(process)):
             file.unlink(missing_ok=True)

@@ -81,19 +81,3 @@ def reserve(path: Path, size: int) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
         else:
             file.write(bytes(size))
-
-
-def alive(process: int) -> bool:
-    """Whether a process of that id still runs; one that has died but was not waited for yet (BentoML's parent looks
-    every 10 s) does not."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][:1]
-    except OSError:  # no Linux, or gone this moment
-        return not Path("/proc/self").exists()
-    return state not in ("Z", "X")

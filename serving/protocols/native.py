@@ -118,18 +118,19 @@ class Native:
 
     def _admit(self, request: Request) -> None:
         """Before the body is read: refuse what the head tells already."""
-        hints.refuse_coding(request)
+        if b"content-encoding" in request.fields:
+            hints.refuse_coding(request)
         asked = parse_query(request.query)
         served = self._repository().find(asked.model, asked.version)
-        if asked.model is not None or not multipart.is_multipart(request.header(b"content-type")):
+        is_form = multipart.is_multipart(request.header(b"content-type"))
+        if asked.model is not None or not is_form:
             served.admit()  # a form may name another model
-        request.context = asked, served
+        request.context = asked, served, is_form
 
     def classify(self, request: Request) -> None:
-        asked, served = request.context
-        kind = request.header(b"content-type")
+        asked, served, is_form = request.context
         data = request.body
-        if multipart.is_multipart(kind):
+        if is_form:
             images, asked, served = self._form(request, asked, served)
             if len(images) > 1:
                 raise InvalidRequest(
@@ -142,7 +143,7 @@ class Native:
         try:
             request.pending = served.classify(data, done)
         except InvalidImage as err:
-            hints.explain(err, request.body, kind)
+            hints.explain(err, request.body, request.header(b"content-type"))
 
     def _answer(self, request: Request, served: ServedModel, asked: Parameters, outcome: Outcome) -> None:
         request.respond(guarded(lambda: self._response(request, served, asked, outcome), request))
@@ -158,9 +159,9 @@ class Native:
 
     async def classify_batch(self, request: Request) -> Response:
         """Several fields `image`; a picture that cannot be decoded fails alone."""
-        asked, served = request.context
-        kind = request.header(b"content-type")
-        if not multipart.is_multipart(kind):
+        asked, served, is_form = request.context
+        if not is_form:
+            kind = request.header(b"content-type")
             raise UnsupportedFormat(f"send multipart/form-data with fields `image`, not {kind[:80]!a}")
         images, asked, served = self._form(request, asked, served)
         limit = self._limits.batch_images

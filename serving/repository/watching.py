@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from serving.errors import StartError
+from serving.processes import give_memory_back
 from serving.repository.models import Repository
 
 log = logging.getLogger("shortcut")
@@ -35,14 +36,18 @@ def take_faster(current: Callable[[], Repository], for_ever: bool, turn: Path | 
 def _take_faster(current: Callable[[], Repository], for_ever: bool, turn: Path | None) -> None:
     while for_ever or any(served.model.measuring for served in current()):
         time.sleep(LOOK_SECONDS)
+        moved = False
         for served in current():
             if served.model.measuring:
+                moved = True
                 try:
                     with _in_turn(turn):
                         served.take_faster()
                 except Exception:  # the model is served as it was
                     log.exception("%s is not measured", served.model.name)
         del served
+        if moved:
+            give_memory_back()
 
 
 def _watch(current: Repository, switch: Callable[[Repository], None], turn: Path | None) -> None:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.edge import http1
 from serving.edge.http1 import Body, Request, check_beginning, parse_head
 from serving.errors import BodyTooLarge, InvalidRequest
 
@@ -60,6 +61,14 @@ def test_another_protocol_is_named_before_its_end_comes(sent: bytes, told: str) 
         check_beginning(sent)
 
 
+@pytest.mark.parametrize(
+    "lines", [b"Host: a\n", b"Host: a\n\r\n1", b"Host: a\rX: y", b"Host: a\r\n\nGET", b"Host: a\r\r"]
+)
+def test_a_line_end_of_one_byte_is_refused_before_the_heads_end_comes(lines: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="no valid HTTP"):
+        check_beginning(b"GET / HTTP/1.1\r\n" + lines)
+
+
 @given(st.integers(0, 60))
 def test_every_beginning_of_a_good_head_may_go_on(size: int) -> None:
     check_beginning(b"\r\nPOST /classify?model=a HTTP/1.1\r\nHost: a\r\nX: y\r\n"[:size])
@@ -90,3 +99,27 @@ def test_a_chunk_that_announces_too_much_is_refused_before_it_comes() -> None:
 def test_extensions_trailers_and_lies_in_chunks_are_refused(sent: bytes) -> None:
     with pytest.raises(InvalidRequest):
         Body(None, 100).take(sent)
+
+
+def test_requests_with_the_same_head_share_what_it_says_and_nothing_else() -> None:
+    head = b"POST /classify?top_k=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+    one, other = parse_head(head + b"first", len(head) - 4), parse_head(head + b"other", len(head) - 4)
+    assert one.fields is other.fields
+    assert one.request_id != other.request_id
+    one.close, one.label = True, "/classify"
+    assert not other.close
+    assert (other.label, other.length, other.query) == ("", 5, b"top_k=1")
+
+
+def test_a_client_cannot_fill_the_memory_with_heads() -> None:
+    kept = http1._parse_again_and_again
+    before = kept.cache_info().currsize
+    long = b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * http1.CACHED_HEAD_BYTES + b"\r\n\r\n"
+    parse_head(long, len(long) - 4)
+    with pytest.raises(InvalidRequest):
+        parse_head(b"BREW /pot HTTP/1.1\r\nHost: x\r\n\r\n", 29)
+    assert kept.cache_info().currsize == before
+    for i in range(2000):
+        head = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % i
+        parse_head(head, len(head) - 4)
+    assert kept.cache_info().currsize <= 1024

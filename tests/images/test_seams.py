@@ -14,6 +14,15 @@ def test_pillows_core_has_what_the_short_way_for_pngs_uses(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("name", "found"), [("getbbox", (2, 1, 4, 5)), ("getextrema", (0, 9))])
+def test_pillows_pixels_have_what_the_short_way_for_digits_asks(name: str, found: object) -> None:
+    pixels = _imaging.new("L", (8, 8))
+    pixels.paste(9, (2, 1, 4, 5))
+    asked = getattr(pixels, name, None)
+    assert asked is not None, f"Pillow {PIL.__version__}: ImagingCore.{name} is gone (images/seams.py)"
+    assert asked(*([False] if name == "getbbox" else [])) == found
+
+
 @pytest.mark.parametrize("form", seams.OPENERS)
 def test_each_opener_is_the_one_that_pillow_registers(form: str) -> None:
     Image.preinit()

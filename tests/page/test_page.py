@@ -9,10 +9,9 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from serving.edge import keys
 from tests.fixtures import toy
+from tests.fixtures.browser import chromium
 from tests.fixtures.pictures import colours, digit, encode
 from tests.fixtures.server import Client, running
-
-pytest_plugins = ["tests.fixtures.browser"]
 
 DROP = """([name, bytes]) => {
   const data = new DataTransfer();
@@ -20,6 +19,12 @@ DROP = """([name, bytes]) => {
   document.getElementById("drop").dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true}));
 }"""
 KEY, HASH = keys.make()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as launched:
+        yield launched
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.edge.http1 import Request
+from serving.edge.http1 import Request, parse_head
 from serving.operations import metrics
 from serving.protocols.pages import Pages
 
@@ -16,7 +16,8 @@ def pages() -> Pages:
 
 
 def request() -> Request:
-    return Request(b"GET", b"/metrics", b"1", {}, set())
+    head = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+    return parse_head(head, len(head) - 4)
 
 
 def test_metrics_do_not_hold_the_event_loop_and_are_made_once_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def test_the_committed_study_is_what_its_records_give(tmp_path: Path) -> None:
     shutil.copytree(DOCS / "runs", tmp_path / "runs")
     records = Records(tmp_path / "runs", experiments(FULL))
     assert records.missing(records.rows) == []
-    page = write_report(claims(FULL), records, tmp_path)
+    page = write_report(claims(FULL), records, tmp_path, DOCS.parent / "models")
     assert page.read_text() == (DOCS / "study.md").read_text()
     for plot in (tmp_path / "study").glob("*.png"):
         assert (DOCS / "study" / plot.name).stat().st_size < 200_000

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.recipes.augmentation import AUGMENTATIONS, augmented, flip, shift
+from training.recipes.augmentation import AUGMENTATIONS, augmented, cutout, flip, shift
 
 IMAGES = np.random.default_rng(0).random((64, 16, 24, 3)).astype(np.float32)
 
@@ -37,6 +37,18 @@ def test_shift_moves_each_image_by_at_most_an_eighth_and_mirrors_the_edge() -> N
         assert places
         offsets.add(places[0])
     assert len(offsets) > 10
+
+
+def test_cutout_covers_one_square_of_a_quarter_of_the_sides_in_the_mean_colour() -> None:
+    changed = cutout(tf.constant(IMAGES), tf.constant([0, 0])).numpy()
+    places = set()
+    for new, old in zip(changed, IMAGES, strict=True):
+        rows, columns = np.nonzero((new != old).any(axis=2))
+        top, left = rows.min(), columns.min()
+        assert (rows.max() - top, columns.max() - left, len(rows)) == (3, 5, 4 * 6)
+        np.testing.assert_allclose(new[top : top + 4, left : left + 6].reshape(-1, 3), [IMAGES.mean((0, 1, 2))] * 24)
+        places.add((top, left))
+    assert len(places) > 30
 
 
 def test_an_unknown_augmentation_is_refused() -> None:

@@ -15,6 +15,7 @@ def models(tmp_path: Path) -> Path:
             "name": name,
             "dataset": {"origin": "drawn"},
             "metrics": {"accuracy": accuracy, "calibration_error": 0.1234},
+            "macs": 1_234_567,
             "parameters": 12345,
             "files": {"model.onnx": {"bytes": 2_500_000}},
             "training": {"seconds": 300, "images_per_second": 1234.5},
@@ -34,18 +35,24 @@ def test_both_pages_get_the_table_and_keep_the_rest(models: Path) -> None:
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     rows = [line for line in text.splitlines() if line.startswith("| `")]
-    assert rows[0] == "| `b-mnist` | drawn | 75.00 % | 0.123 | 12,345 | 2.5 MB | 5 min | 1,234 |"
+    assert rows[0] == "| `b-mnist` | drawn | 75.00 % | 0.123 | 1.23 M | 12,345 | 2.5 MB | 5 min | 1,234 |"
     assert rows[1].startswith("| `a-mnist` | drawn | 50.00 % ")
 
 
 def test_a_model_that_was_trained_elsewhere_has_a_row_without_figures(models: Path) -> None:
     shutil.copytree(models / "a-mnist", models / "c-shapes")
     path = models / "c-shapes" / "1" / "card.json"
-    unknown = {"name": "c-shapes", "metrics": None, "training": None}
+    unknown = {"name": "c-shapes", "network": "own", "macs": None, "metrics": None, "training": None}
     path.write_text(json.dumps(json.loads(path.read_text()) | unknown))
     assert cards.main(["--models", str(models)]) == 0
     rows = [line for line in (models / "README.md").read_text().splitlines() if line.startswith("| `")]
-    assert rows[-1] == "| `c-shapes` | drawn | – | – | 12,345 | 2.5 MB | – | – |"
+    assert rows[-1] == "| `c-shapes` | drawn | – | – | – | 12,345 | 2.5 MB | – | – |"
+
+
+def test_an_old_card_gets_its_operations_from_the_network() -> None:
+    card = {"network": "dense_resnet", "input_shape": [28, 28, 1], "labels": list("0123456789")}
+    assert cards.macs(card) == 784 * 128 + 128 * 128 * 8 + 128 * 10
+    assert cards.macs(card | {"macs": 7}) == 7
 
 
 def test_a_page_without_markers_is_told() -> None:

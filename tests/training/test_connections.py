@@ -76,6 +76,16 @@ def test_multiply_accumulate_operations_are_counted_by_kernel_and_output() -> No
     assert macs_of(model) == 6 * 6 * (3 * 3 * 3 * 4) + 4 * 4 * (3 * 3 * 4) + 64 * 5
 
 
+def test_both_kernels_of_a_separable_convolution_count() -> None:
+    image = layers.Input((8, 8, 3))
+    model = keras.Model(image, layers.SeparableConv2D(4, 3, strides=2, padding="same")(image))
+    assert macs_of(model) == 4 * 4 * (3 * 3 * 3 + 3 * 4)
+
+
+def test_the_deep_network_costs_131_millions() -> None:
+    assert round(NETWORKS["conv_resnet_deep"].macs((32, 32, 3)) / 1e6) == 131
+
+
 def test_a_dense_network_costs_its_matrices() -> None:
     shape = (28, 28, 1)
     assert NETWORKS["dense_resnet"].macs(shape) == 784 * 128 + 128 * 128 * 8 + 128 * 10

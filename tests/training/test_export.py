@@ -107,6 +107,16 @@ def test_both_forms_answer_as_the_model_does_for_any_number_of_images(artifact: 
     np.testing.assert_allclose(signature(image=tf.constant(images))["probabilities"], expected, atol=1e-4)
 
 
+def test_what_a_layer_holds_beside_its_weights_is_inside(tmp_path: Path) -> None:
+    image = layers.Input(SHAPE)
+    x = layers.Normalization(mean=[0.4] * SHAPE[-1], variance=[0.1] * SHAPE[-1])(image)
+    x = layers.Flatten()(layers.Activation("gelu")(x))  # Keras computes gelu by Erfc, which tf2onnx does not know
+    model = keras.Model(image, layers.Dense(len(LABELS), activation="softmax")(x))
+    folder = published(tmp_path, model)
+    expected = model.predict(noise() / np.float32(255), verbose=0)
+    np.testing.assert_allclose(onnx_answers(folder, noise()), expected, atol=1e-5)
+
+
 def test_golden_holds_32_inputs_and_what_keras_gave(artifact: Path) -> None:
     with np.load(artifact / "golden.npz") as golden:
         images, probabilities = golden["image"], golden["probabilities"]

@@ -86,6 +86,24 @@ def test_fused_batch_norm_trains_as_keras_own(scale: bool) -> None:
     np.testing.assert_allclose(ours(x), own(x), rtol=3e-3, atol=1e-3)
 
 
+def test_a_shift_rate_is_a_factor_on_the_shifts_learning_rate_and_is_kept_with_the_model() -> None:
+    x = np.random.default_rng(0).normal(3, 2, (16, 5, 5, 4)).astype(np.float32)
+    steps, kernels = [], []
+    for rate in (1.0, 64.0):
+        norm = FusedBatchNormalization(shift_rate=rate, scale=False)
+        norm = layers.deserialize(layers.serialize(norm))
+        model = keras.Sequential([layers.Conv2D(4, 1, kernel_initializer=Dirac()), norm, layers.Flatten()])
+        model.compile(keras.optimizers.SGD(0.001), "mse")
+        model(x)
+        before = np.asarray(model.layers[0].kernel)
+        model.train_on_batch(x, np.ones((16, 100), np.float32))
+        steps.append(np.asarray(norm.beta))
+        kernels.append(np.asarray(model.layers[0].kernel) - before)
+    assert np.abs(steps[0]).min() > 0
+    np.testing.assert_allclose(steps[1], 64 * steps[0], rtol=1e-4)
+    np.testing.assert_allclose(kernels[1], kernels[0], atol=1e-7)
+
+
 def test_whitened_patches_of_the_images_are_uncorrelated_and_of_equal_size() -> None:
     smooth = np.random.default_rng(0).random((40, 3, 3, 3)).repeat(4, axis=1).repeat(4, axis=2)
     images = (255 * smooth).astype(np.uint8)

@@ -52,7 +52,7 @@ def test_the_card_has_every_documented_key(toy_run: Path) -> None:
     card = json.loads((toy_run / "models/tiny-digits/1/card.json").read_text())
     assert set(card) == {
         *("name", "network", "dataset", "labels", "input_shape", "input_convention", "resample", "parameters"),
-        *("recipe", "metrics", "intervals", "warnings", "training", "libraries", "revision", "files"),
+        *("recipe", "metrics", "macs", "intervals", "warnings", "training", "libraries", "revision", "files"),
     }
     assert (card["name"], card["network"]) == ("tiny-digits", "_tiny")
     assert set(card["dataset"]) == {"name", "origin", "train", "test"}

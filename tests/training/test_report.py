@@ -2,17 +2,19 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from playwright.sync_api import Browser
 
+from tests.fixtures.browser import chromium
 from training.artifact.metrics import confusion_matrix, measure
 from training.data.dataset import Dataset
 from training.runs.report import write_report
 
-pytest_plugins = ["tests.fixtures.browser", "tests.fixtures.training"]
+pytest_plugins = ["tests.fixtures.training"]
 
 HOSTILE = ("<script>document.title='hit'</script>", "$x_{", '"><img src=https://example.org/x.png>')
 
@@ -76,6 +78,12 @@ def test_what_a_user_wrote_stays_text_and_nothing_is_loaded(hostile: Path) -> No
     assert not re.search(r"<script|<b>|<i>", page)
     addresses = re.findall(r"<[^>]* (?:src|href)=\"?([^\"\s>]{5})", page)
     assert set(addresses) == {"data:"}
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    with chromium() as launched:
+        yield launched
 
 
 def test_it_opens_in_a_browser_without_a_connection(browser: Browser, hostile: Path) -> None:

@@ -36,7 +36,7 @@ def striped(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def whole_model(channels: int = 3, classes: int = 2) -> keras.Model:
     model = build(NETWORKS["efficientnet_lite0"], (32, 32, channels), classes, "efficientnet_lite0")
     assert NETWORKS["efficientnet_lite0"].pretrained
-    NETWORKS["efficientnet_lite0"].pretrained(model)
+    NETWORKS["efficientnet_lite0"].pretrained(model, "imagenet")
     return model
 
 

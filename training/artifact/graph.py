@@ -126,14 +126,11 @@ def _converted(function: Any) -> onnx.ModelProto:
         os.environ.pop(COPIES, None)
 
 
-def _erfc(graph: Any, node: Any, name: str, arguments: Any) -> None:
-    """1 - erf(x), which ONNX has, for erfc(x) of TensorFlow's gelu, which tf2onnx 1.17 does not know."""
-    value, output = node.input[0], node.output[0]
-    shape, kind = graph.get_shape(output), graph.get_dtype(output)
-    graph.remove_node(node.name)
-    one = graph.make_const(f"{name}_one", np.array(1, np.float32)).output[0]
-    erf = graph.make_node("Erf", [value], name=f"{name}_erf").output[0]
-    graph.make_node("Sub", [one, erf], name=name, outputs=[output], shapes=[shape], dtypes=[kind])
+def _erfc(graph: Any, node: Any, name: str, args: Any) -> None:
+    """1 - Erf(x), for tf2onnx 1.17, which does not know Erfc; Keras' gelu has it."""
+    node.type = "Erf"
+    one = graph.make_const(f"{name}_one", np.ones((), np.float32))
+    graph.insert_new_node_on_output("Sub", node.output[0], inputs=[one.output[0], node.output[0]], name=f"{name}_sub")
 
 
 def _rename(graph: onnx.GraphProto, value: onnx.ValueInfoProto, name: str) -> None:

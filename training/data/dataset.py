@@ -4,6 +4,7 @@ Knows neither files nor networks nor recipes.
 """
 
 import hashlib
+import math
 import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -127,8 +128,8 @@ def _targets(array: Array, what: str) -> Array:
 
 
 def batch_for(shape: tuple[int, ...]) -> int:
-    """Images (H, W, C) in a batch where nothing is trained: 256 of 32x32 pixels, 10 of 224x224."""
-    return max(8, min(256, (1 << 19) // (shape[0] * shape[1])))
+    """Images (H, W, C) or features (C,) in a batch where nothing is trained: 256 of 32x32 pixels, 10 of 224x224."""
+    return max(8, min(256, (1 << 19) // math.prod(shape[:2])))
 
 
 def let_go(array: Array) -> None:

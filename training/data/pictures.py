@@ -12,10 +12,8 @@ import numpy as np
 from PIL import Image
 
 from training.data.dataset import Array, DatasetError, first_line
-from training.data.flatten import flat, orientation, whole_jpeg
+from training.data.flatten import flat, least, orientation, whole_jpeg
 
-# A JPEG is decoded at a fraction of its size that is still this many times the wanted one; as the service does.
-DRAFT = 4
 RESAMPLE = Image.Resampling.BILINEAR  # antialiasing when it shrinks; named in the card, used again by the service
 
 
@@ -35,7 +33,7 @@ def decode(file: Path, mode: str, size: tuple[int, int]) -> Array:
     try:
         # From memory: an uncompressed grey TIFF of orientation 5 to 8 opened by its path comes out garbled (Pillow 13).
         with Image.open(io.BytesIO(whole_jpeg(file.read_bytes()))) as image:
-            image.draft(None, (DRAFT * max(size), DRAFT * max(size)))  # does nothing but to a JPEG
+            image.draft(None, (least(max(size)),) * 2)  # does nothing but to a JPEG
             pixels = flat(image, mode)
     except Exception as err:  # Pillow's plugins raise what they like on damaged files
         raise DatasetError(f"{file}: not a readable image ({first_line(err)})") from err

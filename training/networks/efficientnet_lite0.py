@@ -133,6 +133,13 @@ def set_weights(model: keras.Model, weights: dict[str, list[np.ndarray]], head: 
             model.get_layer(name).set_weights([np.asarray(array, np.float32) for array in arrays])
 
 
+def put_weights(model: keras.Model, weights: str) -> None:
+    """Put ImageNet's weights into all layers but the last one. Raises ValueError for any other ones."""
+    if weights != "imagenet":
+        raise ValueError(f"efficientnet_lite0 has ImageNet's weights only (--weights imagenet), not {weights}")
+    set_weights(model, pretrained(), head=False)
+
+
 ROWS = {
     "efficientnet_lite0": Network(
         lite0_family,
@@ -143,6 +150,6 @@ ROWS = {
         8,
         "Tan and Le 2019, 1905.11946; Sandler et al. 2018, 1801.04381",
         224,
-        lambda model: set_weights(model, pretrained(), head=False),
+        put_weights,
     ),
 }

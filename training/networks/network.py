@@ -19,6 +19,7 @@ Block: TypeAlias = Callable[[Tensor, str], Tensor]
 Connection: TypeAlias = Callable[[list[Tensor], Tensor, str, float], Tensor]
 
 DROPOUT = 0.5
+PREFIX = "keras:"  # of the rows that keras.applications has
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Network:
     `datasets` are those it was designed for; the first is the default. `smallest` is the least number of pixels of an
     image's shorter side. `source` names the paper. `image_size` is the side in pixels of the square images that it
     was designed for, None where any size suits. `pretrained` puts weights that were learnt from many other images into
-    a built model, all but the last layer's.
+    a built model, all but the last layer's: ImageNet's (`imagenet`) or those of a file. It raises ValueError where
+    these are not to be had.
     """
 
     family: Callable[[Tensor, "Network"], Tensor]
@@ -39,7 +41,7 @@ class Network:
     smallest: int
     source: str
     image_size: int | None = None
-    pretrained: Callable[[keras.Model], None] | None = None
+    pretrained: Callable[[keras.Model, str], None] | None = None
 
     def macs(self, input_shape: tuple[int, int, int], classes: int = 10) -> int:
         """Multiply-accumulate operations of the convolutions and matrix products for one image (H, W, C)."""
@@ -53,15 +55,27 @@ def build(network: Network, input_shape: tuple[int, int, int], classes: int, nam
     """
     if classes < 2:
         raise ValueError(f"a classifier needs at least 2 classes, got {classes}")
-    height, width, _ = input_shape
-    if min(height, width) < network.smallest:
-        side = network.smallest
-        raise ValueError(f"{name} needs images of at least {side}x{side} pixels, got {width}x{height}")
+    check_size(network, input_shape[1], input_shape[0], name)
     image = layers.Input(input_shape, name="image")
     x = network.family(image, network)
     # In float32 under any precision: bfloat16 has too few digits for probabilities.
     probabilities = layers.Dense(classes, activation="softmax", dtype="float32", name="probabilities")(x)
-    return keras.Model(image, probabilities, name=name.lstrip("_"))
+    return keras.Model(image, probabilities, name=plain_name(name))
+
+
+def check_size(network: Network, width: int, height: int, name: str) -> None:
+    """Raise ValueError for images that are too small for the network NAME; the message says what helps."""
+    if min(width, height) < network.smallest:
+        side = network.smallest
+        raise ValueError(
+            f"{name} needs images of at least {side}x{side} pixels, got {width}x{height}: --image-size {side} or more "
+            "enlarges them"
+        )
+
+
+def plain_name(network: str) -> str:
+    """A row's name as models and artifacts have it, without `keras:` and without the mark of a row for tests."""
+    return network.removeprefix(PREFIX).lstrip("_")
 
 
 def stack(x: Tensor, network: Network, prefix: str = "block", blocks: int | None = None) -> Tensor:
@@ -95,7 +109,8 @@ def macs_of(model: keras.Model) -> int:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             total += macs_of(layer)
-        elif getattr(layer, "kernel", None) is not None and layer.output.shape[-1]:
-            # Each weight of the kernel is used once at every place of the output.
-            total += prod(layer.kernel.shape) * prod(layer.output.shape[1:-1])
+        for part in ("kernel", "depthwise_kernel", "pointwise_kernel"):  # separable convolutions have the latter two
+            # Each weight of a kernel is used once at every place of the output.
+            if (kernel := getattr(layer, part, None)) is not None:
+                total += prod(kernel.shape) * prod(layer.output.shape[1:-1])
     return total

@@ -9,25 +9,39 @@ from training.networks import (
     densenet_bc,
     efficientnet_lite0,
     highway,
+    keras_applications,
     preact_resnet,
     resnet9,
     resnext,
     stochastic_depth,
 )
-from training.networks.network import Network
+from training.networks.network import PREFIX, Network
 
-NETWORKS: dict[str, Network] = {
-    name: row
-    for family in (
-        dense,
-        convolutional,
-        highway,
-        stochastic_depth,
-        preact_resnet,
-        resnext,
-        densenet_bc,
-        resnet9,
-        efficientnet_lite0,
-    )
-    for name, row in family.ROWS.items()
-}
+
+class _Networks(dict[str, Network]):
+    """Rows by name; those of keras.applications are not in it until they are asked for."""
+
+    def __missing__(self, name: str) -> Network:
+        """The row of `keras:<Name>`. Raises ValueError for a name that Keras does not know, KeyError for any other."""
+        if not name.startswith(PREFIX):
+            raise KeyError(name)
+        return keras_applications.row(name.removeprefix(PREFIX))
+
+
+NETWORKS: dict[str, Network] = _Networks(
+    {
+        name: row
+        for family in (
+            dense,
+            convolutional,
+            highway,
+            stochastic_depth,
+            preact_resnet,
+            resnext,
+            densenet_bc,
+            resnet9,
+            efficientnet_lite0,
+        )
+        for name, row in family.ROWS.items()
+    }
+)

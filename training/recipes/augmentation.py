@@ -56,12 +56,27 @@ def colour(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value((mean + (images - mean) * (1 + 0.2 * drawn[..., 1:2])) * gain, 0, 1)
 
 
+def cutout(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """A square with a quarter of each image's sides, at a random place, in the batch's mean colour (DeVries and Taylor
+    2017, 1708.04552, section 3)."""
+    count, sides = tf.shape(images)[0], tf.shape(images)[1:3]
+    square = sides // 4
+    places = tf.cast(sides - square + 1, tf.float32)
+    corners = tf.cast(tf.random.stateless_uniform([count, 2], seed) * places, tf.int32)
+    rows, columns = (tf.range(sides[i])[None] - corners[:, i : i + 1] for i in (0, 1))
+    inside_rows = (rows >= 0) & (rows < square[0])
+    inside_columns = (columns >= 0) & (columns < square[1])
+    inside = (inside_rows[:, :, None] & inside_columns[:, None, :])[..., None]
+    return tf.where(inside, tf.reduce_mean(images, axis=[0, 1, 2]), images)
+
+
 AUGMENTATIONS: dict[str, Augmentation] = {
     "flip": flip,
     "shift": shift,
     "small_shift": small_shift,
     "crop": crop,
     "colour": colour,
+    "cutout": cutout,
 }
 
 

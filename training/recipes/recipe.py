@@ -7,9 +7,12 @@ Knows optimizers, losses and schedules by their names, and neither networks nor 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 import keras
+
+from training.networks.network import plain_name
 
 # What cards and records always state; any other field is stated where it differs from its default, so that a record
 # made before the field existed still equals its recipe.
@@ -28,6 +31,7 @@ class Recipe:
     `averaging` is the momentum of an exponential moving average of the weights that takes their place at the end of
     each epoch; 0 is none. `precision` is that of the training; what is published computes in float32. `published` is
     the epoch whose weights are published: the "last", or the "best" on the validation images.
+    `weights` are those that the training begins with: "" for random ones, `imagenet`, or the path of a file.
     `frozen` names the last layer of a pretrained network that stays as it is; its outputs are computed once, for
     several augmented views of each image. `calibrated` says whether a temperature is fitted on the validation images.
     `early_stopping` is the number of epochs without a better one that ends the training; 0 never does. `achieved` is
@@ -55,6 +59,7 @@ class Recipe:
     batch_norm: Literal["moving", "recomputed"] = "moving"
     published: Literal["last", "best"] = "last"
     early_stopping: int = 0
+    weights: str = ""
     frozen: str = ""
     calibrated: bool = False
     seed: int = 0
@@ -62,15 +67,20 @@ class Recipe:
 
     @property
     def model_name(self) -> str:
-        return f"{self.network.lstrip('_')}-{self.dataset}"
+        return f"{plain_name(self.network)}-{self.dataset}"
 
     def hyper_parameters(self) -> dict[str, Any]:
-        """What a resumed run must share: no field's name and result, and no new field that is at its default."""
+        """What a resumed run must share: no field's name and result, and no new field that is at its default.
+
+        Of a file of weights it is the name alone: cards are public.
+        """
         kept = {}
         for spec in fields(self):
             value = getattr(self, spec.name)
             if spec.name in _ALWAYS or (spec.name not in ("name", "achieved") and value != spec.default):
                 kept[spec.name] = list(value) if isinstance(value, tuple) else value
+        if self.weights:
+            kept["weights"] = Path(self.weights).name
         return kept
 
     def compile(self, model: keras.Model) -> None:

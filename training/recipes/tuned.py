@@ -21,7 +21,7 @@ def fast_precision(cpuinfo: Path = Path("/proc/cpuinfo")) -> Literal["float32", 
     return "mixed_bfloat16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "float32"
 
 
-_RESNET9 = Recipe(
+_SHORT = Recipe(
     "resnet9",
     "cifar10",
     batch_size=512,
@@ -38,15 +38,18 @@ _RESNET9 = Recipe(
     augmentation=("flip", "small_shift"),
     precision=fast_precision(),
 )
+_RESNET9 = replace(
+    _SHORT, epochs=36, augmentation=("flip", "shift", "cutout"), label_smoothing=0.2, calibrated=True, achieved=0.9058
+)
 # Networks without resnet9's scaled-down logits and identities at the start learn at smaller steps.
-_FAMILY = replace(_RESNET9, batch_size=128, learning_rate=0.05, weight_decay=0.005, validation=0.1)
+_FAMILY = replace(_SHORT, batch_size=128, learning_rate=0.05, weight_decay=0.005, validation=0.1)
 _DIGITS = replace(_FAMILY, augmentation=("small_shift",), epochs=10, label_smoothing=0.0)
 
 _CIFAR10 = ("densenet_bc", "preact_resnet", "resnext", "highway_conv", "stochastic_depth", "dense_sum_bottleneck")
 
 ROWS: tuple[Recipe, ...] = (
     _RESNET9,
-    replace(_RESNET9, dataset="*", batch_size=128, learning_rate=0.1, validation=0.1),
+    replace(_SHORT, dataset="*", batch_size=128, learning_rate=0.1, validation=0.1),
     *(replace(_FAMILY, network=network) for network in _CIFAR10),
     replace(_DIGITS, network="highway", dataset="mnist"),
     replace(_DIGITS, network="*", dataset="mnist"),

@@ -18,6 +18,7 @@ from training.artifact.card import card_of_training, hardware
 from training.artifact.metrics import binary_accuracy, confusion_matrix
 from training.artifact.publishing import check_name, export
 from training.data.dataset import Dataset
+from training.networks.network import macs_of
 from training.recipes.recipe import Recipe
 from training.runs.epochs import Progress, batches_of, train_epoch
 from training.runs.parts import Part, splits
@@ -62,7 +63,7 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
     rate = len(train[0]) * len(run.seconds) / sum(run.seconds)
     train_accuracy = run.history["categorical_accuracy"][run.best_epoch]
     card = card_of_training(recipe, data, probabilities, train_accuracy, len(run.seconds), sum(run.seconds), rate)
-    card |= found
+    card |= {"macs": macs_of(model), **found}
     print(_result(card, len(data.x_test)), flush=True)
     artifact = export(model, recipe.model_name, labels=data.labels, output=output, card=card)
     try:

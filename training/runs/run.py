@@ -5,6 +5,7 @@ Knows how to write and read a run, not how to train one.
 """
 
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -34,6 +35,9 @@ class Run:
         self.recipe = recipe
         self.data = data
         self.identity = {**recipe.hyper_parameters(), "epochs": None, "data": data.fingerprint()}
+        if Path(recipe.weights).is_file():
+            with Path(recipe.weights).open("rb") as file:
+                self.identity["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
         self.history: dict[str, list[float]] = {}
         self.seconds: list[float] = []
         self.checkpoint: Path | None = None
@@ -141,7 +145,7 @@ class Run:
         return model
 
     def new_model(self, precision: str = "float32") -> keras.Model:
-        """A whole model that computes in `precision`, with pretrained weights where the recipe freezes layers."""
+        """A whole model that computes in `precision`, with the weights that the recipe begins with."""
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(precision)
         try:
@@ -149,8 +153,8 @@ class Run:
             model = build(network, self.data.input_shape, len(self.data.labels), self.recipe.network)
         finally:
             keras.config.set_dtype_policy(before)
-        if self.recipe.frozen and network.pretrained:
-            network.pretrained(model)
+        if self.recipe.weights and network.pretrained:
+            network.pretrained(model, self.recipe.weights)
         return model
 
     def save(self, model: keras.Model, figures: dict[str, float], seconds: float) -> None:

@@ -1,0 +1,167 @@
+"""Full trainings -> networks beside each other: what accuracy each reached, and what it costs.
+
+A training enters by itself once a file of it is there: a record that `training.fit` wrote, copied to `runs/` under any
+name; a seed of the study's full recipes; a model's card. Runs of one recipe that differ in the seed alone are one
+entry. Trains nothing and judges no claim.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from study.evidence import mean_range, spread
+from study.experiments import Training
+from study.figures import Point, plot_costs
+from study.records import Record, Records, read
+from training.networks.table import NETWORKS
+
+_NEEDED = ("network", "dataset", "recipe", "metrics", "parameters")
+_SHAPES = {"mnist": (28, 28, 1), "digits": (28, 28, 1), "cifar10": (32, 32, 3)}  # of records without `macs`
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network by one recipe; `accuracies` in [0, 1] and `minutes` of training have one value per seed."""
+
+    dataset: str
+    network: str
+    recipe: str
+    epochs: int
+    accuracies: tuple[float, ...]
+    parameters: int
+    macs: int | None
+    minutes: tuple[float, ...]
+    hardware: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return f"{self.network}, {self.recipe}"
+
+
+COSTS: dict[str, Callable[[Entry], float | None]] = {
+    "parameters": lambda entry: entry.parameters,
+    "multiply-accumulate operations (MACs) for one image": lambda entry: entry.macs,
+    "minutes of training": lambda entry: fmean(entry.minutes) if entry.minutes else None,
+}
+
+
+def entries(records: Records, models: Path | None) -> dict[str, list[Entry]]:
+    """The entries of each data set, the most accurate first; `models` is the folder of the artifacts."""
+    runs: dict[str, list[Record]] = {}
+    seen = set()
+    for record in _full_runs(records, models):
+        same = json.dumps([record["network"], record["dataset"], record["recipe"], record["metrics"]], sort_keys=True)
+        if same in seen:  # a record and the card of one training
+            continue
+        seen.add(same)
+        recipe = {key: value for key, value in record["recipe"].items() if key != "seed"}
+        runs.setdefault(json.dumps([record["network"], record["dataset"]["name"], recipe], sort_keys=True), []).append(
+            record
+        )
+    found: dict[str, list[Entry]] = {}
+    for group in runs.values():
+        entry = _entry(group)
+        found.setdefault(entry.dataset, []).append(entry)
+    return {name: sorted(found[name], key=lambda e: -fmean(e.accuracies)) for name in sorted(found)}
+
+
+def _full_runs(records: Records, models: Path | None) -> Iterator[Record]:
+    """Whatever was trained as its recipe says and measured on a whole test split."""
+    for row in records.rows.values():
+        if isinstance(row, Training) and row.images is None and row.blocks is None and row.name in records.found:
+            yield from _usable(records[row.name])
+    paths = sorted(records.runs.glob("*.json")) + (sorted(models.glob("*/*/card.json")) if models else [])
+    for path in paths:
+        yield from _usable(read(path))
+
+
+def _usable(record: Record | None) -> Iterator[Record]:
+    """Nothing for a file that is no record, nor for a model whose training is not known."""
+    if record and all(record.get(key) for key in _NEEDED):
+        yield record
+
+
+def _entry(group: Sequence[Record]) -> Entry:
+    first = group[0]
+    seconds = [s for record in group if (s := _seconds(record))]
+    hardware = {record.get("hardware") or (record.get("training") or {}).get("hardware", "") for record in group}
+    return Entry(
+        first["dataset"]["name"],
+        first["network"],
+        first["recipe"].get("name", "notebook"),  # records from before recipes had names
+        first["recipe"].get("epochs", 0),
+        tuple(record["metrics"]["accuracy"] for record in group),
+        first["parameters"],
+        next((record["macs"] for record in group if record.get("macs")), None) or _counted(first),
+        tuple(s / 60 for s in seconds),
+        tuple(sorted(hardware - {""})),
+    )
+
+
+def _seconds(record: Record) -> float:
+    return (record.get("training") or {}).get("seconds") or sum(record.get("epoch_seconds", ()))
+
+
+def _counted(record: Record) -> int | None:
+    """Multiply-accumulate operations, by the row of NETWORKS as it is now."""
+    shape = record.get("input_shape") or _SHAPES.get(record["dataset"]["name"])
+    if shape is None or record["network"] not in NETWORKS:
+        return None
+    height, width, channels = shape
+    return NETWORKS[record["network"]].macs((height, width, channels), len(record["metrics"]["per_class_accuracy"]))
+
+
+def unbeaten(group: Sequence[Entry], cost: Callable[[Entry], float | None]) -> list[Entry]:
+    """The entries to which no other is as accurate at a lower cost, or more accurate at the same; cheapest first."""
+    known = [(fmean(entry.accuracies), value, entry) for entry in group if (value := cost(entry)) is not None]
+    best = [
+        (value, entry)
+        for accuracy, value, entry in known
+        if not any((a >= accuracy and v < value) or (a > accuracy and v <= value) for a, v, _ in known)
+    ]
+    return [entry for _, entry in sorted(best, key=lambda pair: pair[0])]
+
+
+def section(records: Records, models: Path | None, folder: Path, table: Callable[..., str]) -> str:
+    """The page's section with a table for each data set and its plots, which are written to `folder`."""
+    parts = [
+        "## Networks beside each other\n",
+        "Every training by a whole recipe whose record or card is committed, with its test accuracy and its costs. "
+        "Times are from the hardware named, which was shared: they compare roughly. *Unbeaten* by a cost are those "
+        "to which no other is as accurate at a lower one.\n",
+    ]
+    found = entries(records, models)
+    if not found:
+        parts.append("Nothing is committed yet.\n")
+    for name, group in found.items():
+        parts += [f"### {name}\n", table(_HEADER, [_cells(entry) for entry in group])]
+        parts += [
+            f"- unbeaten by {what}: " + "; ".join(entry.label for entry in unbeaten(group, cost))
+            for what, cost in COSTS.items()
+        ]
+        plot_costs({what: _points(group, cost) for what, cost in COSTS.items()}, folder / f"costs-{name}.png")
+        parts.append(f"\n![accuracy against costs on {name}]({folder.name}/costs-{name}.png)\n")
+    return "\n".join(parts)
+
+
+_HEADER = ("network", "recipe", "epochs", "test accuracy, %", "seeds", "parameters", "million MACs", "minutes", "on")
+
+
+def _cells(entry: Entry) -> tuple[str, ...]:
+    return (
+        entry.network,
+        entry.recipe,
+        str(entry.epochs),
+        spread(entry.accuracies),
+        str(len(entry.accuracies)),
+        f"{entry.parameters:,}",
+        "" if entry.macs is None else f"{entry.macs / 1e6:.3g}",
+        mean_range(entry.minutes) if entry.minutes else "",
+        "; ".join(entry.hardware),
+    )
+
+
+def _points(group: Sequence[Entry], cost: Callable[[Entry], float | None]) -> list[Point]:
+    return [Point(e.label, e.recipe, value, e.accuracies) for e in group if (value := cost(e)) is not None]
