@@ -1,10 +1,12 @@
-"""`python -m serving.classify FILE…`: the service's answer without a server, by the same decoder and runtime."""
+"""`python -m serving.classify FILE|FOLDER…`: the service's answers without a server, from the same code."""
 
 import argparse
 import asyncio
+import csv
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,28 +18,80 @@ from serving.repository.models import Repository
 from serving.repository.served import ServedModel
 from serving.settings import Settings
 
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"}  # read from a folder
+TOOLS = {"__MACOSX", "@eaDir", "__pycache__", "$RECYCLE.BIN", "lost+found"}  # folders that tools leave in folders
+AT_ONCE = 16  # pictures in flight
+PATIENCE = 3_600_000  # milliseconds: nobody waits for one of them, so none comes too late
+
+
+def pictures(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files among `paths`, and in the place of each folder the pictures below it, sorted."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        for folder, folders, files in os.walk(path):
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in TOOLS)
+            names = (name for name in sorted(files) if not name.startswith("."))
+            yield from (Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES)
+
 
 async def classify_files(served: ServedModel, files: Sequence[Path], top_k: int) -> list[dict[str, Any]]:
-    """One result per file, in order, shaped as POST /classify/batch shapes them."""
-    results = []
-    for file in files:
-        result: dict[str, Any] = {"filename": str(file)}
-        try:
-            result |= served.answer(await served.answer_of(file.read_bytes()), top_k)
-        except ClassifyError as err:
-            result.update(err.body())
-        except OSError as err:
-            result.update(error=f"cannot be read: {err.strerror}", code="unreadable_file")
-        results.append(result)
+    """One result per file, in order, shaped as POST /classify/batch shapes them; how far it is goes to a terminal."""
+    results: list[dict[str, Any]] = []
+    for start in range(0, len(files), AT_ONCE):
+        part = files[start : start + AT_ONCE]
+        results += await asyncio.gather(*(_classify(served, file, top_k) for file in part))
+        if len(files) > AT_ONCE and sys.stderr.isatty():
+            end = "\n" if len(results) == len(files) else ""
+            print(f"\rclassified {len(results):,} of {len(files):,} pictures", end=end, file=sys.stderr, flush=True)
     return results
+
+
+async def _classify(served: ServedModel, file: Path, top_k: int) -> dict[str, Any]:
+    result: dict[str, Any] = {"filename": str(file)}
+    try:
+        result |= served.answer(await served.answer_of(file.read_bytes()), top_k)
+    except ClassifyError as err:
+        result.update(err.body())
+    except OSError as err:
+        result.update(error=f"cannot be read: {err.strerror}", code="unreadable_file")
+    return result
+
+
+def write_csv(path: Path, results: Sequence[dict[str, Any]], top_k: int) -> None:
+    """A row for each file: label and probability of its `top_k` classes, the most probable first, or its error."""
+    ranks = [f"{what}_{k}" for k in range(1, top_k + 1) for what in ("label", "probability")]
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.DictWriter(file, ["file", *ranks, "unsure", "error"], restval="")
+        writer.writeheader()
+        for result in results:
+            row = {"file": result["filename"], "unsure": result.get("unsure", ""), "error": result.get("error", "")}
+            for k, found in enumerate(result.get("predictions", ()), 1):
+                row |= {f"label_{k}": found["label"], f"probability_{k}": found["probability"]}
+            writer.writerow(row)
+
+
+def _table(results: Sequence[dict[str, Any]]) -> str:
+    """A line for each file: the first label, its probability, the file."""
+    lines = []
+    for result in results:
+        if first := next(iter(result.get("predictions", ())), None):
+            told = f"{first['label']:<24} {first['probability']:.4f}  {result.get('unsure', ''):<15}"
+        else:
+            told = f"{'error: ' + result['code']:<47}"
+        lines.append(f"{told} {result['filename']}")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m serving.classify", description="Classify images without a server.")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    told = "pictures, or folders of them, of which a table is printed in place of JSON"
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=told)
     parser.add_argument("--model", help="default: SHORTCUT_DEFAULT_MODEL")
     parser.add_argument("--version", type=int, help="default: the latest")
     parser.add_argument("--top-k", type=int, default=3, help="classes to print for each image (default: 3)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each picture to this file")
     args = parser.parse_args(argv)
     if args.top_k < 1:
         parser.error(f"--top-k must be at least 1, got {args.top_k}")
@@ -45,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings.from_environment()
         name = args.model or settings.default_model
         wanted = f"{name}:{args.version}" if args.version is not None else settings.versions
-        settings = replace(settings, versions=wanted, default_model=name)
+        settings = replace(settings, versions=wanted, default_model=name, deadline_ms=PATIENCE)
         _, threads = cores.layout(
             settings.workers, settings.provider
         )  # as the service's workers, so that the choice is theirs
@@ -55,14 +109,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StartError, UnknownModel) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
-    results = asyncio.run(classify_files(served, args.files, args.top_k))
-    print(
-        json.dumps(
-            {"model": served.artifact.name, "version": served.artifact.version, "results": results},
-            indent=2,
-            ensure_ascii=False,
-        )
-    )
+    files = list(pictures(args.files))
+    if not files:
+        print(f"error: no picture by its name in {', '.join(map(str, args.files))}", file=sys.stderr)
+        return 1
+    top_k = min(args.top_k, len(served.artifact.labels))
+    results = asyncio.run(classify_files(served, files, top_k))
+    if args.csv:
+        try:
+            write_csv(args.csv, results, top_k)
+        except OSError as err:
+            print(f"error: {args.csv}: cannot be written ({err.strerror})", file=sys.stderr)
+            return 1
+        print(f"wrote {args.csv}: {len(results):,} pictures, {sum('error' in r for r in results):,} with errors")
+    elif any(path.is_dir() for path in args.files):
+        print(_table(results))
+    else:
+        head = {"model": served.artifact.name, "version": served.artifact.version}
+        print(json.dumps(head | {"results": results}, indent=2, ensure_ascii=False))
     return 1 if any("error" in result for result in results) else 0
 
 

@@ -23,9 +23,29 @@ def test_the_temperature_undoes_what_made_the_answers_too_sure_or_too_shy(sharpn
     assert temperature(probabilities, targets) == pytest.approx(sharpness, rel=0.1)
 
 
-def test_a_few_answers_change_little() -> None:
+def test_a_few_answers_change_less_than_many_would() -> None:
     probabilities, targets = answers(10, 3.0)
-    assert 1 < temperature(probabilities, targets) < 1.5
+    assert 1 <= temperature(probabilities, targets) < 3
+
+
+@pytest.mark.parametrize("count", [30, 150])
+def test_answers_that_are_calibrated_stay_as_they_are(count: int) -> None:
+    """But for the few times that chance speaks against them."""
+    found = [temperature(*answers(count, 1.0, seed)) for seed in range(40)]
+    assert found.count(1.0) >= 36
+
+
+@pytest.mark.parametrize("sharpness", [0.7, 1.0, 1.4])
+@pytest.mark.parametrize("count", [30, 150])
+def test_other_images_are_hardly_ever_calibrated_worse(count: int, sharpness: float) -> None:
+    differences = []
+    for seed in range(40):
+        divisor = temperature(*answers(count, sharpness, seed))
+        before, targets = answers(1000, sharpness, 100 + seed)
+        found = calibration(before, tempered(before, divisor), targets, divisor)
+        differences.append(found["after"] - found["before"])
+    assert np.mean(np.array(differences) > 0.005) <= 0.1
+    assert np.mean(differences) <= 0.002
 
 
 def test_answers_that_are_too_sure_are_better_calibrated_on_other_images() -> None:

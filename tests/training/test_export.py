@@ -190,7 +190,7 @@ def test_a_refused_export_leaves_the_versions_before_it(tmp_path: Path, artifact
 def test_a_saved_model_that_disagrees_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, other = module.write_saved_model, linear()
     other.layers[-1].set_weights([w[::-1] for w in other.layers[-1].get_weights()])
-    function, _ = module.serving_function(other, None, 1 / 255)
+    function, _ = module.serving_function(other, None)
     monkeypatch.setattr(module, "write_saved_model", lambda model, _, folder: write(other, function, folder))
     with pytest.raises(ExportError, match="SavedModel disagrees with Keras"):
         published(tmp_path)
@@ -358,8 +358,13 @@ def two_outputs() -> keras.Model:
         (lambda: linear((784,)), ["--input-shape=-28,-28,1"], "does not fit"),
         (lambda: linear((8, 8, 2)), [], "C is 1 or 3"),
         (lambda: linear((2, 8, 8, 3)), [], "say with --input-shape"),
-        (lambda: linear(activation="linear"), [], "end it with a softmax"),
-        (lambda: linear(classes=1, activation="sigmoid"), [], "gives (1,) outputs but there are 1 labels (at least 2)"),
+        (lambda: linear(activation="sigmoid"), [], "end it with a softmax"),
+        (
+            lambda: linear(classes=1, activation="sigmoid"),
+            ["--labels", "a"],
+            "gives (1,) outputs but there are 1 labels",
+        ),
+        (linear, ["--labels", "a,b,c,d,e, a"], "must be different names, got a,b,c,d,e,a"),
         (linear, ["--labels", "a,b"], "gives (6,) outputs but there are 2 labels"),
         (two_outputs, [], "needs one input and one output"),
     ],

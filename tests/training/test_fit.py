@@ -68,7 +68,7 @@ def test_the_card_has_every_documented_key(toy_run: Path) -> None:
 def test_the_run_folder_has_the_versions_number_and_everything_to_go_on_from(toy_run: Path) -> None:
     runs = toy_run / "runs" / "tiny-digits"
     assert [path.name for path in runs.iterdir()] == ["1"]
-    names = {"model.keras", "run.json", "curves.png", "confusion.png", "state.json"}
+    names = {"model.keras", "run.json", "state.json", "report.html", "curves.png", "confusion.png", "reliability.png"}
     assert {path.name for path in (runs / "1").iterdir()} == names
 
 

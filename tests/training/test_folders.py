@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.fixtures.pictures import colours
 from training.data import files as module
-from training.data.dataset import DatasetError
+from training.data.dataset import DatasetError, let_go
 from training.data.loading import load
 from training.data.splits import split, spread
 from training.recipes.table import recipe_for
@@ -255,3 +255,24 @@ def test_many_pictures_are_decoded_once_to_a_memory_map_and_an_interrupted_decod
     assert len(calls) == before
     (folder / "a" / "4.png").write_bytes((folder / "a" / "5.png").read_bytes())
     assert load(data=folder, image_size=8, store=store).fingerprint() != expected.fingerprint()
+
+
+def mapped_kib() -> int:
+    """How much of this process' memory is of files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssFile:"))
+
+
+def test_what_was_read_of_a_memory_map_does_not_stay_in_memory(tmp_path: Path) -> None:
+    images = np.memmap(tmp_path / "images", np.uint8, "w+", shape=(100, 600, 600, 1))
+    images[:] = np.arange(100)[:, None, None, None]
+    images.flush()
+    images = np.memmap(tmp_path / "images", np.uint8, "r", shape=images.shape)
+    part = images[10:]
+    before = mapped_kib()
+    total = int(part.sum())
+    assert mapped_kib() - before > 25_000
+    let_go(part)
+    assert mapped_kib() - before < 5_000
+    assert int(part.sum()) == total
+    let_go(np.zeros(3))  # in memory: nothing to do

@@ -38,7 +38,7 @@ def recipe() -> Recipe:
     return replace(recipe_for("_tiny", "drawn", "notebook"), epochs=2)
 
 
-FINISHED = {"model.keras", "run.json", "curves.png", "confusion.png", "state.json"}
+FINISHED = {"model.keras", "run.json", "state.json"}
 FIGURES = {key: 0.5 for n in ("loss", "categorical_accuracy") for key in (n, f"val_{n}")}
 
 
@@ -151,17 +151,15 @@ def test_an_interrupted_save_leaves_the_epoch_before_it(
     assert again.restore().count_params() > 0
 
 
-def test_a_finished_run_keeps_weights_record_and_plots_only(
+def test_a_finished_run_keeps_weights_and_record_only(
     tmp_path: Path, recipe: Recipe, data: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = begun(tmp_path, recipe, data, epochs=2)
     (run.folder / "epoch-001.keras").write_text("left by an interruption")
-    run.finish(run.restore(), {"confusion": [[1, 0], [1, 0]]}, "7")
+    run.finish(run.restore(), {"version": 1}, "7")
     assert run.folder == tmp_path / "7"
     assert {path.name for path in run.folder.iterdir()} == FINISHED
     assert [path.name for path in tmp_path.iterdir()] == ["7"]
-    assert (run.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert (run.folder / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path / "7") in capsys.readouterr().out
 
 
@@ -169,7 +167,7 @@ def test_a_version_of_the_same_number_is_kept_beside(tmp_path: Path, recipe: Rec
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "run.json").write_text("of another output folder")
     run = begun(tmp_path, recipe, data)
-    run.finish(run.restore(), {"confusion": [[1, 0], [1, 0]]}, "1")
+    run.finish(run.restore(), {"version": 1}, "1")
     assert run.folder.name.startswith("1-")
     assert (tmp_path / "1" / "run.json").read_text() == "of another output folder"
 
@@ -208,7 +206,7 @@ def test_the_best_epoch_or_the_last_is_published_and_more_epochs_start_from_the_
     kept = {f"epoch-{i + 1:03}.keras" for i in (epoch, 3)}
     assert {path.name for path in run.folder.iterdir()} == {*kept, "state.json"}
     assert bias(run.published_model(run.restore())) == epoch
-    run.finish(run.published_model(run.restore()), {"confusion": [[1, 0], [1, 0]]}, "1")
+    run.finish(run.published_model(run.restore()), {"version": 1}, "1")
     assert bias(keras.saving.load_model(tmp_path / "1" / "model.keras")) == epoch
     more = Run.open(tmp_path, replace(recipe, epochs=6), many, resume=True)
     assert (len(more.seconds), more.best_epoch, more.done) == (4, epoch, False)
@@ -227,7 +225,7 @@ def test_of_epochs_that_the_validation_images_cannot_tell_apart_the_last_is_publ
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path, recipe: Recipe, data: Dataset) -> None:
     run = begun(tmp_path, recipe, data, epochs=2)
-    run.finish(run.restore(), {"confusion": [[1, 0], [1, 0]]}, "1")
+    run.finish(run.restore(), {"version": 1}, "1")
     with pytest.raises(RunError, match="1 is finished with 2 epochs; --epochs with more continues it"):
         Run.open(tmp_path, recipe, data, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]

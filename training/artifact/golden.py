@@ -9,10 +9,11 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from training.data.dataset import batch_for
+
 COUNT = 32
 CLASSES = 5  # the top-1 answers must cover this many, so that a swapped output cannot go unseen
 _POOL = 640
-_AT_ONCE = 16
 _MARGIN = 1e-3  # a golden answer that flips on rounding would test nothing: ties are left out
 
 
@@ -25,9 +26,10 @@ def golden_inputs(
     fewer than 5 classes; the caller decides what that means.
     """
     rng = np.random.default_rng(seed)
-    pool = np.stack([_draw(i, input_shape, rng) for i in range(_POOL)])
+    pool = [_draw(i, input_shape, rng) for i in range(_POOL)]
     # In parts: all at once would take 15 GB for a network of 224x224 images.
-    probabilities = np.concatenate([predict(pool[i : i + _AT_ONCE]) for i in range(0, _POOL, _AT_ONCE)])
+    part = batch_for(input_shape)
+    probabilities = np.concatenate([predict(np.stack(pool[i : i + part])) for i in range(0, _POOL, part)])
     ordered = np.sort(probabilities, axis=1)
     clear = np.flatnonzero(ordered[:, -1] - ordered[:, -2] > _MARGIN)
     top = probabilities.argmax(axis=1)
@@ -35,7 +37,7 @@ def golden_inputs(
     turn = {int(i): int((top[clear[: k + 1]] == top[i]).sum()) for k, i in enumerate(clear)}
     chosen = sorted(turn, key=turn.__getitem__)[:COUNT]
     chosen += [i for i in range(_POOL) if i not in turn][: COUNT - len(chosen)]
-    return pool[sorted(chosen)], probabilities[sorted(chosen)]
+    return np.stack([pool[i] for i in sorted(chosen)]), probabilities[sorted(chosen)]
 
 
 def _draw(index: int, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:

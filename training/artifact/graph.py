@@ -5,6 +5,7 @@ nothing of where the model came from.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,14 @@ import numpy as np
 import onnx
 import tensorflow as tf
 import tf2onnx
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 OPSET = 15  # 18 turns GlobalAveragePool into ReduceMean and adds a Transpose
+
+COPIES = "TF2ONNX_CATCH_ERRORS"  # of tf2onnx 1.17: any value at all is taken for a no
+
+# What is made of the uint8 pixels for a model that expects this range: a factor, and what is added then.
+RANGES = {"0-1": (1 / 255, 0.0), "0-255": (1.0, 0.0), "-1-1": (2 / 255, -1.0)}
 
 
 class ExportError(RuntimeError):
@@ -23,9 +30,12 @@ class ExportError(RuntimeError):
 
 
 def serving_function(
-    model: keras.Model, input_shape: tuple[int, ...] | None, scale: float
+    model: keras.Model, input_shape: tuple[int, ...] | None, pixels: str = "0-1", ending: str = "probabilities"
 ) -> tuple[Any, tuple[int, int, int]]:
-    """The graph that is served: image (N, H, W, C) uint8 -> {"probabilities": (N, K) float32}, and (H, W, C)."""
+    """The graph that is served: image (N, H, W, C) uint8 -> {"probabilities": (N, K) float32}, and (H, W, C).
+
+    `pixels` is the range that the model expects, one of RANGES; `ending` says what its outputs are (`inspection.py`).
+    """
     inside = given = tuple(model.input_shape[1:])
     shape = input_shape or {2: (*inside, 1), 3: inside}.get(len(inside))
     if shape is None or None in shape:
@@ -42,45 +52,78 @@ def serving_function(
     if len(shape) != 3 or shape[2] not in (1, 3) or min(shape) < 1 or not fits:
         raise ExportError(f"a picture of shape {shape} does not fit the model's input of shape {given} (C is 1 or 3)")
 
+    scale, offset = RANGES[pixels]
+
     @tf.function(input_signature=[tf.TensorSpec((None, *shape), tf.uint8, name="image")])
     def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        x = tf.cast(image, tf.float32) * tf.constant(scale, tf.float32)
+        x = tf.cast(image, tf.float32) * tf.constant(scale, tf.float32) if scale != 1 else image
+        x = tf.cast(x + offset if offset else x, model.inputs[0].dtype)
         x = tf.reshape(x, (-1, *inside)) if inside != shape else x
-        return {"probabilities": tf.identity(model(x, training=False), name="probabilities")}
+        y = _probabilities(tf.cast(model(x, training=False), tf.float32), ending)
+        return {"probabilities": tf.identity(y, name="probabilities")}
 
     height, width, channels = shape
     return classify, (height, width, channels)
+
+
+def _probabilities(outputs: tf.Tensor, ending: str) -> tf.Tensor:
+    """(N, K) that sum to 1; of one output, which is the second class', and of its complement."""
+    if outputs.shape[1] == 1 and ending != "probabilities":
+        second = tf.sigmoid(outputs) if ending == "logits" else outputs
+        return tf.concat([1 - second, second], axis=1)
+    return tf.nn.softmax(outputs) if ending == "logits" else outputs
 
 
 def write_saved_model(model: keras.Model, function: Any, folder: Path) -> None:
     """saved_model.pb and variables/ with `function` as `serving_default`."""
     holder = tf.Module()
     holder.model = model
+    holder.states = [*model.variables]  # also the seeds of Random layers, which the graph names and Keras hides
     holder.classify = function
     tf.saved_model.save(holder, str(folder), signatures={"serving_default": function.get_concrete_function()})
 
 
+def frozen(function: Any) -> Any:
+    """The graph of a tf.function with constants in place of its variables, as a concrete function."""
+    return convert_variables_to_constants_v2(
+        function.get_concrete_function(), lower_control_flow=False, aggressive_inlining=True
+    )
+
+
 def write_onnx(function: Any, path: Path, name: str, labels: Sequence[str]) -> None:
     """One uint8 input `image` (N, H, W, C), one float32 output `probabilities` (N, K), name and labels as metadata."""
-    proto, _ = tf2onnx.convert.from_function(
-        function,
-        input_signature=function.input_signature,
-        opset=OPSET,
-        custom_op_handlers={"Erfc": (_erfc, [])},
-    )
-    # tf2onnx 1.17 makes inputs of what a layer holds beside its variables, such as a Normalization's mean.
-    held = {inner.name: outer for outer, inner in function.get_concrete_function().graph.captures}
-    used = {name for node in proto.graph.node for name in node.input}
-    for value in [value for value in proto.graph.input if value.name in held]:
-        if value.name in used:
-            proto.graph.initializer.append(onnx.numpy_helper.from_array(held[value.name].numpy(), value.name))
-        proto.graph.input.remove(value)
-    _rename(proto.graph, proto.graph.input[0], "image")
-    _rename(proto.graph, proto.graph.output[0], "probabilities")
-    proto.graph.name = name
-    onnx.helper.set_model_props(proto, {"name": name, "labels": json.dumps(list(labels))})
-    onnx.checker.check_model(proto, full_check=True)
+    # tf2onnx would take a captured constant, as Normalization has, for an input: it gets a graph that captures nothing.
+    alone = tf.function(frozen(function), input_signature=function.input_signature)
+    try:
+        proto = _converted(alone)
+        _rename(proto.graph, proto.graph.input[0], "image")
+        _rename(proto.graph, proto.graph.output[0], "probabilities")
+        proto.graph.name = name
+        onnx.helper.set_model_props(proto, {"name": name, "labels": json.dumps(list(labels))})
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as err:  # tf2onnx and onnx raise what they like
+        reason = next(iter(str(err).splitlines()), type(err).__name__)
+        raise ExportError(f"the model cannot be converted to ONNX ({reason[:200]}); nothing was published") from err
     onnx.save(proto, str(path))
+
+
+def _converted(function: Any) -> onnx.ModelProto:
+    """tf2onnx's graph. It copies the whole graph before each of its optimizations, and keeps the copies (0.8 GB for a
+    network of 14 MB), to go on where one fails: it does so only once one has failed."""
+
+    def convert() -> onnx.ModelProto:
+        handlers: dict[str, Any] = {"Erfc": (_erfc, [])}
+        signature = function.input_signature
+        return tf2onnx.convert.from_function(function, signature, opset=OPSET, custom_op_handlers=handlers)[0]
+
+    os.environ[COPIES] = "FALSE"
+    try:
+        return convert()
+    except Exception:  # tf2onnx raises what it likes
+        del os.environ[COPIES]
+        return convert()
+    finally:
+        os.environ.pop(COPIES, None)
 
 
 def _erfc(graph: Any, node: Any, name: str, args: Any) -> None:

@@ -40,12 +40,17 @@ def binary_accuracy(probabilities: np.ndarray, targets: np.ndarray) -> float:
 
 def calibration_error(confidence: np.ndarray, hits: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
     """Expected calibration error over equal-width bins (Guo et al. 2017, eq. 3), in [0, 1]."""
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    index = bins_of(confidence, bins)
     error = 0.0
     for b in np.unique(index):
         inside = index == b
         error += inside.mean() * abs(float(hits[inside].mean()) - float(confidence[inside].mean()))
     return float(error)
+
+
+def bins_of(confidence: np.ndarray, bins: int = CALIBRATION_BINS) -> np.ndarray:
+    """The index (N,) of each confidence's bin, of equal width; a bin holds its upper edge."""
+    return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 
 
 def confusion_matrix(predicted: np.ndarray, targets: np.ndarray, classes: int) -> np.ndarray:

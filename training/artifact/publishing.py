@@ -15,12 +15,13 @@ from typing import Any
 
 import keras
 import numpy as np
-import onnxruntime
 import tensorflow as tf
 
 from training.artifact.card import write_card
 from training.artifact.golden import CLASSES, golden_inputs
 from training.artifact.graph import ExportError, serving_function, write_onnx, write_saved_model
+from training.artifact.reading import run_onnx
+from training.data.dataset import batch_for
 
 TOLERANCE = 1e-4  # largest difference of a probability between Keras, SavedModel and ONNX
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -34,19 +35,20 @@ def export(
     output: Path,
     card: dict[str, Any],
     input_shape: tuple[int, ...] | None = None,
-    scale: float = 1 / 255,
+    pixels: str = "0-1",
+    ending: str = "probabilities",
 ) -> Path:
     """Publish `model` as the next free version of `output/name` and return that folder.
 
     `card` holds the keys of card.json that only the caller knows; `input_shape` (H, W, C) is needed when the model
-    takes flat vectors; `scale` is multiplied onto the uint8 pixels. Raises ExportError.
+    takes flat vectors; `pixels` and `ending` say what the model takes and gives (`graph.py`). Raises ExportError.
     """
     check_name(name)
-    if tuple(model.output_shape[1:]) != (len(labels),) or len(labels) < 2:
-        raise ExportError(
-            f"the model gives {tuple(model.output_shape[1:])} outputs but there are {len(labels)} labels (at least 2)"
-        )
-    function, shape = serving_function(model, input_shape, scale)
+    outputs = tuple(model.output_shape[1:])
+    classes = (2,) if outputs == (1,) and ending != "probabilities" else outputs
+    if classes != (len(labels),) or len(labels) < 2:
+        raise ExportError(f"the model gives {outputs} outputs but there are {len(labels)} labels (at least 2)")
+    function, shape = serving_function(model, input_shape, pixels, ending)
     parent = output / name
     existed = parent.exists()
     try:
@@ -85,11 +87,12 @@ def check_name(name: str) -> None:
 
 def compare(folder: Path, images: np.ndarray, reference: np.ndarray) -> None:
     """Raise ExportError unless SavedModel and ONNX give `reference` within 1e-4 and the same top-1 for `images`."""
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    part = batch_for(images.shape[1:])
+    parts = [tf.constant(images[i : i + part]) for i in range(0, len(images), part)]
     answers = {
-        "SavedModel": signature(image=tf.constant(images))["probabilities"].numpy(),
-        "ONNX": session.run(["probabilities"], {"image": images})[0],
+        "SavedModel": np.concatenate([signature(image=part)["probabilities"].numpy() for part in parts]),
+        "ONNX": run_onnx(folder, images),
     }
     for form, answer in answers.items():
         difference = float(np.abs(answer - reference).max())

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from training.data.dataset import batch_for
+
 
 def latest_version(path: Path) -> Path:
     """The artifact folder itself, or the highest version inside a model's folder."""
@@ -15,10 +17,11 @@ def latest_version(path: Path) -> Path:
     return max(versions, key=lambda p: int(p.name))
 
 
-def run_onnx(path: Path, images: np.ndarray, batch: int = 256) -> np.ndarray:
+def run_onnx(path: Path, images: np.ndarray) -> np.ndarray:
     """Probabilities (N, K) of an artifact's model.onnx for images (N, H, W, C) uint8, on the CPU provider."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path / "model.onnx", providers=["CPUExecutionProvider"])
+    batch = batch_for(images.shape[1:])
     batches = [images[i : i + batch] for i in range(0, len(images), batch)]
     return np.concatenate([session.run(["probabilities"], {"image": part})[0] for part in batches])

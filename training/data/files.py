@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.dataset import Array, Dataset, DatasetError, checked
+from training.data.dataset import Array, Dataset, DatasetError, checked, let_go
 from training.data.listing import CAMERA, Listing
 from training.data.pictures import decode, header
 
@@ -25,8 +25,9 @@ LARGE = 128  # pixels of the shorter side in the middle of all pictures, from wh
 MOST_PIXELS = 224  # of a common side; a larger one is for a network that asks for it, or --image-size
 COMMON = 0.9  # share of pictures that must have the common size
 MOST_DAMAGED = 0.1  # share of files that may be skipped
-IN_MEMORY = 256 << 20  # bytes
+IN_MEMORY = 64 << 20  # bytes; what is trained on is copied once more
 _AT_ONCE = 256  # files between two records of how far the memory map is
+_SHRUNK_AT_ONCE = 32  # pictures that are floats at once
 _ALIKE = 3.0  # levels of 255 by which thumbnails of near-identical pictures differ at most, on average
 THUMBNAIL = 8  # pixels
 
@@ -175,8 +176,9 @@ def _thumbnails(images: Array) -> Array:
     """(N, H, W, C) uint8 -> (N, D) float32: each image averaged over a grid of at most 8x8 cells."""
     rows, columns = (np.linspace(0, side, min(side, THUMBNAIL) + 1).astype(int)[:-1] for side in images.shape[1:3])
     cells = []
-    for i in range(0, len(images), _AT_ONCE):
-        part = np.add.reduceat(np.add.reduceat(images[i : i + _AT_ONCE].astype(np.float32), rows, 1), columns, 2)
+    for i in range(0, len(images), _SHRUNK_AT_ONCE):
+        let_go(images)
+        part = np.add.reduceat(np.add.reduceat(images[i : i + _SHRUNK_AT_ONCE].astype(np.float32), rows, 1), columns, 2)
         heights, widths = np.diff([*rows, images.shape[1]]), np.diff([*columns, images.shape[2]])
         cells.append((part / (heights[:, None] * widths)[..., None]).reshape(len(part), -1))
     return np.concatenate(cells)

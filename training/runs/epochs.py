@@ -4,7 +4,6 @@ Every random draw is a function of (seed, epoch), never of what ran before, so t
 uninterrupted one exactly.
 """
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from training.data.dataset import batch_for, let_go
 from training.recipes.augmentation import augmented
 from training.recipes.recipe import Recipe
 from training.runs.parts import Part
@@ -105,11 +105,6 @@ def flattened(model: keras.Model) -> Iterator[keras.Layer]:
             yield from flattened(layer)
 
 
-def batch_for(shape: tuple[int, ...]) -> int:
-    """Images (H, W, C) or features (C,) in a batch where nothing is trained: 256 of 32x32 pixels, 10 of 224x224."""
-    return max(8, min(256, (1 << 19) // math.prod(shape[:2])))
-
-
 def batches_of(
     images: np.ndarray, targets: np.ndarray, classes: int, size: int | None = None, order: np.ndarray | None = None
 ) -> tf.data.Dataset:
@@ -121,8 +116,13 @@ def batches_of(
     labels = tf.constant(targets)
     if isinstance(images, np.memmap):  # stays on the disk but for the batch at hand
 
+        def rows_of(index: np.ndarray) -> np.ndarray:
+            rows = images[index]
+            let_go(images)
+            return rows
+
         def gathered(index: tf.Tensor) -> tf.Tensor:
-            pixels = tf.numpy_function(lambda rows: images[rows], [index], images.dtype)
+            pixels = tf.numpy_function(rows_of, [index], images.dtype)
             return tf.ensure_shape(pixels, (None, *images.shape[1:]))
     else:
         whole = tf.constant(images)

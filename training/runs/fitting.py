@@ -22,6 +22,7 @@ from training.networks.network import macs_of
 from training.recipes.recipe import Recipe
 from training.runs.epochs import Progress, batches_of, train_epoch
 from training.runs.parts import Part, splits
+from training.runs.report import write_report
 from training.runs.run import Run
 from training.runs.transfer import fit_head, frozen_outputs
 
@@ -78,9 +79,10 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
             "best_epoch": run.best_epoch + 1,
             "notes": list(data.notes),
         }
+        write_report(run.folder, record, data, probabilities)
         run.finish(model, record, artifact.name)
     except KeyboardInterrupt as err:
-        raise InterruptedAfterPublishing(f"{artifact} is published; {run.folder} lacks its record or plots") from err
+        raise InterruptedAfterPublishing(f"{artifact} is published; {run.folder} lacks its record or report") from err
     return artifact
 
 

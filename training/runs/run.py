@@ -1,4 +1,4 @@
-"""An interrupted training's checkpoint and history, and what a finished one keeps: everything under runs/.
+"""An interrupted training's checkpoint and history, and a finished one's weights and record, under runs/.
 
 A run's folder is `runs/MODEL/unfinished-…` while it trains and `runs/MODEL/VERSION` once that version is published.
 Knows how to write and read a run, not how to train one.
@@ -16,21 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from training.data.dataset import Dataset
 from training.networks.network import build
 from training.networks.table import NETWORKS
 from training.recipes.recipe import Recipe
 from training.runs.parts import RunError, splits
-from training.runs.plots import plot_confusion, plot_curves
 from training.runs.transfer import joined, upper_part
 
 ADAPTED = 5000  # training images that such layers see
 
 
 class Run:
-    """A run's folder: its last checkpoint and history while it trains, weights and plots once it is done."""
+    """A run's folder: its last checkpoint and history while it trains, weights and record once it is done."""
 
     def __init__(self, folder: Path, recipe: Recipe, data: Dataset):
         self.folder = folder
@@ -190,15 +188,12 @@ class Run:
         return model
 
     def finish(self, model: keras.Model, record: dict[str, Any], version: str) -> None:
-        """Write weights, record and plots, and rename the folder to the version that was published.
+        """Write weights and record, and rename the folder to the version that was published.
 
         The last epoch's weights stay beside the published ones, so that more epochs can continue the run.
         """
-        title = f"{self.recipe.model_name} version {version}"
         model.save(self.folder / "model.keras")
         _replace_text(self.folder / "run.json", json.dumps(record, indent=2) + "\n")
-        plot_curves(self.history, title, self.folder / "curves.png")
-        plot_confusion(np.array(record["confusion"]), self.data.labels, title, self.folder / "confusion.png")
         state = json.loads((self.folder / "state.json").read_text())
         state["best"] = state["checkpoint"] = "model.keras"
         changed = self.recipe.precision != "float32" or self.recipe.frozen or self.recipe.calibrated
@@ -214,7 +209,7 @@ class Run:
         self._release()
         self.folder.with_name(f".{self.folder.name}.lock").unlink(missing_ok=True)
         self.folder = self.folder.rename(target)
-        print(f"run record, weights and plots: {self.folder}")
+        print(f"run record, weights, plots and report.html: {self.folder}")
 
 
 def _replace_text(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from training.data.dataset import batch_for, let_go
 from training.recipes.augmentation import augmented
 from training.recipes.recipe import Recipe
 from training.runs.epochs import batches_of
@@ -24,7 +25,6 @@ WANTED = 5000  # views of all training images together, where that is between th
 FOR_HEAD = 3000  # views that the linear classifier is fitted to, in whole rounds: its features are computed anew
 STRENGTHS = (0.003, 0.01, 0.03, 0.1)  # inverse L2 penalties of the linear classifier; validation chooses
 MISSING = -10.0  # the bias of a class without a training image
-_AT_ONCE = 32
 
 
 def upper_part(model: keras.Model, last_frozen: str) -> keras.Model:
@@ -65,11 +65,12 @@ def _outputs(lower: keras.Model, images: np.ndarray, rounds: int, recipe: Recipe
     shape = (rounds * len(images), *lower.output_shape[1:])
     if not path.exists():  # else an interrupted run has computed it
         compute = tf.function(lambda batch: lower(batch, training=False))
-        partial = path.with_suffix(".partial")
+        partial, at_once = path.with_suffix(".partial"), batch_for(images.shape[1:])
         with partial.open("wb") as file:
             for view in range(rounds):
-                for i in range(0, len(images), _AT_ONCE):
-                    batch = tf.cast(images[i : i + _AT_ONCE], tf.float32) / 255
+                for i in range(0, len(images), at_once):
+                    batch = tf.cast(images[i : i + at_once], tf.float32) / 255
+                    let_go(images)
                     if view:
                         seed = np.random.SeedSequence((recipe.seed, view, i)).generate_state(2) >> 1
                         batch = augmented(batch, recipe.augmentation, tf.constant(seed.astype(np.int32)))
