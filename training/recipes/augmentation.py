@@ -9,6 +9,8 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
+from training.recipes.distortion import focus, light, pen, remains, warp
+
 Augmentation: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -62,6 +64,11 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "small_shift": small_shift,
     "crop": crop,
     "colour": colour,
+    "pen": pen,
+    "warp": warp,
+    "focus": focus,
+    "light": light,
+    "remains": remains,
 }
 
 

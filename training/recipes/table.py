@@ -7,7 +7,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from training.networks.table import NETWORKS
-from training.recipes import augmented, notebook, transfer, tuned
+from training.recipes import augmented, handwriting, notebook, transfer, tuned
 from training.recipes.recipe import Recipe
 
 RECIPES: dict[str, tuple[Recipe, ...]] = {
@@ -15,6 +15,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     "tuned": tuned.ROWS,
     "augmented": augmented.ROWS,
     "transfer": transfer.ROWS,
+    "handwriting": handwriting.ROWS,
 }
 
 
