@@ -51,7 +51,7 @@ def focus(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     soft = _blurred(_blurred(images))
     mixed = images + weight * (soft - images)
     before, after = (tf.reduce_max(x, axis=[1, 2, 3], keepdims=True) for x in (images, mixed))
-    return mixed * before / tf.maximum(after, 1e-6)
+    return tf.minimum(mixed * before / tf.maximum(after, 1e-6), before)
 
 
 def light(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
