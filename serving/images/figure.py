@@ -107,9 +107,11 @@ def _on_sheet(grey: np.ndarray, light: list[Part], dark: list[Part]) -> bool:
     (left, top, right, bottom), inner = _box(light), _box(dark)
     if inner[0] <= left or inner[1] <= top or inner[2] >= right or inner[3] >= bottom:
         return False
-    levels = grey[top:bottom, left:right]
-    paper = levels > (int(np.median(grey[_mask(light, grey.shape)])) + int(np.median(grey[_mask(dark, grey.shape)]))) / 2
+    between = sum(float(np.median(grey[_mask(parts, grey.shape)])) for parts in (light, dark)) / 2
+    paper = grey[top:bottom, left:right] > between
     rows = np.flatnonzero(paper.mean(axis=1) > 0.1)
+    if not rows.size:
+        return False
     first = paper[rows].argmax(axis=1)
     last = paper.shape[1] - paper[rows, ::-1].argmax(axis=1)
     x, y = np.concatenate([first, last]), np.concatenate([rows, rows])

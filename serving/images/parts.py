@@ -90,12 +90,10 @@ def _ruled_rows(ink: np.ndarray, share: np.ndarray) -> np.ndarray:
     drawn = np.add.reduceat(thick, bounds[:-1], axis=1, dtype=np.int32) / np.diff(bounds) > 0.6
     if drawn.any(axis=0).sum() < 0.8 * _BLOCKS:
         return result
-    drawn = np.pad(drawn, ((6, 6), (0, 0)))
-    found = np.zeros((len(_SLOPES), height), int)
-    for i, slope in enumerate(_SLOPES):
-        shifts = np.round(slope * (np.arange(_BLOCKS) / (_BLOCKS - 1) - 0.5)).astype(int)
-        for block, d in enumerate(shifts.tolist()):
-            found[i] += drawn[6 + d : 6 + d + height, block]
+    shifts = np.round(np.outer(_SLOPES, np.arange(_BLOCKS) / (_BLOCKS - 1) - 0.5)).astype(int)
+    places = len(_SLOPES) // 2 + shifts[:, None] + np.arange(height)[:, None]
+    drawn = np.pad(drawn, ((len(_SLOPES) // 2,) * 2, (0, 0)))
+    found = drawn[places, np.arange(_BLOCKS)].sum(axis=2)  # of each slope and row: the pieces that are drawn
     lines = found >= _BLOCKS - 1
     if not lines.any():
         return result
@@ -110,23 +108,17 @@ def _ruled_rows(ink: np.ndarray, share: np.ndarray) -> np.ndarray:
         rows = (top + bottom - 2) / 2 + _SLOPES[slope] * (columns / max(1, width - 1) - 0.5)
         rows = np.round(rows).astype(int)
         reach = (bottom - top) // 2 + 1
-        inside = np.clip(rows, 0, height - 1)
-        darker = _DARKER * float(np.median(np.maximum(share[inside, columns], share[np.maximum(inside - 1, 0), columns])))
-        dark = share > min(darker, 0.7 * strongest)
-        kept = _any(dark, rows - reach - 1, columns) & _any(dark, rows + reach + 1, columns)
+        at = rows + np.arange(-reach - 1, reach + 2)[:, None]
+        within = (at >= 0) & (at < height)
+        band = np.where(within, share[np.clip(at, 0, height - 1), columns], 0)
+        darker = _DARKER * float(np.median(band[reach : reach + 2].max(axis=0)))
+        dark = band[[0, -1]] > min(darker, 0.7 * strongest)
+        kept = dark[0] & dark[1]  # ink goes on above and below
         kept[1:] |= kept[:-1].copy()
         kept[:-1] |= kept[1:].copy()
-        for d in range(-reach, reach + 1):
-            at = rows + d
-            there = (at >= 0) & (at < height) & ~kept
-            result[at[there], columns[there]] = share[at[there], columns[there]] < darker
+        row, column = np.nonzero((band[1:-1] < darker) & within[1:-1] & ~kept)
+        result[at[row + 1, column], column] = True
     return result
-
-
-def _any(ink: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Which of the pixels are ink; none outside."""
-    inside = (rows >= 0) & (rows < ink.shape[0])
-    return np.asarray(ink[np.clip(rows, 0, ink.shape[0] - 1), columns] & inside)
 
 
 def without_frame(part: Part, shape: tuple[int, ...]) -> np.ndarray | None:

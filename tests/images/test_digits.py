@@ -157,6 +157,14 @@ def test_a_sheet_with_little_room_around_the_figure_is_no_light_ink() -> None:
         assert alike(brought(np.asarray(upright)), brought(PEN)) > 0.9
 
 
+def test_thin_light_ink_around_a_dark_spot_is_no_sheet() -> None:
+    board = Image.new("L", (300, 300), 60)
+    pen = ImageDraw.Draw(board)
+    pen.ellipse((60, 40, 240, 260), outline=230, width=2)
+    pen.line((140, 120, 150, 180), fill=5, width=6)
+    assert brought(np.asarray(board)).any()
+
+
 @pytest.mark.parametrize("text", list("0689"))
 def test_a_hole_in_light_ink_is_no_dark_ink(text: str) -> None:
     light = np.asarray(digit(text, (200, 160), ink=230, ground=40))

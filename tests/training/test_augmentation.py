@@ -88,8 +88,10 @@ def test_a_warp_keeps_a_figure_in_the_middle_and_about_as_large() -> None:
 def test_a_warp_turns_to_both_sides_and_not_far() -> None:
     changed = np.asarray(warp(tf.constant(BARS), SEED))[..., 0]
     columns = np.arange(28)
-    upper, lower = ((changed[:, rows] * columns).sum(axis=(1, 2)) / changed[:, rows].sum(axis=(1, 2)) for rows in
-                    (slice(8, 12), slice(17, 21)))
+    upper, lower = (
+        (changed[:, rows] * columns).sum(axis=(1, 2)) / changed[:, rows].sum(axis=(1, 2))
+        for rows in (slice(8, 12), slice(17, 21))
+    )
     lean = (upper - lower) / 9
     assert 0.3 < (lean > 0).mean() < 0.7
     assert 0.1 < np.abs(lean).mean() < 0.5

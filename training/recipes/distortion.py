@@ -60,12 +60,12 @@ def light(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     low, high = 0.3 * drawn[..., :1], 0.6 + 0.4 * drawn[..., 1:2]
     harder = tf.clip_by_value((images - low) / (high - low), 0, 1)
     noise = tf.random.stateless_normal(tf.shape(images), seed + 1) * 0.25 * drawn[..., 2:] ** 3
-    near = _dilated(images)  # the finder keeps nothing that is farther from ink
+    near = _dilated(images)  # nothing that is farther from ink reaches a network
     return tf.clip_by_value(harder + noise * near, 0, 1)
 
 
 def remains(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """What the finder leaves of paper: in a fifth of the images a piece of a line across or down, in a fifth a line cut out of
+    """What is left of paper: in a fifth of the images a piece of a line across or down, in a fifth a line cut out of
     the strokes, in a tenth a speck."""
     shape = tf.shape(images)
     height, width = tf.cast(shape[1], tf.float32), tf.cast(shape[2], tf.float32)
@@ -113,7 +113,6 @@ def _sampled(images: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
     index = first + corner[..., 1] * (width + 2) + corner[..., 0]
     right, down = part[..., :1], part[..., 1:]
     upper, lower = (
-        tf.gather(flat, index + row) * (1 - right) + tf.gather(flat, index + row + 1) * right
-        for row in (0, width + 2)
+        tf.gather(flat, index + row) * (1 - right) + tf.gather(flat, index + row + 1) * right for row in (0, width + 2)
     )
     return upper * (1 - down) + lower * down

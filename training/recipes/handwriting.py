@@ -3,7 +3,9 @@
 A figure stands in its frame as MNIST's do, because the service puts it there, so that distortions of MNIST's own
 pictures are what the network is going to see. The distortions are those of Simard et al. 2003, "Best Practices for
 Convolutional Neural Networks", and what ruled paper, shadows and noise leave. Run it with
-`python -m training.fit digits_cnn --dataset mnist --recipe handwriting`.
+`python -m training.fit digits_cnn --dataset mnist --recipe handwriting`. `achieved` was measured on two cores of an Intel
+Xeon that bfloat16 suits, with other work beside it; the first 19 epochs followed the rates of 30 epochs, because the
+training was shortened while it ran.
 """
 
 from training.recipes.recipe import Recipe
@@ -16,7 +18,7 @@ ROWS: tuple[Recipe, ...] = (
         batch_size=128,
         validation=0.05,
         name="handwriting",
-        epochs=30,
+        epochs=24,
         learning_rate=0.002,
         amsgrad=False,
         weight_decay=0.004,
@@ -26,5 +28,6 @@ ROWS: tuple[Recipe, ...] = (
         precision=fast_precision(),
         batch_norm="recomputed",
         calibrated=True,
+        achieved=0.9961,
     ),
 )
