@@ -1,7 +1,7 @@
 """`python -m benchmarks.digits`: digits as people write them, through the service's own decoding, to a model's answers.
 
-`measure MODEL…` prints the share of right answers for each kind of picture; `draw` writes the training set of the
-digit network. Only this package imports both training's and serving's halves.
+`measure MODEL…` prints the share of right answers for each kind of picture. Knows serving's half only: what the
+network is trained on, `training/recipes/distortion.py`, has no part in it.
 """
 
 import argparse

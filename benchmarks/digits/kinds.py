@@ -1,6 +1,7 @@
 """The kinds of pictures that the digit models are measured on: an ink, a paper and the share that should be right.
 
-The ink is MNIST's test split, strokes, scikit-learn's digits or fonts that are not used for training. Knows no models.
+The ink is MNIST's test split, strokes, scikit-learn's digits or fonts, none of which is used for training. Knows no
+models.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,11 +13,7 @@ import numpy as np
 from benchmarks.digits import ink, papers
 from benchmarks.digits.papers import Paper
 
-# Debian's packages of fonts. Those for training are not used for measuring.
-TRAINING_FONTS = (
-    *("fonts-freefont-ttf", "fonts-lato", "fonts-courier-prime", "fonts-bwht", "fonts-breip"),
-    *("fonts-ecolier-court", "fonts-kristi", "fonts-sil-andika", "fonts-kaushanscript"),
-)
+# Debian's packages of fonts. No font is used for training.
 PRINTED = (
     *("fonts-liberation", "fonts-roboto-unhinted", "fonts-open-sans"),
     *("fonts-inconsolata", "fonts-quicksand", "fonts-cantarell"),
@@ -100,7 +97,7 @@ def inks(mnist: tuple[np.ndarray, np.ndarray], fonts: Path | None) -> dict[str, 
         "very thick": pen(0.18, 0.25),
         "digits": _scikit_learn(),
     }
-    for name, packages in (("printed", PRINTED), ("handwriting", HANDWRITING), ("training fonts", TRAINING_FONTS)):
+    for name, packages in (("printed", PRINTED), ("handwriting", HANDWRITING)):
         if fonts is not None and (files := fonts_in(fonts, packages)):
             sources[name] = _font(files)
     return sources

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from serving.images.ground import border_level, dark_ink, light_ink
-from serving.images.parts import Part, connected, without_frame, without_lines
+from serving.images.parts import Part, connected, ruled_lines, without_frame
 
 _COPY_PIXELS = 128  # the longer side of the copy in which the figure is looked for
 _NEAR_PIXELS = 40  # a figure that is smaller than this in the copy is looked at again from nearer
@@ -20,6 +20,9 @@ _SMALLEST = 0.05  # a part shorter than this fraction of the picture is no figur
 _SEVERAL = 0.55  # another part as high as this fraction of the figure, and beside it, is a figure of its own
 _LIKELY = 0.5  # what looks so much like strokes is not looked for in the other colour too
 _DOUBT = 0.1  # light writing must look so much more like strokes than dark writing
+_TURNS = (-0.16, -0.08, 0.0, 0.08, 0.16)  # slopes that a sheet on a desk may have
+_RECTANGLE = 0.9  # of a sheet's box is filled; of an ellipse's 0.79
+_PALE = 0.4  # of the mask's threshold: less ink is none
 _FAINT = 0.09  # share of the light; writing takes away more
 _NOISY = 4.5  # writing is as many standard deviations of the paper's noise away
 
@@ -41,8 +44,9 @@ def find_figure(image: Image.Image, nearer: bool = True) -> tuple[Image.Image | 
         if closer is not None:
             return closer, unsure
         left, top, right, bottom = _box(parts)
-    kept = _grown(_mask(parts, ink.share.shape)) & ~ink.erased
-    soft = np.clip((ink.share - 0.4 * ink.threshold) * (255 / (ink.level - 0.4 * ink.threshold)), 0, 255)
+    mask = _mask(parts, ink.share.shape)
+    kept = mask | (_grown(mask) & ~_grown(ink.erased))  # nor what is pale beside a line
+    soft = np.clip((ink.share - _PALE * ink.threshold) * (255 / (ink.level - _PALE * ink.threshold)), 0, 255)
     cut = np.where(kept, soft, 0).astype(np.uint8)[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
     tight = Image.fromarray(cut).point([0] * 32 + list(range(32, 256))).getbbox()
     if tight is None:
@@ -62,6 +66,8 @@ def _chosen(grey: np.ndarray) -> tuple["_Ink | None", list[Part] | None]:
     light_parts = _figure(light) if light else None
     if dark_parts is None or light is None or light_parts is None:
         return (light, light_parts) if dark_parts is None else (dark, dark_parts)
+    if _on_sheet(grey, light_parts, dark_parts):
+        return dark, dark_parts
     clearly_light = _likeness(grey, light, light_parts, 1) > likely + _DOUBT
     return (light, light_parts) if clearly_light else (dark, dark_parts)
 
@@ -93,6 +99,30 @@ def _likeness(grey: np.ndarray, ink: "_Ink", parts: list[Part], sign: int) -> fl
     return sharp - 1.5 * width / max(right - left, bottom - top) - (0.0 if alone else also_ground)
 
 
+def _on_sheet(grey: np.ndarray, light: list[Part], dark: list[Part]) -> bool:
+    """Whether what is light is a sheet of paper around dark writing: a rectangle, a little turned, without its inside.
+
+    A light 0 around a dark hole is no rectangle.
+    """
+    (left, top, right, bottom), inner = _box(light), _box(dark)
+    if inner[0] <= left or inner[1] <= top or inner[2] >= right or inner[3] >= bottom:
+        return False
+    between = sum(float(np.median(grey[_mask(parts, grey.shape)])) for parts in (light, dark)) / 2
+    paper = grey[top:bottom, left:right] > between
+    rows = np.flatnonzero(paper.mean(axis=1) > 0.1)
+    if not rows.size:
+        return False
+    first = paper[rows].argmax(axis=1)
+    last = paper.shape[1] - paper[rows, ::-1].argmax(axis=1)
+    x, y = np.concatenate([first, last]), np.concatenate([rows, rows])
+    area, smallest = float((last - first).sum()), np.inf
+    for slope in _TURNS:  # the box of the outline, turned
+        along, across = x + slope * y, y - slope * x
+        sides = (along.max() - along.min()) * (across.max() - across.min() + 1)
+        smallest = min(smallest, sides / (1 + slope * slope))
+    return area > _RECTANGLE * smallest
+
+
 class _Ink(NamedTuple):
     """Writing of one polarity: the `share` of each pixel, the `level` of full ink, the mask's `threshold`, what was
     `erased` as lines, and the parts."""
@@ -119,9 +149,8 @@ def _writing(share: np.ndarray) -> _Ink | None:
     if level < _FAINT or level < _NOISY * noise:
         return None
     threshold = max(0.35 * level, min(0.6 * level, 3.5 * noise))
-    mask = share > threshold
-    plain = without_lines(mask)
-    return _Ink(share, level, threshold, mask & ~plain, connected(plain))
+    lines = ruled_lines(share, max(_PALE * threshold, 3 * noise))
+    return _Ink(share, level, threshold, lines, connected((share > threshold) & ~lines))
 
 
 def _blurred(share: np.ndarray) -> np.ndarray:

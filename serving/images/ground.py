@@ -9,7 +9,9 @@ import numpy as np
 
 Extreme = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-STROKE = 0.3  # of the shorter side: what is wider than this in both directions is ground
+STROKE = 0.3  # of the shorter side, or 0.8 of a long one: what is wider than this in both directions is ground
+_CUT = 0.6  # of a side: ink that the edge cuts off is no longer there, a desk or a shadow mostly is
+_EVEN = 24  # grey levels: an edge that differs by less is not written on
 _DARKEST = 40.0  # grey level: in darker light than this, contrast is not multiplied any more
 
 
@@ -32,10 +34,24 @@ def light_ink(grey: np.ndarray) -> np.ndarray:
 
 
 def _closed(grey: np.ndarray, first: Extreme, second: Extreme) -> np.ndarray:
-    size = max(3, round(STROKE * min(grey.shape)))
-    padded = np.pad(grey, size - 1, mode="edge")  # what the picture's edge cuts off goes on behind it
+    size = max(3, round(STROKE * max(min(grey.shape), 0.8 * max(grey.shape))))
+    padded = _continued(grey, size - 1, first, second)
     for extreme in (first, second):
         padded = _running(_running(padded, size, extreme).T, size, extreme).T
+    return padded
+
+
+def _continued(grey: np.ndarray, margin: int, first: Extreme, second: Extreme) -> np.ndarray:
+    """With more of the ground on each side: what is at the edge goes on behind it, but for ink that the edge cuts."""
+    padded = np.pad(grey, margin, mode="edge")
+    for view in (padded, padded.T):
+        for side in (view[:margin], view[-margin:]):
+            line = side[0]
+            if int(line.max()) - int(line.min()) < _EVEN:
+                continue
+            reach = round(_CUT * (len(line) - 2 * margin))
+            longer = np.pad(line, reach, mode="edge")[:, None]
+            side[:] = _running(_running(longer, reach + 1, first), reach + 1, second)[:, 0]
     return padded
 
 

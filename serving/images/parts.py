@@ -1,6 +1,6 @@
 """A mask of ink -> its connected parts, and what in it is a ruled line or a form's box rather than writing.
 
-Knows masks (h, w) of bool only: neither grey levels nor models.
+Knows masks and shares of ink (h, w) only, no models.
 """
 
 from typing import NamedTuple
@@ -11,6 +11,7 @@ _SIDE = 0.8  # fraction of each side of a frame that is drawn
 _BLOCKS = 12  # a ruled line is looked for in as many pieces of the picture's width
 _LINE = 0.025  # of the picture's height: a ruled line is no thicker
 _SLOPES = range(-6, 7)  # pixels by which a ruled line may rise or fall over the width
+_DARKER = 1.5  # ink is so many times as dark as the line that it crosses, or it goes on above and below
 
 
 class Part(NamedTuple):
@@ -68,60 +69,56 @@ def connected(ink: np.ndarray) -> list[Part]:
     ]
 
 
-def without_lines(ink: np.ndarray) -> np.ndarray:
-    """A (h, w) bool mask without the ruled lines that cross the whole picture, across or down; strokes that cross a
-    line stay whole. The mask itself where there are none."""
-    across = _without_rows(ink)
-    return _without_rows(across.T).T
+def ruled_lines(share: np.ndarray, faint: float) -> np.ndarray:
+    """The (h, w) mask of ruled lines that cross the whole picture, across or down, without the strokes that cross them.
+
+    `share` (h, w) is how much ink there is in each pixel; less than `faint` is none.
+    """
+    ink = share > faint
+    across = _ruled_rows(ink, share)
+    return across | _ruled_rows(ink.T, np.where(across, 0, share).T).T
 
 
-def _without_rows(ink: np.ndarray) -> np.ndarray:
-    height, width = ink.shape
+def _ruled_rows(ink: np.ndarray, share: np.ndarray) -> np.ndarray:
+    height, width = share.shape
+    result = np.zeros(share.shape, bool)
     if min(height, width) < 2 * _BLOCKS:
-        return ink
+        return result
     bounds = np.linspace(0, width, _BLOCKS + 1).astype(int)
     thick = ink.copy()
     thick[1:] |= ink[:-1]
-    share = np.add.reduceat(thick, bounds[:-1], axis=1, dtype=np.int32) / np.diff(bounds)
-    drawn = share > 0.6
+    drawn = np.add.reduceat(thick, bounds[:-1], axis=1, dtype=np.int32) / np.diff(bounds) > 0.6
     if drawn.any(axis=0).sum() < 0.8 * _BLOCKS:
-        return ink
-    drawn = np.pad(drawn, ((6, 6), (0, 0)))
-    found = np.zeros((len(_SLOPES), height), int)
-    for i, slope in enumerate(_SLOPES):
-        shifts = np.round(slope * (np.arange(_BLOCKS) / (_BLOCKS - 1) - 0.5)).astype(int)
-        for block, d in enumerate(shifts.tolist()):
-            found[i] += drawn[6 + d : 6 + d + height, block]
+        return result
+    shifts = np.round(np.outer(_SLOPES, np.arange(_BLOCKS) / (_BLOCKS - 1) - 0.5)).astype(int)
+    places = len(_SLOPES) // 2 + shifts[:, None] + np.arange(height)[:, None]
+    drawn = np.pad(drawn, ((len(_SLOPES) // 2,) * 2, (0, 0)))
+    found = drawn[places, np.arange(_BLOCKS)].sum(axis=2)  # of each slope and row: the pieces that are drawn
     lines = found >= _BLOCKS - 1
     if not lines.any():
-        return ink
-    result, columns = ink.copy(), np.arange(width)
+        return result
+    columns, strongest = np.arange(width), float(share.max())
     edges = np.flatnonzero(np.diff(np.pad(lines.any(axis=0).astype(np.int8), 1))).tolist()
     for first, behind in zip(edges[::2], edges[1::2], strict=True):
         slope = int(lines[:, first:behind].sum(axis=1).argmax())  # along which most of its rows are full
         along = first + np.flatnonzero(lines[slope, first:behind])
         top, bottom = int(along[0]), int(along[-1]) + 1
-        if bottom - top - 1 > max(2, round(_LINE * height)):
+        if bottom - top - 1 > max(3, round(_LINE * height)):
             continue  # a stroke, or a dark band
         rows = (top + bottom - 2) / 2 + _SLOPES[slope] * (columns / max(1, width - 1) - 0.5)
         rows = np.round(rows).astype(int)
         reach = (bottom - top) // 2 + 1
-        above = _any(ink, rows - reach - 1, columns)
-        below = _any(ink, rows + reach + 1, columns)
-        kept = above & below
+        at = rows + np.arange(-reach - 1, reach + 2)[:, None]
+        within = (at >= 0) & (at < height)
+        band = np.where(within, share[np.clip(at, 0, height - 1), columns], 0)
+        darker = _DARKER * float(np.median(band[reach : reach + 2].max(axis=0)))
+        dark = band[[0, -1]] > min(darker, 0.7 * strongest)
+        kept = dark[0] & dark[1]  # ink goes on above and below
         kept[1:] |= kept[:-1].copy()
         kept[:-1] |= kept[1:].copy()
-        for d in range(-reach, reach + 1):
-            at = rows + d
-            there = (at >= 0) & (at < height) & ~kept
-            result[at[there], columns[there]] = False
+        row, column = np.nonzero((band[1:-1] < darker) & within[1:-1] & ~kept)
+        result[at[row + 1, column], column] = True
     return result
-
-
-def _any(ink: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Which of the pixels are ink; none outside."""
-    inside = (rows >= 0) & (rows < ink.shape[0])
-    return np.asarray(ink[np.clip(rows, 0, ink.shape[0] - 1), columns] & inside)
 
 
 def without_frame(part: Part, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -1,12 +1,13 @@
 """Every kind of picture is drawn alike from a seed, and the measuring prints a share for each."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.digits.__main__ import measure
-from benchmarks.digits.kinds import HANDWRITING, KINDS, PRINTED, TRAINING_FONTS, inks, sheets
+from benchmarks.digits.kinds import KINDS, PRINTED, inks, sheets
 from tests.fixtures.toy import write_artifact
 
 SEVEN = np.zeros((1, 28, 28), np.uint8)
@@ -25,8 +26,17 @@ def test_a_kind_is_drawn_alike_from_its_seed(name: str) -> None:
     assert not np.array_equal(first[0][0], first[1][0])
 
 
-def test_fonts_for_measuring_are_not_those_for_training() -> None:
-    assert not set(TRAINING_FONTS) & {*PRINTED, *HANDWRITING}
+def test_a_kind_of_a_font_is_drawn_from_the_unpacked_packages(tmp_path: Path) -> None:
+    from matplotlib import get_data_path
+
+    package = tmp_path / PRINTED[0] / "usr"
+    package.mkdir(parents=True)
+    shutil.copy(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf", package)
+    sources = inks((SEVEN, np.array([7])), tmp_path)
+    assert "handwriting" not in sources
+    (grey, _), (again, _) = (next(iter(sheets(KINDS["printed fonts"], sources, 1, seed=3))) for _ in range(2))
+    assert np.array_equal(grey, again)
+    assert grey.max() - grey.min() > 50
 
 
 def test_the_measuring_prints_a_share_for_each_kind(tmp_path: Path) -> None:

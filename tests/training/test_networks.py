@@ -144,6 +144,14 @@ def test_the_convolutional_stem_shrinks_valid(name: str, shape: tuple[int, int, 
     assert outputs == sides
 
 
+def test_the_network_for_digits_is_cheap_and_has_a_shortcut_around_two_pairs() -> None:
+    assert NETWORKS["digits_cnn"].macs(MNIST) <= 6_000_000
+    assert added(model_of("digits_cnn", MNIST)) == [
+        ["group2_2_relu", "group2_relu"],
+        ["group3_2_relu", "group3_relu"],
+    ]
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_every_network_gives_probabilities(name: str) -> None:
     model = model_of(name, (14, 17, 3), classes=4)

@@ -161,3 +161,20 @@ def test_what_a_recipe_achieved_is_what_its_committed_card_says(model: str) -> N
         card = json.loads((committed[-1] / "card.json").read_text())
         assert card["metrics"]["accuracy"] == pytest.approx(achieved, abs=5e-4)
         assert card["recipe"] == SYSTEMS[model].hyper_parameters()
+
+
+def test_the_network_for_digits_is_trained_on_distorted_figures_and_calibrated() -> None:
+    recipe = recipe_for("digits_cnn", "mnist")
+    assert recipe == recipe_for("digits_cnn", "mnist", "handwriting")
+    assert set(recipe.augmentation) == {"pen", "warp", "focus", "light", "remains"}
+    assert recipe.calibrated
+    assert isinstance(recipe.validation, float)  # the test split chooses nothing
+    (artifact,) = (found for found in committed_artifacts() if found.parent.name == recipe.model_name)
+    card = json.loads((artifact / "card.json").read_text())
+    machine = {"precision"}  # bfloat16 only where the CPU multiplies it
+    stated = {"name": recipe.name, **recipe.hyper_parameters()}
+    assert {key: value for key, value in card["recipe"].items() if key not in machine} == {
+        key: value for key, value in stated.items() if key not in machine
+    }
+    assert card["metrics"]["accuracy"] == pytest.approx(recipe.achieved, abs=5e-4)
+    assert card["metrics"]["accuracy"] >= 0.995

@@ -7,6 +7,7 @@ from training.networks import (
     convolutional,
     dense,
     densenet_bc,
+    digits_cnn,
     efficientnet_lite0,
     highway,
     keras_applications,
@@ -40,6 +41,7 @@ NETWORKS: dict[str, Network] = _Networks(
             resnext,
             densenet_bc,
             resnet9,
+            digits_cnn,
             efficientnet_lite0,
         )
         for name, row in family.ROWS.items()

@@ -9,6 +9,8 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
+from training.recipes.distortion import focus, light, pen, remains, warp
+
 Augmentation: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -77,6 +79,11 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "crop": crop,
     "colour": colour,
     "cutout": cutout,
+    "pen": pen,
+    "warp": warp,
+    "focus": focus,
+    "light": light,
+    "remains": remains,
 }
 
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from training.networks.network import PREFIX
 from training.networks.table import NETWORKS
-from training.recipes import augmented, notebook, transfer, tuned
+from training.recipes import augmented, handwriting, notebook, transfer, tuned
 from training.recipes.recipe import Recipe
 
 RECIPES: dict[str, tuple[Recipe, ...]] = {
@@ -16,6 +16,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     "tuned": tuned.ROWS,
     "augmented": augmented.ROWS,
     "transfer": transfer.ROWS,
+    "handwriting": handwriting.ROWS,
 }
 
 
