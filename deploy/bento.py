@@ -30,13 +30,17 @@ UNUSED = (
     *("*_gpu_plugin*", "*_npu_plugin*", "cache.json", "*_paddle_*", "*_pytorch_*", "*_tensorflow_*"),
     *("*_jax_*", "*_gguf_*"),
 )
+# Tests of NumPy, and headers for programs in C++: 10 MB.
+UNUSED_PATHS = ("*/openvino/include/*", "*/numpy/*/tests/test_*", "*/numpy/*/tests/data/*")
 
 
 def leave_out_libraries(programs: str = "/usr/local/bin", installed: str = "/app") -> str:
     """The shell command that puts a script in uv's place, which runs uv and then removes what is not used: in the same
     layer of the image, or it would not become smaller."""
     names = " -o ".join(f'-name "{name}"' for name in UNUSED)
-    script = f'uv-itself "$@" && find {installed} -path "*/openvino/libs/*" \\( {names} \\) -delete'
+    paths = " -o ".join(f'-path "{path}"' for path in UNUSED_PATHS)
+    libraries = f'-path "*/openvino/libs/*" \\( {names} \\)'
+    script = f'uv-itself "$@" && find {installed} -type f \\( {libraries} -o {paths} \\) -delete'
     return (
         f"mv $(command -v uv) {programs}/uv-itself && printf '%s\\n' '#!/bin/sh' '{script}' > {programs}/uv && "
         f"chmod +x {programs}/uv"

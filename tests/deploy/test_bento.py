@@ -124,13 +124,18 @@ def test_uv_leaves_out_the_libraries_that_the_service_does_not_use(tmp_path: Pat
     kept = {"libopenvino.so.2641", "libopenvino_intel_cpu_plugin.so", "libopenvino_onnx_frontend.so.2641"}
     unused = {"libopenvino_intel_gpu_plugin.so", "libopenvino_intel_npu_plugin.so", "cache.json"}
     unused |= {"libopenvino_tensorflow_lite_frontend.so.2641", "libopenvino_gguf_frontend.so.2641"}
+    tests = libraries.parents[1] / "numpy/lib/tests"
     uv = tmp_path / "uv"
-    uv.write_text(f'#!/bin/sh\nmkdir -p "{libraries}" && cd "{libraries}" && touch {" ".join(kept | unused)} "$@"\n')
+    uv.write_text(
+        f'#!/bin/sh\nmkdir -p "{libraries}" "{tests}" && touch "{tests}/test_io.py" "{tests}/__init__.py"\n'
+        f'cd "{libraries}" && touch {" ".join(kept | unused)} "$@"\n'
+    )
     uv.chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     command = building.leave_out_libraries(str(tmp_path), str(tmp_path / "app"))
     subprocess.run(["sh", "-c", command], env=environment, check=True)
     subprocess.run([uv, "an argument"], env=environment, check=True)
     assert {path.name for path in libraries.iterdir()} == kept | {"an argument"}
+    assert [path.name for path in tests.iterdir()] == ["__init__.py"]
     (tmp_path / "uv-itself").write_text("#!/bin/sh\nexit 3\n")
     assert subprocess.run([uv], env=environment, check=False).returncode == 3
