@@ -16,8 +16,6 @@ from serving.images.parts import connected
 
 FIGURE = 20 / 28  # MNIST's figures fit a 20x20 box inside 28x28, centred by their mass (LeCun et al. 1998, III.A)
 _MIN_CONTRAST = 24  # grey levels between figure and background; below it there is no figure to centre
-_SPECK = 0.25  # a part shorter than this fraction of the figure is a speck
-_CUT = 0.6  # a part that the edge cuts, shorter than this fraction of the figure, is no part of it
 _INK = 0.25  # fraction of the contrast from which on a pixel belongs to the figure's box
 
 
@@ -70,10 +68,8 @@ def cut_by_edge(grey: np.ndarray) -> Image.Image | None:
         return None
     parts = connected(mask)
     largest = max(parts, key=lambda part: (part.longer, part.area))
-    height, width = mask.shape
     for part in parts:
-        cut = part.left == 0 or part.top == 0 or part.right == width or part.bottom == height
-        if part is not largest and part.longer < (_CUT if cut else _SPECK) * largest.longer:
+        if part is not largest and part.is_slight(largest, mask.shape):
             for row, start, end in part.runs:
                 figure[row, max(0, start - 1) : end + 1] = 0
     return Image.fromarray(figure).crop(_bounding_box(figure > contrast * _INK))

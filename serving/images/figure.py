@@ -14,8 +14,6 @@ from serving.images.parts import Part, connected, ruled_lines, without_frame
 
 _COPY_PIXELS = 128  # the longer side of the copy in which the figure is looked for
 _NEAR_PIXELS = 40  # a figure that is smaller than this in the copy is looked at again from nearer
-_SPECK = 0.25  # a part shorter than this fraction of the figure is a speck
-_CUT = 0.6  # a part at the edge shorter than this fraction of the figure is no part of it
 _SMALLEST = 0.05  # a part shorter than this fraction of the picture is no figure
 _SEVERAL = 0.55  # another part as high as this fraction of the figure, and beside it, is a figure of its own
 _LIKELY = 0.5  # what looks so much like strokes is not looked for in the other colour too
@@ -163,14 +161,13 @@ def _blurred(share: np.ndarray) -> np.ndarray:
 
 def _figure(ink: _Ink) -> list[Part] | None:
     """The parts that make up the figure; None where there is none."""
-    height, width = ink.share.shape
-    parts = ink.parts
+    shape, parts = ink.share.shape, ink.parts
     for _ in range(2):
-        candidates = [part for part in parts if part.longer >= _SMALLEST * min(height, width)]
+        candidates = [part for part in parts if part.longer >= _SMALLEST * min(shape)]
         if not candidates:
             return None
         framed = max(candidates, key=lambda part: part.longer)
-        inner = without_frame(framed, ink.share.shape)
+        inner = without_frame(framed, shape)
         if inner is None:
             break
         pieces = connected(inner)
@@ -178,24 +175,18 @@ def _figure(ink: _Ink) -> list[Part] | None:
         if not inside or max(p.longer for p in inside) < 0.25 * framed.longer:
             break
         parts = inside
-        ink.erased[_mask([framed], ink.share.shape) & ~inner] = True
-    if len(candidates) == 0:
-        return None
+        ink.erased[_mask([framed], shape) & ~inner] = True
     total = sum(part.area for part in parts)
 
     def weight(part: Part) -> float:
-        at_edge = part.left == 0 or part.top == 0 or part.right == width or part.bottom == height
-        return part.longer * part.area**0.5 * (0.4 if at_edge else 1.0)
+        return part.longer * part.area**0.5 * (0.4 if part.at_edge(shape) else 1.0)
 
     largest = max(candidates, key=weight)
     if largest.area < 0.25 * total and len(parts) > 40:
         return None  # nothing but noise
     kept = [largest]
     for part in parts:
-        if part is largest or part.longer < _SPECK * largest.longer:
-            continue
-        at_edge = part.left == 0 or part.top == 0 or part.right == width or part.bottom == height
-        if at_edge and part.longer < _CUT * largest.longer:
+        if part is largest or part.is_slight(largest, shape):
             continue
         if _gap(part, largest) <= 0.2 * largest.longer and not _beside(part, largest):
             kept.append(part)

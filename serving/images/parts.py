@@ -11,6 +11,8 @@ _SIDE = 0.8  # fraction of each side of a frame that is drawn
 _BLOCKS = 12  # a ruled line is looked for in as many pieces of the picture's width
 _LINE = 0.025  # of the picture's height: a ruled line is no thicker
 _SLOPES = range(-6, 7)  # pixels by which a ruled line may rise or fall over the width
+_SPECK = 0.25  # a part shorter than this fraction of the figure is a speck
+_CUT = 0.6  # a part that the edge cuts, shorter than this fraction of the figure, is no part of it
 _DARKER = 1.5  # ink is so many times as dark as the line that it crosses, or it goes on above and below
 
 
@@ -27,6 +29,14 @@ class Part(NamedTuple):
     @property
     def longer(self) -> int:
         return max(self.right - self.left, self.bottom - self.top)
+
+    def at_edge(self, shape: tuple[int, ...]) -> bool:
+        """Whether it touches the edge of a picture of `shape` (h, w)."""
+        return self.left == 0 or self.top == 0 or self.right == shape[1] or self.bottom == shape[0]
+
+    def is_slight(self, largest: "Part", shape: tuple[int, ...]) -> bool:
+        """Whether it is too short beside the figure's largest part to be one of its own."""
+        return self.longer < (_CUT if self.at_edge(shape) else _SPECK) * largest.longer
 
 
 def connected(ink: np.ndarray) -> list[Part]:

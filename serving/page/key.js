@@ -1,4 +1,14 @@
 // fetch with the API key, which is asked for in a dialog when the service wants one, and kept for this tab.
+document.body.insertAdjacentHTML("beforeend", `
+<dialog id="key" aria-labelledby="key-title">
+<form method="dialog">
+<p id="key-title">This service asks for an API key.</p>
+<p><label>Key <input type="password" autocomplete="off" required></label></p>
+<p class="error" role="alert"></p>
+<button value="send">Send</button> <button value="cancel" formnovalidate>Cancel</button>
+</form>
+</dialog>
+`);
 const dialog = document.getElementById("key");
 let asking = null;
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Response, expect
 
 from tests.fixtures.pictures import digit, encode
 from tests.fixtures.proxies import need, proxied
@@ -103,16 +103,21 @@ def test_swagger_knows_the_models_and_its_examples_run(page: Page, service: Clie
     assert answered.value.json()["predictions"][0]["label"] == "7"
 
 
+def models_by_swagger(page: Page, address: str) -> Response:
+    """What GET /models answers when Swagger asks for it at an address of this pattern."""
+    block = page.locator("#operations-default-listModels")
+    block.locator(".opblock-summary-control").click()
+    block.locator(".try-out__btn").click()
+    with page.expect_response(address) as answered:
+        block.locator(".execute").click()
+    return answered.value
+
+
 def test_swagger_asks_with_the_key_of_the_tab(page: Page, guarded: Client) -> None:
     open_page(page, guarded, "/docs")
     page.fill("dialog input", KEY)
     page.keyboard.press("Enter")
-    block = page.locator("#operations-default-listModels")
-    block.locator(".opblock-summary-control").click()
-    block.locator(".try-out__btn").click()
-    with page.expect_response("**/models") as answered:
-        block.locator(".execute").click()
-    assert answered.value.ok
+    assert models_by_swagger(page, "**/models").ok
 
 
 def test_all_of_it_works_below_a_path_of_a_proxy(page: Page, service: Client, tmp_path: Path) -> None:
@@ -125,12 +130,7 @@ def test_all_of_it_works_below_a_path_of_a_proxy(page: Page, service: Client, tm
         page.click("#card")
         expect(page.locator("#sections")).to_contain_text("97.43 %")
         page.click("text=API")
-        block = page.locator("#operations-default-listModels")
-        block.locator(".opblock-summary-control").click()
-        block.locator(".try-out__btn").click()
-        with page.expect_response("**/deep/er/models") as answered:
-            block.locator(".execute").click()
-        assert answered.value.ok
+        assert models_by_swagger(page, "**/deep/er/models").ok
         page.click("header a")
         expect(page.locator("#model option")).to_have_count(2)
 
