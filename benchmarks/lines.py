@@ -39,7 +39,10 @@ PARTS: dict[str, tuple[tuple[str, ...], int]] = {
     ),
     "trying backends": (("serving/engine/probing.py", "serving/engine/openvino_cpu.py"), 300),
     "training": (("training/",), 1900),
-    "changing pictures": (("training/recipes/augmentation.py", "training/recipes/distortion.py"), 250),
+    "changing and drawing pictures": (
+        ("training/recipes/augmentation.py", "training/recipes/distortion.py", "training/recipes/drawn.py"),
+        250,
+    ),
     "people's pictures": (("training/data/",), 750),
     "families of networks": (("training/networks/", "training/efficientnet_lite0.py"), 800),
 }

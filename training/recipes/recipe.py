@@ -25,12 +25,13 @@ class Recipe:
     """How one system is trained.
 
     `validation` is "test" (validate on the test split, as the notebook does for its dense networks) or the fraction at
-    the end of the training split that is held out. `weight_decay` is decoupled from the loss. `class_weights` lets
-    every class count alike in the loss, however many images it has. `batch_norm` says which statistics are used
-    outside of training: the "moving" averages, or the ones "recomputed" after every epoch from training images.
-    `averaging` is the momentum of an exponential moving average of the weights that takes their place at the end of
-    each epoch; 0 is none. `precision` is that of the training; what is published computes in float32. `published` is
-    the epoch whose weights are published: the "last", or the "best" on the validation images.
+    the end of the training split that is held out. `weight_decay` is decoupled from the loss. `drawn_ones` is how many
+    figures of a 1 with a flag join the training images. `class_weights` lets every class count alike in the loss,
+    however many images it has. `batch_norm` says which statistics are used outside of training: the "moving" averages,
+    or the ones "recomputed" after every epoch from training images. `averaging` is the momentum of an exponential
+    moving average of the weights that takes their place at the end of each epoch; 0 is none. `precision` is that of the
+    training; what is published computes in float32. `published` is the epoch whose weights are published: the "last",
+    or the "best" on the validation images.
     `weights` are those that the training begins with: "" for random ones, `imagenet`, or the path of a file.
     `frozen` names the last layer of a pretrained network that stays as it is; its outputs are computed once, for
     several augmented views of each image. `calibrated` says whether a temperature is fitted on the validation images.
@@ -53,6 +54,7 @@ class Recipe:
     loss: str = "binary_crossentropy"
     label_smoothing: float = 0.0
     augmentation: tuple[str, ...] = ()
+    drawn_ones: int = 0
     class_weights: bool = False
     averaging: float = 0.0
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
