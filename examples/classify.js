@@ -1,5 +1,5 @@
 // Classifies a picture with fetch, in a browser or in Node 18 and later:
-//   const answer = await classify(file, { model: "dense_resnet-mnist", top_k: 1 });
+//   const answer = await classify(file, { model: "digits_cnn-mnist", top_k: 1 });
 // `picture` is a File, Blob or Uint8Array. In a browser the page must come from the service's own address, or from a
 // proxy that leads to both: the service sends no CORS headers, so other pages may not read its answers.
 export async function classify(picture, { url = "", key = "", ...options } = {}) {

@@ -39,7 +39,7 @@ class Settings:
     """Every setting with its default; `Settings.from_environment()` reads SHORTCUT_<FIELD>."""
 
     models: Path = _text(Path("models"), "folder of <model>/<version>/ artifacts")
-    default_model: str = _text("dense_resnet-mnist", "the model that answers when a request names none")
+    default_model: str = _text("digits_cnn-mnist", "the model that answers when a request names none")
     versions: str = _text("", "versions to load: empty for the latest of each model, `all`, or `model:1,3 other:2`")
     provider: str = _choice(
         "auto", "what computes: CUDA or the CPU by ONNX Runtime, or OpenVINO", "auto", "cuda", "openvino", "cpu"

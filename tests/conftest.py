@@ -12,9 +12,9 @@ from tests.fixtures.server import ROOT, Client, running
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models/ folder: the committed dense_resnet-mnist, and toy-colours in versions 1 and 2."""
+    """A models/ folder: the committed digits_cnn-mnist, and toy-colours in versions 1 and 2."""
     folder = tmp_path_factory.mktemp("served") / "models"
-    committed = Path("dense_resnet-mnist") / "1"  # and no version that somebody trained here since
+    committed = Path("digits_cnn-mnist") / "1"  # and no version that somebody trained here since
     shutil.copytree(ROOT / "models" / committed, folder / committed)
     toy.write_artifact(folder, version=1)
     toy.write_artifact(folder, version=2, seed=2)

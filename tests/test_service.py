@@ -30,7 +30,7 @@ def test_a_digit_is_recognised_from_a_form_and_from_the_raw_body(service: Client
         assert answer.status == 200
         assert answer.headers["content-type"] == "application/json"
         body = answer.json()
-        assert (body["model"], body["version"]) == ("dense_resnet-mnist", 1)
+        assert (body["model"], body["version"]) == ("digits_cnn-mnist", 1)
         assert body["predictions"][0]["label"] == "7"
         assert body["predictions"][0]["index"] == 7
         assert len(body["predictions"]) == 3
@@ -42,7 +42,7 @@ def test_dark_ink_on_a_big_sheet_is_the_same_digit(service: Client) -> None:
 
 
 def test_the_answer_is_what_onnx_runtime_gives_on_the_same_array(service: Client) -> None:
-    session = ort.InferenceSession(ROOT / "models/dense_resnet-mnist/1/model.onnx", providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(ROOT / "models/digits_cnn-mnist/1/model.onnx", providers=["CPUExecutionProvider"])
     pixels = decode_image(encode(digit("3", (280, 280))), (28, 28, 1), "light_on_dark_centred")
     (expected,) = session.run(["probabilities"], {"image": pixels[None]})[0]
     stands = encode(Image.fromarray(pixels[..., 0]))  # as MNIST's figures do: it passes byte for byte
@@ -73,7 +73,7 @@ def test_model_and_version_are_chosen_by_the_query(service: Client, query: str, 
         ("version=latest", 422, "invalid_parameter", "version"),
         ("version=-1", 422, "invalid_parameter", "version"),
         ("version=9", 404, "unknown_model", "there is 1"),
-        ("model=nope", 404, "unknown_model", "dense_resnet-mnist, toy-colours"),
+        ("model=nope", 404, "unknown_model", "digits_cnn-mnist, toy-colours"),
         ("model=..%2F..%2Fetc", 404, "unknown_model", "no model"),
     ],
 )
@@ -174,10 +174,10 @@ def test_many_clients_at_once_each_get_their_own_answer(service: Client) -> None
 
 def test_models_lists_what_is_served_and_how(service: Client) -> None:
     body = service.get("/models").json()
-    assert body["default"] == "dense_resnet-mnist"
+    assert body["default"] == "digits_cnn-mnist"
     by_name = {model["name"]: model["versions"] for model in body["models"]}
     assert [v["version"] for v in by_name["toy-colours"]] == [1, 2]
-    (digits,) = by_name["dense_resnet-mnist"]
+    (digits,) = by_name["digits_cnn-mnist"]
     assert digits["labels"] == list("0123456789")
     assert digits["input_shape"] == [28, 28, 1]
     assert digits["input_convention"] == "light_on_dark_centred"
@@ -187,8 +187,8 @@ def test_models_lists_what_is_served_and_how(service: Client) -> None:
 
 
 def test_one_model_comes_with_its_card(service: Client) -> None:
-    card = json.loads((ROOT / "models/dense_resnet-mnist/1/card.json").read_text())
-    assert service.get("/models/dense_resnet-mnist").json()["card"] == card
+    card = json.loads((ROOT / "models/digits_cnn-mnist/1/card.json").read_text())
+    assert service.get("/models/digits_cnn-mnist").json()["card"] == card
     assert_failure(service.get("/models/nope"), 404, "unknown_model")
 
 
@@ -230,7 +230,7 @@ def test_a_scan_of_unknown_paths_adds_no_metrics(service: Client) -> None:
         ("DELETE", "/models", "GET, HEAD"),
         ("POST", "/livez", "GET, HEAD"),
         ("OPTIONS", "/classify", "POST"),
-        ("PUT", "/models/dense_resnet-mnist", "GET, HEAD"),
+        ("PUT", "/models/digits_cnn-mnist", "GET, HEAD"),
         ("POST", "/schema.json", None),
     ],
 )
@@ -261,7 +261,7 @@ def test_the_openapi_document_lists_the_documented_routes(service: Client) -> No
 
 
 def test_pages_load_nothing_from_elsewhere(service: Client) -> None:
-    for path in ("/", "/docs", "/models/dense_resnet-mnist"):
+    for path in ("/", "/docs", "/models/digits_cnn-mnist"):
         page = service.request("GET", path, headers={"Accept": "text/html"})
         assert page.status == 200
         assert page.headers["content-type"].startswith("text/html")

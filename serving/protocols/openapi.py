@@ -161,7 +161,7 @@ _UNSURE = {
 }
 _VERSIONS = {"type": "array", "items": {"type": "object"}}
 _EXAMPLE = {
-    "model": "dense_resnet-mnist",
+    "model": "digits_cnn-mnist",
     "version": 1,
     "predictions": [{"label": "7", "index": 7, "probability": 0.998}, {"label": "2", "index": 2, "probability": 0.002}],
 }

@@ -83,8 +83,8 @@ def test_the_answers_are_the_services(service: server.Client, kind: Any) -> None
         older = client.classify(SEVEN, model="toy-colours", version=1)
         assert (older.model, older.version) == ("toy-colours", 1)
         served = client.models()
-        assert served["default"] == "dense_resnet-mnist"
-        assert [model["name"] for model in served["models"]] == ["dense_resnet-mnist", "toy-colours"]
+        assert served["default"] == "digits_cnn-mnist"
+        assert [model["name"] for model in served["models"]] == ["digits_cnn-mnist", "toy-colours"]
 
 
 @both

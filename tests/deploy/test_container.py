@@ -30,7 +30,7 @@ def image() -> None:
 def workers(client: Client) -> int:
     """That serve the default model."""
     lines = client.get("/metrics").body.decode().splitlines()
-    found = [line for line in lines if line.startswith('shortcut_model_workers{model="dense_resnet-mnist"')]
+    found = [line for line in lines if line.startswith('shortcut_model_workers{model="digits_cnn-mnist"')]
     return round(sum(float(line.split()[-1]) for line in found))
 
 
@@ -53,7 +53,7 @@ def test_it_is_small_and_starts_fast(container: tuple[str, Client, float], capsy
     assert seconds < podman.START_SECONDS
 
 
-@pytest.mark.parametrize("model", ["dense_resnet-mnist", "conv_resnet_deep-cifar10"])
+@pytest.mark.parametrize("model", ["digits_cnn-mnist", "conv_resnet_deep-cifar10"])
 def test_it_gives_the_answers_of_the_bare_runtime(container: tuple[str, Client, float], model: str) -> None:
     _, client, _ = container
     for picture in subject(ROOT / "models", model).small[:16]:
@@ -94,7 +94,7 @@ def test_a_killed_worker_is_replaced(container: tuple[str, Client, float], capsy
 
 
 def test_sigterm_under_load_loses_nothing(image: None) -> None:
-    picture = subject(ROOT / "models", "dense_resnet-mnist").small[0].data
+    picture = subject(ROOT / "models", "digits_cnn-mnist").small[0].data
     with running("--read-only", "--cpus", "2") as (name, client, _):
         wait_until(lambda: workers(client) == 2, 30, lambda: podman.logs(name))
         load = Balancer(client, 8, "/classify", picture)

@@ -15,7 +15,7 @@ expect.set_options(timeout=30_000)  # on a loaded machine
 KEY, HASH = keys.make()
 PAGES = {  # each with something that is there once it is complete
     "/": "#model option",
-    "/models/dense_resnet-mnist": "#sections section",
+    "/models/digits_cnn-mnist": "#sections section",
     "/docs": "#swagger-ui .opblock-summary-path",
 }
 SEVEN_STROKE = [(0.27, 0.25), (0.5, 0.27), (0.73, 0.25), (0.6, 0.5), (0.5, 0.79)]  # fractions of the drawing area

@@ -1,5 +1,6 @@
 """The page, Swagger and the models' pages: with a key, below a path of a proxy, and what is sent of them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from tests.fixtures.pictures import digit, encode
 from tests.fixtures.proxies import need, proxied
 from tests.fixtures.server import ROOT, Client
 from tests.page.conftest import KEY, PAGES, open_page, upload
+
+CARD = json.loads((ROOT / "models/digits_cnn-mnist/1/card.json").read_text())
+ACCURACY = f"{100 * CARD['metrics']['accuracy']:.2f} %"
 
 # Keys
 
@@ -67,15 +71,15 @@ def test_a_key_that_is_taken_back_is_asked_for_again(page: Page, guarded: Client
 def test_the_page_of_a_model_shows_its_card(page: Page, service: Client) -> None:
     open_page(page, service)
     page.click("#card")
-    expect(page.locator("h1")).to_have_text("dense_resnet-mnist")
+    expect(page.locator("h1")).to_have_text("digits_cnn-mnist")
     sections = page.locator("#sections")
-    for text in ("97.43 %", "236,938", "CPUExecutionProvider", "60,000 for training", "SHA-256"):
+    for text in (ACCURACY, f"{CARD['parameters']:,}", "CPUExecutionProvider", "60,000 for training", "SHA-256"):
         expect(sections).to_contain_text(text)
     expect(page.locator("tr", has=page.locator("th", has_text="5")).first).to_be_attached()
     page.click("text=Try it with a picture")
-    expect(page.locator("#model")).to_have_value("dense_resnet-mnist")
+    expect(page.locator("#model")).to_have_value("digits_cnn-mnist")
     open_page(page, service, "/models/nobody")
-    expect(page.locator("#problem.error")).to_contain_text("no model 'nobody'; there is dense_resnet-mnist")
+    expect(page.locator("#problem.error")).to_contain_text("no model 'nobody'; there is digits_cnn-mnist")
 
 
 def test_swagger_knows_the_models_and_its_examples_run(page: Page, service: Client) -> None:
@@ -86,7 +90,7 @@ def test_swagger_knows_the_models_and_its_examples_run(page: Page, service: Clie
         block.locator(".try-out__btn").click()
         if operation == "describeModel":
             names = block.locator("select").first.locator("option")
-            assert {"dense_resnet-mnist", "toy-colours"} <= set(names.all_inner_texts())
+            assert {"digits_cnn-mnist", "toy-colours"} <= set(names.all_inner_texts())
             block.locator("select").first.select_option("toy-colours")
         with page.expect_response("**/models**") as answered:
             block.locator(".execute").click()
@@ -128,7 +132,7 @@ def test_all_of_it_works_below_a_path_of_a_proxy(page: Page, service: Client, tm
         expect(page.locator("#say")).to_contain_text("7:")
         expect(page.locator("#curl")).to_contain_text(f":{proxy.port}/deep/er/classify?")
         page.click("#card")
-        expect(page.locator("#sections")).to_contain_text("97.43 %")
+        expect(page.locator("#sections")).to_contain_text(ACCURACY)
         page.click("text=API")
         assert models_by_swagger(page, "**/deep/er/models").ok
         page.click("header a")
@@ -159,9 +163,9 @@ def test_nothing_inline_is_allowed_nor_there(service: Client, path: str) -> None
 
 @pytest.mark.parametrize("accept", ["", "*/*", "application/json", "application/json, text/html;q=0.5"])
 def test_only_who_wants_html_first_gets_the_page_of_a_model(service: Client, guarded: Client, accept: str) -> None:
-    path, headers = "/models/dense_resnet-mnist", {"Accept": accept} if accept else {}
+    path, headers = "/models/digits_cnn-mnist", {"Accept": accept} if accept else {}
     answer = service.request("GET", path, headers=headers)
-    assert answer.json()["card"]["name"] == "dense_resnet-mnist"
+    assert answer.json()["card"]["name"] == "digits_cnn-mnist"
     assert (answer.headers["content-type"], answer.headers["vary"]) == ("application/json", "accept")
     assert guarded.request("GET", path, headers=headers).status == 401
     browser = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}

@@ -59,7 +59,7 @@ CASES = [
     (SEVEN, "image/png", ""),
     (SEVEN, JSON, ""),
     (SEVEN, "", "?top_k=2"),
-    (FORM, FORM_TYPE, "?model=dense_resnet-mnist&version=1"),
+    (FORM, FORM_TYPE, "?model=digits_cnn-mnist&version=1"),
     (TWO, FORM_TYPE, ""),
     (OTHER, FORM_TYPE, ""),
     (FORM[:-10], FORM_TYPE, ""),
@@ -127,7 +127,7 @@ def test_form_fields_count_like_the_query(service: Client, path: str) -> None:
 @pytest.mark.parametrize(
     ("query", "field", "told"),
     [
-        ("?model=dense_resnet-mnist", ("model", None, b"toy-colours"), "in the query and in the form"),
+        ("?model=digits_cnn-mnist", ("model", None, b"toy-colours"), "in the query and in the form"),
         ("?top_k=2", ("top_k", None, b"1"), "in the query and in the form"),
         ("", ("model_name", None, b"toy-colours"), "the form field 'model_name' is not known; there is model"),
         ("?model_name=x", ("top_k", None, b"1"), "the query parameter 'model_name' is not known"),

@@ -167,6 +167,7 @@ def test_the_network_for_digits_is_trained_on_distorted_figures_and_calibrated()
     recipe = recipe_for("digits_cnn", "mnist")
     assert recipe == recipe_for("digits_cnn", "mnist", "handwriting")
     assert set(recipe.augmentation) == {"pen", "warp", "focus", "light", "remains"}
+    assert recipe.drawn_ones > 0
     assert recipe.calibrated
     assert isinstance(recipe.validation, float)  # the test split chooses nothing
     (artifact,) = (found for found in committed_artifacts() if found.parent.name == recipe.model_name)

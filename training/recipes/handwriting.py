@@ -28,6 +28,6 @@ ROWS: tuple[Recipe, ...] = (
         precision=fast_precision(),
         batch_norm="recomputed",
         calibrated=True,
-        achieved=0.9961,
+        achieved=0.9958,
     ),
 )
