@@ -25,7 +25,7 @@ def test_the_seed_decides_and_no_two_are_alike() -> None:
 @pytest.mark.parametrize("side", [28, 56])
 def test_they_stand_as_mnist_s_figures_do(side: int) -> None:
     images = flagged_ones(100, side, seed=1)[..., 0].astype(float) / 255
-    assert (images.max(axis=(1, 2)) == 1).all()
+    assert (images.max(axis=(1, 2)) > 0.99).all()
     height = (images.max(axis=2) > 0.25).sum(axis=1)
     assert np.abs(height / side - 20 / 28).max() < 2 / 28
     y, x = np.mgrid[:side, :side] - (side - 1) / 2

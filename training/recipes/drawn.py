@@ -41,7 +41,7 @@ def flagged_ones(count: int, side: int, seed: int) -> np.ndarray:
     for axis, row in ((x, 0), (y, 1)):
         lines[:, [row, row + 2]] -= np.round((images * axis).sum(axis=(1, 2)) / mass)
     images = _rasterized(lines, square, side)
-    return np.uint8(255 * images / images.max(axis=(1, 2), keepdims=True))[..., None]
+    return (255 * images / images.max(axis=(1, 2), keepdims=True)).astype(np.uint8)[..., None]
 
 
 def _rasterized(lines: np.ndarray, square: np.ndarray, side: int) -> np.ndarray:
