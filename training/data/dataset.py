@@ -8,6 +8,7 @@ import math
 import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ class Dataset:
 
     The last `validation` training images are for validation by the data's own wish. `notes` say what was left out and
     what is odd, for the user. `named` is whether the labels are names that came with the images, not mere numbers;
-    `set_aside` whether the data had no test split, so that one was set aside with the seed.
+    `set_aside` whether the data had no test split, so that one was set aside with the seed. `files` are the pictures'
+    where they came from files: those of the training images, then those of the test images.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     named: bool = True
     set_aside: bool = False
+    files: tuple[Path, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -57,8 +57,9 @@ def read_files(
     count = len(train) + len(valid)
     arrays = (images[:count], targets[:count], images[count:], targets[count:])
     data = checked(name, origin, arrays, labels=listing.labels, where=f"{origin}: ")
-    notes = [*listing.notes, *_damage_notes(damaged), *_twins(data, [paths[i] for i in kept])]
-    return replace(data, validation=len(valid), notes=tuple(notes), set_aside=listing.set_aside)
+    own = tuple(paths[i] for i in kept)
+    notes = [*listing.notes, *_damage_notes(damaged), *_twins(data, own)]
+    return replace(data, validation=len(valid), notes=tuple(notes), set_aside=listing.set_aside, files=own)
 
 
 def _parts(listing: Listing) -> tuple[list[tuple[Path, int]], ...]:
@@ -89,7 +90,12 @@ def decoded(
     shape = (size[1], size[0], 1 if mode == "L" else 3)
     row = int(np.prod(shape))
     if store is None or len(files) * row <= IN_MEMORY:
-        found = [(i, array) for i, array in enumerate(_arrays(files, mode, size, damaged)) if array is not None]
+        found = []
+        for i, array in enumerate(_arrays(files, mode, size, damaged)):
+            if array is not None:
+                found.append((i, array))
+            if sys.stdout.isatty():
+                _progress(i + 1, len(files))
         return np.stack([array for _, array in found]), np.array([i for i, _ in found])
     folder = store.with_name(f"{store.name}-{_key(files, mode, size)}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +162,7 @@ def _damage_notes(damaged: dict[Path, str]) -> list[str]:
     return notes
 
 
-def _twins(data: Dataset, files: list[Path]) -> list[str]:
+def _twins(data: Dataset, files: Sequence[Path]) -> list[str]:
     """A note of pictures for testing that are near-identical with one for training: they flatter the accuracy."""
     train, test = _thumbnails(data.x_train), _thumbnails(data.x_test)
     found = []

@@ -13,6 +13,9 @@ from training.data.named import NAMED
 from training.data.pictures import resized
 
 
+UNTRAINED = "no image to train on"
+
+
 def load(
     name: str | None = None,
     data: Path | None = None,
@@ -45,7 +48,7 @@ def load(
         )
     counts = np.bincount(dataset.y_train, minlength=len(dataset.labels))
     if missing := [label for label, count in zip(dataset.labels, counts, strict=True) if not count]:
-        dataset = replace(dataset, notes=(*dataset.notes, f"no image to train on: {', '.join(missing)}"))
+        dataset = replace(dataset, notes=(*dataset.notes, f"{UNTRAINED}: {', '.join(missing)}"))
     return replace(dataset, origin=origin) if origin else dataset
 
 
