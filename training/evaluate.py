@@ -16,7 +16,7 @@ from training.artifact.metrics import confusion_matrix, measure
 from training.artifact.reading import latest_version, run_onnx
 from training.artifact.trust import by_class
 from training.data.dataset import DatasetError
-from training.data.loading import UNTRAINED, load
+from training.data.loading import load
 
 TOLERANCE = 0.001  # of accuracy: 0.1 points
 
@@ -57,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     measured_on = f"on {len(images):,} {which} of {data.origin}"
     if files:
         predicted = probabilities.argmax(axis=1)
-        notes = (note for note in data.notes if not note.startswith(UNTRAINED))
-        print(*notes, _table(confusion_matrix(predicted, targets, len(labels)), labels), sep="\n")
+        print(*data.notes, _table(confusion_matrix(predicted, targets, len(labels)), labels), sep="\n")
         print(f"loss {metrics['loss']:.4f}, calibration error {metrics['calibration_error']:.4f}")
     else:
         print(json.dumps(metrics, indent=2))

@@ -179,7 +179,7 @@ def test_classes_are_matched_by_name_and_all_of_other_pictures_are_measured(
     """By position, every 7 would count as a 1."""
     assert main([str(model), "--data", str(mine)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    counts = {line.split()[0]: line.split()[1] for line in lines[1:-2]}
+    counts = {line.split()[0]: line.split()[1] for line in lines[1:-2]}  # after the header
     assert (counts["3"], counts["7"]) == ("15", "15")
     assert {count for label, count in counts.items() if label not in "37"} <= {"0"}
     assert re.match(r"accuracy 0\.[3-9]\d* on 30 images, all there are, of folder mine", lines[-1])

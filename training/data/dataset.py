@@ -105,6 +105,8 @@ def checked(
             labels, named = tuple(str(i) for i in range(first, last + 1)), False
             y_train, y_test = y_train - first, y_test - first
             notes = (f"labels start at {first}: class 0 of the model is label {first}",) if first else ()
+    if len(labels) < 2:
+        raise DatasetError(f"{where}needs images of at least two classes, found {len(labels)}")
     return Dataset(name, origin, tuple(labels), convention, x_train, y_train, x_test, y_test, 0, notes, named)
 
 
