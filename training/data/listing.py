@@ -164,8 +164,9 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
 def _files(path: Path, labels: Iterable[str], notes: list[str]) -> list[File]:
     """Every picture of every class, by its file's name; what else lies there goes into `notes`."""
     pictures, others = [], []
+    endings = Image.registered_extensions()  # loads all of Pillow's plugins, which fill Image.OPEN
     readable = {*Image.OPEN} - _FILMS
-    known = {ending for ending, form in Image.registered_extensions().items() if form in readable} | {*CAMERA, ""}
+    known = {ending for ending, form in endings.items() if form in readable} | {*CAMERA, ""}
     for index, label in enumerate(labels):
         for file in _walk(path / label, _above(path / label)) if (path / label).is_dir() else ():
             if file.suffix.lower() in known:
