@@ -4,15 +4,17 @@ ONNX Runtime runs it on the CPU; the command says whether the artifact still agr
 """
 
 import argparse
+import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from training.artifact.metrics import measure
+from training.artifact.metrics import confusion_matrix, measure
 from training.artifact.reading import latest_version, run_onnx
+from training.artifact.trust import by_class
 from training.data.dataset import DatasetError
 from training.data.loading import load
 
@@ -25,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", help="mnist, cifar10 or digits (default: the one in the card)")
     parser.add_argument("--data", type=Path, help="an .npz with Keras' keys, a CSV file,label, or a folder of images")
     parser.add_argument("--seed", type=int, help="splits a folder without a test split (default: the recipe's)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each picture of a folder or CSV")
     args = parser.parse_args(argv)
     try:
         path = latest_version(args.model)
@@ -39,16 +42,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         data = load(name, args.data, seed=seed, labels=labels, image_size=size)
         if list(data.input_shape) != card["input_shape"]:
             raise DatasetError(f"the model takes images of shape {card['input_shape']}, got {list(data.input_shape)}")
+        if args.csv and not data.files:
+            raise DatasetError("--csv takes pictures that are files: --data FOLDER, or a CSV file,label")
     except (DatasetError, OSError, KeyError, json.JSONDecodeError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
     images, targets, which = data.x_test, data.y_test, "test images"
+    files = data.files[len(data.x_train) :]
     if data.set_aside and data.name != own:  # other pictures than the training's: none of them was trained on
         images, targets = np.concatenate([data.x_train, images]), np.concatenate([data.y_train, targets])
-        which = "images, all there are,"
-    metrics = measure(run_onnx(path, images), targets, card["labels"])
+        files, which = data.files, "images, all there are,"
+    probabilities = run_onnx(path, images, _progress(len(images)))
+    metrics = measure(probabilities, targets, labels)
     measured_on = f"on {len(images):,} {which} of {data.origin}"
-    print(json.dumps(metrics, indent=2))
+    if files:
+        predicted = probabilities.argmax(axis=1)
+        print(*data.notes, _table(confusion_matrix(predicted, targets, len(labels)), labels), sep="\n")
+        print(f"loss {metrics['loss']:.4f}, calibration error {metrics['calibration_error']:.4f}")
+    else:
+        print(json.dumps(metrics, indent=2))
+    if args.csv:
+        try:
+            _write_csv(args.csv, files, targets, probabilities, labels)
+        except OSError as err:
+            print(f"error: {args.csv}: cannot be written ({err.strerror})", file=sys.stderr)
+            return 1
+        print(f"wrote {args.csv}: {len(files):,} pictures")
     recorded = (card.get("metrics") or {}).get("accuracy")
     if recorded is None:
         print(f"measured {measured_on}; the card records no accuracy to compare with")
@@ -60,6 +79,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     agrees = abs(metrics["accuracy"] - recorded) <= TOLERANCE
     print(f"{said}: {'agrees' if agrees else 'DIFFERS'}")
     return 0 if agrees else 1
+
+
+def _progress(total: int) -> Callable[[int], None]:
+    """Tells a terminal how many images are answered."""
+
+    def show(done: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\ranswered {done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _table(confusion: np.ndarray, labels: Sequence[str]) -> str:
+    """A line for each class that is in the pictures or among the answers."""
+    header, rows = by_class(confusion, labels)
+    shown = [row for k, row in enumerate(rows) if confusion[k].any() or confusion[:, k].any()]
+    widths = [max(map(len, column)) for column in zip(header, *shown, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *shown))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _write_csv(
+    path: Path, files: Sequence[Path], targets: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]
+) -> None:
+    """A row for each picture: its label, the answer and that answer's probability."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(("file", "label", "answer", "probability"))
+        for picture, target, row in zip(files, targets, probabilities, strict=True):
+            best = int(row.argmax())
+            writer.writerow((picture, labels[target], labels[best], row[best]))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import tensorflow as tf
 from training.artifact.graph import ExportError
 from training.artifact.publishing import check_name
 from training.data.dataset import DatasetError
-from training.data.loading import load, name_of
+from training.data.loading import load, name_of, told_of_few
 from training.networks.keras_applications import check_weights
 from training.networks.network import check_size, plain_name
 from training.networks.table import NETWORKS
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 strict=args.strict,
                 store=args.runs / "data",
             )
-            artifact = fit(recipe, data, output=args.output, runs=args.runs, resume=args.resume)
+            artifact = fit(recipe, told_of_few(data), output=args.output, runs=args.runs, resume=args.resume)
         except Exception as err:
             if stopped:  # TensorFlow makes an error of its own of what is raised while it traces a function
                 raise stopped[0] from err

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import os
 import signal
 import threading
@@ -271,8 +272,8 @@ class ServedModel:
         reason = outcome.unsure
         if reason is None and least is not None:
             if least == "card":
-                threshold = self.artifact.card.get("threshold") or {}
-                least = float(threshold.get("probability", 0.0))
+                threshold = self.artifact.card.get("threshold", {})  # None where none was found: then nothing is sure
+                least = math.inf if threshold is None else float(threshold.get("probability", 0.0))
             if probability < float(least):
                 reason = "low_probability"
         if reason is not None:

@@ -127,6 +127,14 @@ def test_without_a_threshold_in_the_card_nothing_is_below_it(repository: Reposit
     assert "unsure" not in served.answer(outcome(0.4, 0.3, 0.3), 1, "card")
 
 
+def test_where_no_threshold_was_found_every_answer_is_below_it(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = repository.find(version=1)
+    monkeypatch.setitem(served.artifact.card, "threshold", None)
+    assert served.answer(outcome(1.0, 0.0, 0.0), 1, "card")["unsure"] == "low_probability"
+
+
 def test_an_answer_that_is_no_number_is_not_given(repository: Repository) -> None:
     with pytest.raises(ArithmeticError):
         repository.find().body(outcome(*[float("nan")] * 3), 1)

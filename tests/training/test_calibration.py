@@ -56,6 +56,28 @@ def test_answers_that_are_too_sure_are_better_calibrated_on_other_images() -> No
     assert found["after"] < 0.3 * found["before"]
 
 
+@pytest.mark.parametrize("count", [45, 150, 1500])
+def test_a_temperature_that_cannot_mend_the_answers_is_not_taken(count: int) -> None:
+    """The surest answers err more often than they say, the others less often: by likelihood alone, a temperature made
+    other images' calibration error worse by 0.006, 0.018 and 0.022 on average."""
+
+    def uneven(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        probabilities, targets = answers(count, 1.0, seed)
+        rng = np.random.default_rng(seed)
+        wrong = rng.random(count) < 0.05
+        targets[wrong] = rng.integers(0, 3, count)[wrong]
+        sure = probabilities.max(axis=1, keepdims=True) > 0.9
+        return np.where(sure, tempered(probabilities, 0.5), tempered(probabilities, 1.5)), targets
+
+    differences = []
+    for seed in range(40):
+        divisor = temperature(*uneven(count, seed))
+        before, targets = uneven(1000, 100 + seed)
+        found = calibration(before, tempered(before, divisor), targets, divisor)
+        differences.append(found["after"] - found["before"])
+    assert np.mean(differences) <= 0.003
+
+
 def test_the_model_gives_the_tempered_answers() -> None:
     image = layers.Input((4,))
     model = keras.Model(image, layers.Dense(3, activation="softmax", bias_initializer="ones")(image))
@@ -66,16 +88,39 @@ def test_the_model_gives_the_tempered_answers() -> None:
 
 
 def test_the_threshold_gives_the_precision_to_the_share_that_it_states() -> None:
-    confidence = np.linspace(0.99, 0.6, 40)
+    confidence = np.linspace(0.99, 0.6, 800)
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
-    targets = np.zeros(40, int)
-    targets[[19, 25, 30, 35]] = 1  # wrong answers
+    targets = np.zeros(800, int)
+    targets[10:600:20] = 1  # 30 wrong answers among the surest 600, and nothing but wrong ones after them
+    targets[600:] = 1
     found = threshold(probabilities, targets)
-    assert found == {"probability": confidence[24], "precision": 24 / 25, "coverage": 25 / 40}
+    assert found == {"probability": confidence[599], "precision": 0.95, "coverage": 0.75}
     answered = confidence >= found["probability"]
     assert (targets[answered] == 0).mean() >= 0.95
 
 
-def test_there_is_no_threshold_where_no_probability_gives_the_precision() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.8, 0.2]])
-    assert threshold(probabilities, np.array([1, 0])) is None
+def test_answers_of_the_same_probability_are_counted_together() -> None:
+    probabilities = np.repeat([[0.9, 0.1], [0.8, 0.2]], [100, 100], axis=0)
+    targets = np.repeat([0, 1], [180, 20])  # of the second hundred the last twenty are wrong
+    assert threshold(probabilities, targets) == {"probability": 0.9, "precision": 1.0, "coverage": 0.5}
+
+
+@pytest.mark.parametrize(("count", "given"), [(45, 0.0), (150, 0.1), (1500, 0.9)])
+def test_the_precision_holds_on_other_images(count: int, given: float) -> None:
+    """It was below 93 % in every second draw of 45, and every fourth of 150, when the validation answers' own share was
+    all that was asked."""
+    precisions = []
+    for seed in range(60):
+        if found := threshold(*answers(count, 1.0, seed)):
+            probabilities, targets = answers(5000, 1.0, 1000 + seed)
+            answered = probabilities.max(axis=1) >= found["probability"]
+            precisions.append(float((probabilities.argmax(axis=1) == targets)[answered].mean()))
+    assert np.sum(np.array(precisions) < 0.93) <= 0.1 * 60
+    assert len(precisions) >= given * 60
+
+
+@pytest.mark.parametrize("count", [2, 35])
+def test_there_is_no_threshold_where_the_answers_are_too_few_or_wrong(count: int) -> None:
+    probabilities = np.stack([np.linspace(0.9, 0.8, count), np.linspace(0.1, 0.2, count)], axis=1)
+    assert threshold(probabilities, np.zeros(count, int)) is None
+    assert threshold(np.repeat(probabilities, 40, axis=0), np.arange(40 * count) % 2) is None

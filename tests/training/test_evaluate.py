@@ -1,7 +1,9 @@
 """Metrics against values by hand, scikit-learn and Keras; and an artifact measured again against its card."""
 
+import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 from tests.fixtures.server import committed_artifacts
 from training.artifact import metrics as module
 from training.artifact.metrics import measure
-from training.artifact.reading import latest_version
+from training.artifact.reading import latest_version, run_onnx
 from training.data.loading import load
 from training.evaluate import main
 
@@ -160,26 +162,73 @@ def test_data_that_does_not_fit_the_model_is_told(
     assert "takes images of shape [28, 28, 1], got [28, 28, 3]" in capsys.readouterr().err
 
 
-def test_classes_are_matched_by_name_and_all_of_other_pictures_are_measured(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A folder of the classes 3 and 7 only: by position, every 7 would count as a 1."""
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A folder of the digits 3 and 7 only, 15 of each."""
     digits = load("digits")
     for k in (3, 7):
         (tmp_path / "mine" / str(k)).mkdir(parents=True)
         for i in np.flatnonzero(digits.y_test == k)[:15]:
             Image.fromarray(digits.x_test[i, :, :, 0]).save(tmp_path / "mine" / str(k) / f"{i}.png")
-    assert main([str(model), "--data", str(tmp_path / "mine")]) == 0
-    said = capsys.readouterr().out
-    printed, _, verdict = said.strip().rpartition("\n")
-    per_class = json.loads(printed)["per_class_accuracy"]
-    assert [label for label, recall in per_class.items() if recall is not None] == ["3", "7"]
-    assert json.loads(printed)["accuracy"] > 0.3
-    assert "on 30 images, all there are, of folder mine" in verdict
-    assert verdict.endswith(" on digits")
-    (tmp_path / "mine" / "7").rename(tmp_path / "mine" / "seven")
-    assert main([str(model), "--data", str(tmp_path / "mine")]) == 1
+    return tmp_path / "mine"
+
+
+def test_classes_are_matched_by_name_and_all_of_other_pictures_are_measured(
+    model: Path, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By position, every 7 would count as a 1."""
+    assert main([str(model), "--data", str(mine)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    counts = {line.split()[0]: line.split()[1] for line in lines[1:-2]}  # after the header
+    assert (counts["3"], counts["7"]) == ("15", "15")
+    assert {count for label, count in counts.items() if label not in "37"} <= {"0"}
+    assert re.match(r"accuracy 0\.[3-9]\d* on 30 images, all there are, of folder mine", lines[-1])
+    assert lines[-1].endswith(" on digits")
+    (mine / "7").rename(mine / "seven")
+    assert main([str(model), "--data", str(mine)]) == 1
     assert "classes are matched by name" in capsys.readouterr().err
+
+
+def test_a_folder_becomes_a_table_of_its_classes_and_a_csv_of_its_pictures(
+    model: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (mine / "3" / "bad.png").write_bytes(b"no picture")
+    table = tmp_path / "out.csv"
+    assert main([str(model), "--data", str(mine), "--csv", str(table)]) == 0
+    said = capsys.readouterr().out
+    assert "3/bad.png: not a readable image" in said
+    assert f"wrote {table}: 30 pictures" in said
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["file"] for row in rows} == {str(file) for file in mine.glob("*/[0-9]*.png")}
+    assert all(Path(row["file"]).parent.name == row["label"] for row in rows)
+    images = np.stack([np.asarray(Image.open(row["file"]))[..., None] for row in rows])
+    answers = run_onnx(model / "1", images)
+    assert [row["answer"] for row in rows] == [str(k) for k in answers.argmax(axis=1)]
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], answers.max(axis=1), rtol=1e-4)
+    right = sum(row["label"] == row["answer"] == "3" for row in rows)
+    answered = sum(row["answer"] == "3" for row in rows)
+    (line,) = re.findall(r"^3 +15 +(.+)$", said, re.M)
+    assert re.findall(r"([\d.]+) \(", line) == [f"{right / 15:.4f}", *([f"{right / answered:.4f}"] if answered else [])]
+
+
+@pytest.mark.parametrize("place", ["no/out.csv", "."])
+def test_a_csv_that_cannot_be_written_is_one_line(
+    model: Path, mine: Path, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(model), "--data", str(mine), "--csv", str(tmp_path / place)]) == 1
+    assert re.fullmatch(r"error: .*: cannot be written \(.*\)\n", capsys.readouterr().err)
+
+
+def test_a_csv_needs_pictures_that_are_files(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(model), "--csv", str(tmp_path / "out.csv")]) == 1
+    assert "--csv takes pictures that are files" in capsys.readouterr().err
+
+
+def test_how_far_it_is_is_told(model: Path) -> None:
+    told: list[int] = []
+    run_onnx(model / "1", np.zeros((600, 28, 28, 1), np.uint8), told.append)
+    assert told == [256, 512, 600]
 
 
 @pytest.mark.parametrize("damage", ["card.json", "model.onnx"])

@@ -1,7 +1,10 @@
-"""Folders and CSVs of pictures as people have them: odd names, nested, damaged, too large, doubled, out of order."""
+"""Folders of pictures as people have them: odd names, nested, damaged, too large, doubled, out of order."""
 
 import json
-from collections.abc import Mapping
+import os
+import re
+import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,27 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.fixtures.pictures import colours
+from tests.fixtures.pictures import colours, grey, pictures
 from training.data import files as module
 from training.data.dataset import DatasetError, let_go
-from training.data.loading import load
+from training.data.loading import load, told_of_few
 from training.data.splits import split, spread
 from training.recipes.table import recipe_for
 from training.runs.parts import splits
 
 
-def grey(level: int, size: tuple[int, int] = (4, 3)) -> Image.Image:
-    return Image.new("L", size, level)
-
-
-def pictures(folder: Path, names: Mapping[str, Image.Image]) -> Path:
-    for name, image in names.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        image.save(folder / name)
-    return folder
-
-
-def classes(labels: str = "ab", count: int = 10, prefix: str = "") -> dict[str, Image.Image]:
+def classes(labels: Iterable[str] = "ab", count: int = 10, prefix: str = "") -> dict[str, Image.Image]:
     """Grey pictures of which 20 i + k is the level, in class k."""
     return {f"{prefix}{label}/{i}.png": grey(20 * i + k) for k, label in enumerate(labels) for i in range(count)}
 
@@ -95,6 +87,65 @@ def test_what_tools_leave_is_skipped_and_empty_folders_are_no_classes(tmp_path: 
     assert f"{folder}: no pictures by their names: b/notes.txt" in data.notes
 
 
+def test_links_are_read_once_and_never_in_a_circle(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "pets", classes())
+    pictures(tmp_path / "more", {f"{i}.png": grey(200 + i) for i in range(5)})
+    (folder / "a" / "more").symlink_to(tmp_path / "more")
+    (folder / "a" / "again").symlink_to(folder / "a" / "more")
+    (folder / "a" / "self").symlink_to(folder / "a")
+    (folder / "whole").symlink_to(folder)
+    data = load(data=folder)
+    assert data.labels == ("a", "b")
+    assert len(data.x_train) + len(data.x_test) == 25
+    assert f"{folder}: empty folders are no classes: whole" in data.notes
+
+
+def test_what_lies_beside_the_classes_and_what_pillow_only_writes_is_left_out_and_told(tmp_path: Path) -> None:
+    folder = pictures(tmp_path, classes() | {"stray.png": grey(7)})
+    for name in ("a/scan.pdf", "a/film.mpg", "b/drawing.svg"):
+        (folder / name).write_bytes(b"no picture")
+    notes = load(data=folder, strict=True).notes
+    assert f"{folder}: left out, since they are in no class' folder: stray.png" in notes
+    assert f"{folder}: no pictures by their names: a/film.mpg, a/scan.pdf, b/drawing.svg" in notes
+
+
+def test_names_in_any_alphabet_are_labels_and_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    folder = pictures(tmp_path, classes(("schöne Katzen, alt", "σκύλος & Co")))
+    broken = os.fsencode(folder / "σκύλος & Co") + b"/caf\xe9.png"
+    Path(os.fsdecode(broken)).write_bytes(b"no picture")
+    data = load(data=folder)
+    assert data.labels == ("schöne Katzen, alt", "σκύλος & Co")
+    assert "caf\\udce9.png: not a readable image" in "\n".join(data.notes).encode().decode()
+    (folder / "schöne Katzen, alt").rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9"))
+    with pytest.raises(DatasetError, match=r"not UTF-8, rename them: 'caf\\udce9'"):
+        load(data=folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (classes("a"), "needs at least two folders, one per class, found 1"),
+        (classes(count=1), "needs images for training and for testing, found 2 and 0"),
+        (classes(prefix="train/"), "or give train/ itself"),
+        (classes(prefix="train/") | classes("bc", prefix="test/"), "classes that train/ lacks: c"),
+        ({"0.png": grey(0), "1.png": grey(1)}, "needs at least two folders, one per class, found 0"),
+        ({}, "needs at least two folders, one per class, found 0"),
+    ],
+)
+def test_a_folder_that_cannot_be_trained_on_is_told_why(
+    tmp_path: Path, names: dict[str, Image.Image], told: str
+) -> None:
+    with pytest.raises(DatasetError, match=told):
+        load(data=pictures(tmp_path, names))
+
+
+@pytest.mark.parametrize("name", ["pets.zip", "pets.tar.gz"])
+def test_an_archive_is_to_be_unpacked(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DatasetError, match="unpack the archive first"):
+        load(data=tmp_path / name)
+
+
 # Damaged files
 
 
@@ -128,6 +179,38 @@ def test_pictures_of_a_camera_that_pillow_cannot_read_are_named_with_what_to_do(
     assert any("HEIC pictures: save them as JPEG first" in note for note in load(data=folder).notes)
 
 
+def test_links_to_nothing_and_files_that_may_not_be_read_are_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pictures(tmp_path, classes(count=12))
+    (folder / "a" / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "b" / "3.png").chmod(0)
+    opened = Image.open
+
+    def as_a_user(file: Path) -> Image.Image:  # root may read everything
+        if isinstance(file, Path) and file.lstat().st_mode & 0o777 == 0:
+            raise PermissionError(13, "Permission denied", str(file))
+        return opened(file)
+
+    monkeypatch.setattr(Image, "open", as_a_user)
+    data = load(data=folder)
+    assert len(data.x_train) + len(data.x_test) == 23
+    said = "\n".join(data.notes)
+    assert "a/gone.png: not a readable image (FileNotFoundError" in said
+    assert "b/3.png: not a readable image (PermissionError" in said
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_pictures_none_of_which_can_be_decoded_are_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    monkeypatch.setattr(module, "IN_MEMORY", 1 << 20 if in_memory else 0)
+    dark = Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4))
+    folder = pictures(tmp_path / "dark", {f"{label}/{i}.png": dark for label in "ab" for i in range(5)})
+    with pytest.raises(DatasetError, match=r"10 of 10 files cannot be read(?s:.)*does not say which is white"):
+        load(data=folder, store=tmp_path / "store")
+
+
 # Sizes
 
 
@@ -144,38 +227,6 @@ def test_pictures_of_a_camera_that_pillow_cannot_read_are_named_with_what_to_do(
 def test_the_size_suits_most_pictures(tmp_path: Path, sizes: list[tuple[int, int]], expected: tuple[int, int]) -> None:
     names = {f"{'ab'[i % 2]}/{i}.png": grey(i, size) for i, size in enumerate(sizes)}
     assert load(data=pictures(tmp_path, names)).input_shape[:2] == expected
-
-
-# CSV
-
-
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_a_csv_names_pictures_beside_it_their_labels_and_their_split(tmp_path: Path, delimiter: str) -> None:
-    pictures(tmp_path / "photos", {f"{i}.png": grey(i) for i in range(20)})
-    rows = [("file", "label", "split")]
-    rows += [(f"photos/{i}.png", "even number" if i % 2 == 0 else "odd", "test" if i < 4 else "") for i in range(20)]
-    (tmp_path / "mine.csv").write_text("\ufeff" + "\n".join(delimiter.join(row) for row in rows))
-    data = load(data=tmp_path / "mine.csv")
-    assert (data.name, data.labels) == ("mine", ("even number", "odd"))
-    assert sorted(data.x_test[:, 0, 0, 0]) == [0, 1, 2, 3]
-    np.testing.assert_array_equal(data.x_train[:, 0, 0, 0] % 2, data.y_train)
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("", "expected the columns file,label"),
-        ("name,class\na,b", "expected the columns file,label"),
-        ("file,label\na.png,cat\nb.png,cat", "at least two different labels, found 1"),
-        ("file,label\na.png,cat\n,dog\nb.png,dog", "line 3: expected a file and a label"),
-        ("file,label,split\na.png,cat,later\nb.png,dog,test", "line 2: split is train, valid or test, got 'later'"),
-        ("file,label\na.png,cat\nb.png,dog\nc.png,dog\nd.png,cat", "4 of 4 files cannot be read"),
-    ],
-)
-def test_what_is_wrong_with_a_csv_is_told(tmp_path: Path, text: str, told: str) -> None:
-    (tmp_path / "mine.csv").write_text(text)
-    with pytest.raises(DatasetError, match=told):
-        load(data=tmp_path / "mine.csv")
 
 
 # Labels
@@ -199,7 +250,8 @@ def test_labels_that_start_at_one_make_no_silent_class(tmp_path: Path) -> None:
     assert data.notes == ("labels start at 1: class 0 of the model is label 1",)
     assert load(data=tmp_path / "toys.npz", labels=("x", "y", "z")).labels == ("x", "y", "z")
     np.savez(tmp_path / "gap.npz", x_train=images, y_train=(labels - 1) * 2, x_test=images, y_test=(labels - 1) * 2)
-    assert load(data=tmp_path / "gap.npz").notes == ("no image to train on: 1, 3",)
+    gap = told_of_few(load(data=tmp_path / "gap.npz"))
+    assert gap.notes == ("no image to train on: 1, 3", "few images to train on: 0 (3), 2 (3), 4 (3)")
 
 
 # The same picture twice
@@ -216,6 +268,18 @@ def test_a_picture_that_is_in_both_splits_is_told(tmp_path: Path) -> None:
     notes = load(data=folder).notes
     assert notes[0] == "1 test pictures are near-identical with training pictures:"
     assert notes[1] == f"{folder}/test/b/again.jpg = {folder}/train/b/3.png"
+
+
+def test_a_picture_that_is_in_two_classes_is_told(tmp_path: Path) -> None:
+    folder = pictures(tmp_path, classes(count=6, prefix="train/") | classes(count=6, prefix="test/"))
+    for i in range(6):  # other pictures for testing
+        grey(200 + i).save(folder / f"test/a/{i}.png")
+        grey(210 + i).save(folder / f"test/b/{i}.png")
+    assert not any("two classes" in note for note in load(data=folder).notes)
+    shutil.copy(folder / "train" / "a" / "4.png", folder / "train" / "b" / "again.png")
+    notes = load(data=folder).notes
+    at = notes.index("1 pictures are in two classes, and one of the labels is wrong:")
+    assert {*re.findall(r"train/(\S+ \(.\))", notes[at + 1])} == {"a/4.png (a)", "b/again.png (b)"}
 
 
 # More than memory

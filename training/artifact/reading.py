@@ -1,5 +1,6 @@
 """Published artifacts, read again: which version is the latest, and what ONNX Runtime answers on the CPU."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,17 @@ def latest_version(path: Path) -> Path:
     return max(versions, key=lambda p: int(p.name))
 
 
-def run_onnx(path: Path, images: np.ndarray) -> np.ndarray:
-    """Probabilities (N, K) of an artifact's model.onnx for images (N, H, W, C) uint8, on the CPU provider."""
+def run_onnx(path: Path, images: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> np.ndarray:
+    """Probabilities (N, K) of an artifact's model.onnx for images (N, H, W, C) uint8, on the CPU provider.
+
+    `progress` is told after each batch how many images are answered.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path / "model.onnx", providers=["CPUExecutionProvider"])
     batch = batch_for(images.shape[1:])
-    batches = [images[i : i + batch] for i in range(0, len(images), batch)]
-    return np.concatenate([session.run(["probabilities"], {"image": part})[0] for part in batches])
+    answers = []
+    for i in range(0, len(images), batch):
+        answers += session.run(["probabilities"], {"image": images[i : i + batch]})
+        progress(min(i + batch, len(images)))
+    return np.concatenate(answers)

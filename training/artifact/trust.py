@@ -15,6 +15,26 @@ def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, f
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))
 
 
+def by_class(confusion: np.ndarray, labels: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows: each class with its images, recall and precision, and the 95 % intervals of both.
+
+    `confusion` (K, K) counts the true classes in its rows and the answers in its columns.
+    """
+
+    def share(right: int, count: int) -> str:
+        if not count:
+            return "–"
+        low, high = wilson_interval(right / count, count)
+        return f"{right / count:.4f} ({low:.2f} to {high:.2f})"
+
+    true, answered = confusion.sum(axis=1), confusion.sum(axis=0)
+    rows: list[tuple[str, ...]] = [
+        (label, f"{true[k]:,}", share(confusion[k, k], true[k]), share(confusion[k, k], answered[k]))
+        for k, label in enumerate(labels)
+    ]
+    return ("class", "images", "right of its images (recall)", "right of its answers (precision)"), rows
+
+
 def warnings_of(
     probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[str], train_accuracy: float
 ) -> list[str]:

@@ -8,6 +8,7 @@ import math
 import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ class Dataset:
 
     The last `validation` training images are for validation by the data's own wish. `notes` say what was left out and
     what is odd, for the user. `named` is whether the labels are names that came with the images, not mere numbers;
-    `set_aside` whether the data had no test split, so that one was set aside with the seed.
+    `set_aside` whether the data had no test split, so that one was set aside with the seed. `files` are the pictures'
+    where they came from files: those of the training images, then those of the test images.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     named: bool = True
     set_aside: bool = False
+    files: tuple[Path, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -102,6 +105,8 @@ def checked(
             labels, named = tuple(str(i) for i in range(first, last + 1)), False
             y_train, y_test = y_train - first, y_test - first
             notes = (f"labels start at {first}: class 0 of the model is label {first}",) if first else ()
+    if len(labels) < 2:
+        raise DatasetError(f"{where}needs images of at least two classes, found {len(labels)}")
     return Dataset(name, origin, tuple(labels), convention, x_train, y_train, x_test, y_test, 0, notes, named)
 
 

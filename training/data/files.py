@@ -6,10 +6,11 @@ again, or gone on with, while the files are the same.
 
 import fcntl
 import hashlib
+import itertools
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -43,8 +44,6 @@ def read_files(
     headers = dict(_headers([file for part in _parts(listing) for file, _ in part], damaged))
     _refuse_damaged(damaged, listing, strict)
     files = [[(file, label) for file, label in part if file in headers] for part in _parts(listing)]
-    if not files[0] or not files[2]:
-        raise DatasetError(f"{origin}: no readable picture is left for training or for testing")
     size = (image_size, image_size) if image_size else common_size([size for size, _ in headers.values()])
     grey = all(mode in ("1", "L") or mode.startswith("I") for _, mode in headers.values())
     paths = [file for part in files for file, _ in part]
@@ -52,13 +51,17 @@ def read_files(
     _refuse_damaged(damaged, listing, strict)
 
     ends = np.cumsum([len(part) for part in files])
-    train, valid, _ = (kept[(kept >= end - len(part)) & (kept < end)] for part, end in zip(files, ends, strict=True))
+    train, valid, test = (kept[(kept >= end - len(part)) & (kept < end)] for part, end in zip(files, ends, strict=True))
+    if not len(train) or not len(test):
+        raise DatasetError(f"{origin}: no readable picture is left for training or for testing")
     targets = np.array([label for part in files for _, label in part])[kept]
     count = len(train) + len(valid)
     arrays = (images[:count], targets[:count], images[count:], targets[count:])
     data = checked(name, origin, arrays, labels=listing.labels, where=f"{origin}: ")
-    notes = [*listing.notes, *_damage_notes(damaged), *_twins(data, [paths[i] for i in kept])]
-    return replace(data, validation=len(valid), notes=tuple(notes), set_aside=listing.set_aside)
+    own = tuple(paths[i] for i in kept)
+    notes = [*listing.notes, *_damage_notes(damaged), *_twins(data, own), *_in_two_classes(data, own)]
+    told = tuple(note.encode(errors="backslashreplace").decode() for note in notes)  # names of files may be no text
+    return replace(data, validation=len(valid), notes=told, set_aside=listing.set_aside, files=own)
 
 
 def _parts(listing: Listing) -> tuple[list[tuple[Path, int]], ...]:
@@ -89,8 +92,14 @@ def decoded(
     shape = (size[1], size[0], 1 if mode == "L" else 3)
     row = int(np.prod(shape))
     if store is None or len(files) * row <= IN_MEMORY:
-        found = [(i, array) for i, array in enumerate(_arrays(files, mode, size, damaged)) if array is not None]
-        return np.stack([array for _, array in found]), np.array([i for i, _ in found])
+        found = []
+        for i, array in enumerate(_arrays(files, mode, size, damaged)):
+            if array is not None:
+                found.append((i, array))
+            if sys.stdout.isatty():
+                _progress(i + 1, len(files))
+        images = np.stack([array for _, array in found]) if found else np.empty((0, *shape), np.uint8)
+        return images, np.array([i for i, _ in found], int)
     folder = store.with_name(f"{store.name}-{_key(files, mode, size)}")
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "state.json"
@@ -110,6 +119,8 @@ def decoded(
             state.with_suffix(".partial").write_text(json.dumps((start + len(part), kept, reasons)))
             state.with_suffix(".partial").replace(state)
             _progress(start + len(part), len(files))
+    if not kept:
+        return np.empty((0, *shape), np.uint8), np.array([], int)
     return np.memmap(folder / "images", np.uint8, "r", shape=(len(kept), *shape)), np.array(kept)
 
 
@@ -156,7 +167,7 @@ def _damage_notes(damaged: dict[Path, str]) -> list[str]:
     return notes
 
 
-def _twins(data: Dataset, files: list[Path]) -> list[str]:
+def _twins(data: Dataset, files: Sequence[Path]) -> list[str]:
     """A note of pictures for testing that are near-identical with one for training: they flatter the accuracy."""
     train, test = _thumbnails(data.x_train), _thumbnails(data.x_test)
     found = []
@@ -170,6 +181,23 @@ def _twins(data: Dataset, files: list[Path]) -> list[str]:
         return []
     more = [f"and {len(found) - 20} more"] if found[20:] else []
     return [f"{len(found)} test pictures are near-identical with training pictures:", *found[:20], *more]
+
+
+def _in_two_classes(data: Dataset, files: Sequence[Path]) -> list[str]:
+    """A note of pictures that are the very same in two classes: one of the two labels must be wrong."""
+    first: dict[bytes, tuple[Path, int]] = {}
+    found = []
+    rows = itertools.chain(data.x_train, data.x_test)
+    for i, (image, file, label) in enumerate(zip(rows, files, [*data.y_train, *data.y_test], strict=True)):
+        other, of = first.setdefault(hashlib.sha256(np.ascontiguousarray(image).data).digest(), (file, label))
+        if of != label:
+            found.append(f"{file} ({data.labels[label]}) = {other} ({data.labels[of]})")
+        if i % _AT_ONCE == 0:
+            let_go(image)
+    if not found:
+        return []
+    more = [f"and {len(found) - 20} more"] if found[20:] else []
+    return [f"{len(found)} pictures are in two classes, and one of the labels is wrong:", *found[:20], *more]
 
 
 def _thumbnails(images: Array) -> Array:

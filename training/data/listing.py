@@ -5,6 +5,7 @@ own. A CSV has the columns `file` and `label`, and may have `split`.
 """
 
 import csv
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"
 _TOOLS = {"__MACOSX", "@eaDir", "__pycache__", "$RECYCLE.BIN", "lost+found", "Thumbs.db", "desktop.ini"}
 # Pictures that Pillow does not read: they are told of, not passed over.
 CAMERA = (".heic", ".heif")
+_FILMS = {"MPEG"}  # formats of which Pillow reads the header alone
+_SHOWN = 20  # names in a note
 
 
 @dataclass
@@ -46,7 +49,9 @@ def list_folder(path: Path, seed: int) -> Listing:
         labels = _classes(path, notes)
         return _listing(labels, {"train": _files(path, labels, notes)}, seed, notes, str(path))
     if "test" not in found and "valid" not in found:
-        raise DatasetError(f"{path}: has {found['train'].name}/ but no test/ beside it")
+        train = found["train"].name
+        told = f"add one, or give {train}/ itself: a fifth of it is then set aside for testing"
+        raise DatasetError(f"{path}: has {train}/ but no test/ or val/ beside it; {told}")
     labels = _classes(found["train"], notes)
     parts = {}
     for name, folder in found.items():
@@ -65,11 +70,17 @@ def list_csv(path: Path, seed: int) -> Listing:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as err:
-        raise DatasetError(f"{path}: not a readable CSV file ({err})") from err
+        raise DatasetError(f"{path}: not a readable CSV file ({err}); save it as UTF-8") from err
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True))
-    if not rows or not {"file", "label"} <= set(rows[0]):
-        raise DatasetError(f"{path}: expected the columns file,label in its first line and a row per picture")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    try:
+        columns = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+        rows = list(reader)
+    except csv.Error as err:
+        raise DatasetError(f"{path}, after line {reader.line_num}: not a readable CSV file ({err})") from err
+    if not rows or not {"file", "label"} <= set(columns):
+        found = f"found {', '.join(columns)[:200] or 'nothing'} and {len(rows)} rows"
+        raise DatasetError(f"{path}: expected the columns file,label in its first line and a row per picture, {found}")
     labels = tuple(sorted({row["label"].strip() for row in rows if row["label"]}))
     if len(labels) < 2:
         raise DatasetError(f"{path}: needs at least two different labels, found {len(labels)}")
@@ -81,7 +92,10 @@ def list_csv(path: Path, seed: int) -> Listing:
         part = next((name for name, names in SPLITS.items() if given in names), None)
         if part is None:
             raise DatasetError(f"{path}, line {number}: split is train, valid or test, got {given!r}")
-        parts.setdefault(part, []).append((path.parent / row["file"].strip(), labels.index(row["label"].strip())))
+        file = path.parent / row["file"].strip()
+        if "\\" in row["file"] and not file.exists():  # written on Windows
+            file = path.parent / row["file"].strip().replace("\\", "/")
+        parts.setdefault(part, []).append((file, labels.index(row["label"].strip())))
     return _listing(labels, parts, seed, [], str(path))
 
 
@@ -117,34 +131,53 @@ def _split_folders(path: Path) -> dict[str, Path]:
 def _classes(path: Path, notes: list[str]) -> tuple[str, ...]:
     """The names of the folders that hold files, sorted."""
     folders = _folders(path)
-    full = tuple(p.name for p in folders if next(_walk(p), None))
+    full = tuple(p.name for p in folders if next(_walk(p, _above(p)), None))
     if empty := [p.name for p in folders if p.name not in full]:
         notes.append(f"{path}: empty folders are no classes: {', '.join(empty)}")
+    if beside := [p.name for p in sorted(path.iterdir()) if p.is_file() and not _skipped(p.name)]:
+        notes.append(f"{path}: left out, since they are in no class' folder: {some(beside)}")
+    if unnamed := [ascii(name) for name in full if name.encode(errors="replace").decode() != name]:
+        raise DatasetError(f"{path}: the names of these folders are not UTF-8, rename them: {some(unnamed)}")
     if len(full) < 2:
         raise DatasetError(f"{path}: needs at least two folders, one per class, found {len(full)}")
     return full
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder, sorted: the same order on every machine."""
+def _above(folder: Path) -> set[Path]:
+    """The folders that `folder` lies in: a link to one of them would make it hold itself."""
+    return set(folder.parent.resolve().parents) | {folder.parent.resolve()}
+
+
+def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """The files below a folder, sorted: the same order on every machine. Each folder is read once, links included."""
+    if (real := folder.resolve()) in seen:
+        return
+    seen.add(real)
     for path in sorted(folder.iterdir()):
         if not _skipped(path.name):
             if path.is_dir():
-                yield from _walk(path)
-            elif path.is_file():
+                yield from _walk(path, seen)
+            elif path.is_file() or path.is_symlink():  # a link to nothing is told of as a damaged file
                 yield path
 
 
 def _files(path: Path, labels: Iterable[str], notes: list[str]) -> list[File]:
     """Every picture of every class, by its file's name; what else lies there goes into `notes`."""
     pictures, others = [], []
-    known = {*Image.registered_extensions(), *CAMERA, ""}
+    endings = Image.registered_extensions()  # loads all of Pillow's plugins, which fill Image.OPEN
+    readable = {*Image.OPEN} - _FILMS
+    known = {ending for ending, form in endings.items() if form in readable} | {*CAMERA, ""}
     for index, label in enumerate(labels):
-        for file in _walk(path / label) if (path / label).is_dir() else ():
+        for file in _walk(path / label, _above(path / label)) if (path / label).is_dir() else ():
             if file.suffix.lower() in known:
                 pictures.append((file, index))
             else:
                 others.append(str(file.relative_to(path)))
     if others:
-        notes.append(f"{path}: no pictures by their names: {', '.join(others[:20])}{' …' if others[20:] else ''}")
+        notes.append(f"{path}: no pictures by their names: {some(others)}")
     return pictures
+
+
+def some(names: list[str]) -> str:
+    """The first of them, for a note."""
+    return ", ".join(names[:_SHOWN]) + (" …" if names[_SHOWN:] else "")

@@ -8,9 +8,12 @@ import numpy as np
 from training.data.arrays import read_npz
 from training.data.dataset import Dataset, DatasetError
 from training.data.files import read_files
-from training.data.listing import list_csv, list_folder
+from training.data.listing import list_csv, list_folder, some
 from training.data.named import NAMED
 from training.data.pictures import resized
+
+FEW = 5  # images of a class
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
 def load(
@@ -43,10 +46,17 @@ def load(
         dataset = replace(
             dataset, x_train=resized(dataset.x_train, image_size), x_test=resized(dataset.x_test, image_size)
         )
-    counts = np.bincount(dataset.y_train, minlength=len(dataset.labels))
-    if missing := [label for label, count in zip(dataset.labels, counts, strict=True) if not count]:
-        dataset = replace(dataset, notes=(*dataset.notes, f"no image to train on: {', '.join(missing)}"))
     return replace(dataset, origin=origin) if origin else dataset
+
+
+def told_of_few(dataset: Dataset) -> Dataset:
+    """The data set with a note of its classes that have no image to train on, or few."""
+    counts = np.bincount(dataset.y_train, minlength=len(dataset.labels))
+    classes = list(zip(dataset.labels, counts, strict=True))
+    none, few = [label for label, n in classes if not n], [f"{label} ({n})" for label, n in classes if 0 < n < FEW]
+    notes = [f"no image to train on: {some(none)}"] if none else []
+    notes += [f"few images to train on: {some(few)}"] if few else []
+    return replace(dataset, notes=(*dataset.notes, *notes))
 
 
 def _relabelled(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
@@ -78,12 +88,13 @@ def _from_path(
     if not path.exists():
         raise DatasetError(f"--data {path}: no such file or folder")
     name = name or name_of(path)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return read_npz(path, name, seed)
     if path.is_dir():
         listing, origin = list_folder(path, seed), f"folder {path.resolve().name}"
-    elif path.suffix == ".csv":
+    elif path.suffix.lower() in (".csv", ".tsv"):
         listing, origin = list_csv(path, seed), f"file {path.name}"
     else:
-        raise DatasetError(f"--data {path}: expected an .npz file, a CSV (file,label) or a folder of images")
+        told = "; unpack the archive first" if path.suffix.lower() in ARCHIVES else ""
+        raise DatasetError(f"--data {path}: expected an .npz file, a CSV (file,label) or a folder of images{told}")
     return read_files(listing, name, origin, image_size=image_size, strict=strict, store=store)

@@ -27,6 +27,10 @@ from training.runs.run import Run
 from training.runs.transfer import fit_head, frozen_outputs
 
 SHOWN = 30  # classes whose counts are printed
+NO_THRESHOLD = (
+    "the answers to {:,} validation images name no probability from which 95 % are right: "
+    "`min_probability=card` calls every answer unsure; add images"
+)
 
 
 def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool = False) -> Path:
@@ -63,6 +67,8 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
     rate = len(train[0]) * len(run.seconds) / sum(run.seconds)
     train_accuracy = run.history["categorical_accuracy"][run.best_epoch]
     card = card_of_training(recipe, data, probabilities, train_accuracy, len(run.seconds), sum(run.seconds), rate)
+    if recipe.calibrated and not found["threshold"]:
+        card["warnings"].append(NO_THRESHOLD.format(len(validation[0])))
     card |= {"macs": macs_of(model), **found}
     print(_result(card, len(data.x_test)), flush=True)
     artifact = export(model, recipe.model_name, labels=data.labels, output=output, card=card)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from training.artifact.trust import wilson_interval
+from training.artifact.trust import by_class
 from training.data.dataset import Dataset
 from training.runs.plots import plot_confusion, plot_curves, plot_reliability
 
@@ -57,7 +57,7 @@ def _body(folder: Path, record: dict[str, Any], data: Dataset, probabilities: np
     doubtful = np.argsort(two[:, 1] - two[:, 0], kind="stable")[:SHOWN]
     yield from (f'<p class="warning">{escape(text)}</p>' for text in record["warnings"])
     yield _table((), _figures(record))
-    yield "<h2>By class</h2>" + _table(*_classes(np.array(record["confusion"]), data.labels))
+    yield "<h2>By class</h2>" + _table(*by_class(np.array(record["confusion"]), data.labels))
     for name, title in PLOTS.items():
         yield f'<h2>{title}</h2><img alt="{title}" src="{_data_uri((folder / name).read_bytes(), "png")}">'
     yield f"<h2>Wrong and surest of it</h2><p>{len(wrong):,} of {len(predicted):,} test images are answered wrong.</p>"
@@ -93,23 +93,6 @@ def _figures(record: dict[str, Any]) -> list[tuple[str, ...]]:
         ("parameters", f"{record['parameters']:,}"),
         ("recipe", ", ".join(f"{key} {value}" for key, value in record["recipe"].items())),
     ]
-
-
-def _classes(confusion: np.ndarray, labels: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and rows: each class with its test images, recall and precision with their 95 % intervals."""
-
-    def share(right: int, count: int) -> str:
-        if not count:
-            return "–"
-        low, high = wilson_interval(right / count, count)
-        return f"{right / count:.4f} ({low:.2f} to {high:.2f})"
-
-    true, answered = confusion.sum(axis=1), confusion.sum(axis=0)
-    rows: list[tuple[str, ...]] = [
-        (label, f"{true[k]:,}", share(confusion[k, k], true[k]), share(confusion[k, k], answered[k]))
-        for k, label in enumerate(labels)
-    ]
-    return ("class", "images", "right of its images", "right of its answers"), rows
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
