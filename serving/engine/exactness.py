@@ -9,7 +9,8 @@ from serving.artifacts import Artifact
 from serving.engine.buckets import Run
 from serving.engine.providers import Backend, ProviderError, one_line
 
-CLOSE = 0.03  # between the two best probabilities
+CLOSE = 0.03  # between the two best probabilities, at least
+OUTLIERS = 1 / 16  # of the golden images a less exact precision may be off by up to twice its tolerance
 MOST_RUNS = 4  # of each batch size, in a check
 
 
@@ -17,7 +18,8 @@ def golden_check(run: Run, backend: Backend, artifact: Artifact) -> float:
     """The largest difference to the golden probabilities, at every batch size that the backend is prepared for.
 
     Raises ProviderError if it is over the backend's tolerance, if a top-1 changes whose margin in the reference exceeds
-    twice the tolerance, or if a run fails.
+    twice the tolerance, or if a run fails. The golden images are hard ones, noise and shapes that no network has
+    learnt: a sixteenth of them may take bfloat16 up to twice its tolerance away.
     """
     largest = max(backend.checked)
     repeats = -(-largest // len(artifact.golden_images))
@@ -25,7 +27,7 @@ def golden_check(run: Run, backend: Backend, artifact: Artifact) -> float:
     reference = np.concatenate([artifact.golden_probabilities] * repeats)
     ordered = np.sort(reference, axis=1)
     clear = ordered[:, -1] - ordered[:, -2] > 2 * backend.tolerance
-    deviation, flipped = 0.0, 0
+    largest_of, flipped = np.zeros(len(images)), 0
     for size in backend.checked:
         for start in range(0, min(len(images) - size + 1, MOST_RUNS * size), size):
             part = slice(start, start + size)
@@ -33,28 +35,32 @@ def golden_check(run: Run, backend: Backend, artifact: Artifact) -> float:
                 answer = run(images[part])
             except Exception as err:  # a class of ONNX Runtime's per status code, or one of OpenVINO's
                 raise ProviderError(one_line(err)) from err
-            difference = float(np.abs(answer - reference[part]).max())
-            deviation = max(deviation, difference if difference == difference else float("inf"))
+            difference = np.nan_to_num(np.abs(answer - reference[part]).max(axis=1), nan=np.inf)
+            largest_of[part] = np.maximum(largest_of[part], difference)
             flipped += int((answer.argmax(axis=1) != reference[part].argmax(axis=1))[clear[part]].sum())
-    if deviation > backend.tolerance or flipped:
+    exact, outliers = backend.precision == "float32", np.mean(largest_of > backend.tolerance)
+    deviation = float(largest_of.max())
+    if deviation > (1 if exact else 2) * backend.tolerance or outliers > (0 if exact else OUTLIERS) or flipped:
         raise ProviderError(
             f"does not reproduce golden.npz: largest difference {deviation:.2g} (limit {backend.tolerance:g}), "
-            f"{flipped} answers changed"
+            f"{outliers:.0%} of the images over it, {flipped} answers changed"
         )
     return deviation
 
 
-def deciding_close_calls(fast: Run, exact: Run) -> Run:
-    """`fast`, but images whose two best classes it finds within CLOSE of each other are computed again by `exact`.
+def deciding_close_calls(fast: Run, exact: Run, deviation: float = 0.0) -> Run:
+    """`fast`, but images whose two best classes it finds close to each other are computed again by `exact`.
 
-    Nearly every answer that bf16 changes is such a one: on CIFAR-10 30 of 10,000 without, 8 with it, for 1.6 % of the
-    images twice.
+    Close is within CLOSE, or twice the largest `deviation` from the golden probabilities. Nearly every answer that bf16
+    changes is such a one: of 10,000 on CIFAR-10, 30 without and 8 with it for `conv_resnet_deep`, which computes 1.6 %
+    of the images twice; 71 and 5 for `resnet9`, with 1.9 %.
     """
+    margin = max(CLOSE, 2 * deviation)
 
     def run(images: np.ndarray) -> np.ndarray:
         probabilities = fast(images)
         ordered = np.partition(probabilities, -2, axis=1)
-        close = np.flatnonzero(ordered[:, -1] - ordered[:, -2] < CLOSE)
+        close = np.flatnonzero(ordered[:, -1] - ordered[:, -2] < margin)
         if len(close):
             probabilities[close] = exact(images[close])
         return probabilities

@@ -179,7 +179,7 @@ def _open(
         seconds = {len(artifact.golden_images): max(clock() - began, 1e-9)}
     if backend.precision != "float32":
         # A session of its own, since one that has computed large batches keeps their memory.
-        run = deciding_close_calls(run, open_run(artifact.onnx, backend.exact, options.threads))
+        run = deciding_close_calls(run, open_run(artifact.onnx, backend.exact, options.threads), deviation)
     largest = max(seconds)
     took = time.perf_counter() - started
     return Model(artifact, run, backend, reason, deviation, took, seconds[largest] / largest, measuring)

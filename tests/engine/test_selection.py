@@ -14,7 +14,7 @@ from serving.engine import exactness, providers, selection
 from serving.engine.buckets import SIZES, worthwhile
 from serving.engine.measurements import FILE, Measurement, Measurements
 from serving.engine.probing import Findings
-from serving.engine.providers import BACKENDS, Backend
+from serving.engine.providers import BACKENDS, Backend, ProviderError
 from serving.engine.selection import CPU, Model, Options
 from serving.errors import StartError
 from tests.fixtures import toy
@@ -118,6 +118,37 @@ def test_a_model_that_does_not_reproduce_its_golden_outputs_is_not_served(
     for provider in ("cpu", "auto"):
         with pytest.raises(StartError, match=r"does not reproduce golden\.npz"):
             selection.load(artifacts.read(folder), measurements, Options(provider))
+
+
+@pytest.mark.parametrize(
+    ("off", "images", "precision", "passes"),
+    [
+        (0.06, 2, "bf16", True),  # one hard image of sixteen
+        (0.06, 3, "bf16", False),
+        (0.11, 1, "bf16", False),
+        (0.04, 32, "bf16", True),
+        (0.0002, 1, "float32", False),
+        (float("nan"), 1, "bf16", False),
+    ],
+)
+def test_how_far_from_the_golden_outputs_a_backend_may_be(
+    artifact: artifacts.Artifact, off: float, images: int, precision: str, passes: bool
+) -> None:
+    images_of = [image.tobytes() for image in artifact.golden_images]
+    assert len(set(images_of)) == len(images_of) == 32
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        at = [images_of.index(image.tobytes()) for image in pixels]
+        answers = artifact.golden_probabilities[at].copy()
+        answers[np.array(at) < images, 0] += off
+        return answers
+
+    backend = replace(CPU, precision=precision)
+    if passes:
+        assert exactness.golden_check(run, backend, artifact) == pytest.approx(off, rel=1e-3)
+    else:
+        with pytest.raises(ProviderError, match=r"does not reproduce golden\.npz"):
+            exactness.golden_check(run, backend, artifact)
 
 
 def test_a_file_that_is_no_onnx_graph_is_named(tmp_path: Path, measurements: Measurements) -> None:
@@ -236,6 +267,8 @@ def test_close_calls_are_decided_exactly() -> None:
     assert calls == [[1, 3]]
     run(np.array([[0], [2]]))
     assert len(calls) == 1
+    exactness.deciding_close_calls(fast, exact, deviation=0.11)(np.arange(4)[:, None])
+    assert calls[1:] == [[1, 2, 3]]  # as far apart as what is known of the deviation asks for
 
 
 def test_the_file_holds_the_newest_only(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import onnxruntime
 import pytest
+import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
@@ -73,6 +74,19 @@ def test_it_is_served_and_says_over_http_what_is_in_the_photos(tmp_path: Path) -
             picture = encode(Image.fromarray(load_sample_image(file)), "JPEG", quality=95)
             answer = client.post("/classify", picture).json()
             assert answer["predictions"][0]["label"] == label
+
+
+def test_the_small_one_is_the_same_network_on_enlarged_pictures(network: keras.Model) -> None:
+    small = build(NETWORKS["efficientnet_lite0_small"], (32, 32, 3), 1000, "efficientnet_lite0_small")
+    set_weights(small, pretrained(), head=True)
+    whole = build(NETWORKS["efficientnet_lite0"], (96, 96, 3), 1000, "efficientnet_lite0")
+    set_weights(whole, pretrained(), head=True)
+    pictures = np.stack([decode_image(encode(Image.fromarray(load_sample_image(name))), (32, 32, 3)) for name in SEEN])
+    pixels = pictures / np.float32(255)
+    enlarged = np.asarray(tf.image.resize(pixels, (96, 96)))
+    assert np.allclose(small.predict(pixels, verbose=0), whole.predict(enlarged, verbose=0), atol=1e-5)
+    still = [layer for layer in small.layers if layer.weights and not layer.trainable]
+    assert still and all(isinstance(layer, keras.layers.DepthwiseConv2D) for layer in still)
 
 
 # Checkpoints of the old kind

@@ -45,10 +45,27 @@ _RESNET9 = replace(
 _FAMILY = replace(_SHORT, batch_size=128, learning_rate=0.05, weight_decay=0.005, validation=0.1)
 _DIGITS = replace(_FAMILY, augmentation=("small_shift",), epochs=10, label_smoothing=0.0)
 
+# ImageNet's weights, all of which but the depthwise kernels' learn on.
+_LITE0 = replace(
+    _RESNET9,
+    network="efficientnet_lite0_small",
+    batch_size=128,
+    epochs=8,
+    optimizer="adam",
+    learning_rate=0.001,
+    weight_decay=0.01,
+    augmentation=("flip", "shift"),
+    label_smoothing=0.1,
+    precision="float32",
+    weights="imagenet",
+    achieved=None,
+)
+
 _CIFAR10 = ("densenet_bc", "preact_resnet", "resnext", "highway_conv", "stochastic_depth", "dense_sum_bottleneck")
 
 ROWS: tuple[Recipe, ...] = (
     _RESNET9,
+    _LITE0,
     replace(_SHORT, dataset="*", batch_size=128, learning_rate=0.1, validation=0.1),
     *(replace(_FAMILY, network=network) for network in _CIFAR10),
     replace(_DIGITS, network="highway", dataset="mnist"),
