@@ -44,6 +44,7 @@ PARTS: dict[str, tuple[tuple[str, ...], int]] = {
         250,
     ),
     "people's pictures": (("training/data/",), 750),
+    "publishing others' models": (("training/export.py", "training/artifact/inspection.py"), 150),
     "families of networks": (("training/networks/", "training/efficientnet_lite0.py"), 800),
 }
 
