@@ -49,6 +49,7 @@ class Load:
     def __init__(self, port: int, path: str, bodies: Sequence[tuple[bytes, str]]) -> None:
         self._url = f"http://127.0.0.1:{port}{path}"
         self._type = bodies[0][1]
+        self.bytes = max(len(body) for body, _ in bodies)  # of the largest
         self._folder = tempfile.TemporaryDirectory(prefix="shortcut-bench-")
         self._list = Path(self._folder.name) / "bodies"
         files = [Path(self._folder.name) / str(number) for number in range(len(bodies))]

@@ -121,7 +121,7 @@ def measure(one: Subject, contender: str, seconds: int) -> dict[str, float | str
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stages", description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL", help=f"default: {' '.join(MODELS)}")
-    parser.add_argument("--server", measurements=[name for name, c in CONTENDERS.items() if c.ours], default=OURS)
+    parser.add_argument("--server", choices=[name for name, c in CONTENDERS.items() if c.ours], default=OURS)
     parser.add_argument("--seconds", type=int, default=5, help="of load (default: %(default)s)")
     parser.add_argument("--artifacts", type=Path, default=Path("models"), help="default: %(default)s")
     args = parser.parse_args(argv)
