@@ -110,9 +110,10 @@ def markdown(result: Result) -> str:
     lines = []
     if result["preliminary"]:
         lines += [f"**Preliminary: {'; '.join(result['preliminary'])}.**", ""]
+    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
     lines += [
         f"{result['date']}, {conditions['cpu']} ({_kind(result)}), {conditions['cores']} cores, "
-        f"{conditions['system']}, Python {conditions['python']}; {', '.join(f'{k} {v}' for k, v in conditions['versions'].items())}. "
+        f"{conditions['system']}, Python {conditions['python']}; {versions}. "
         f"Medians of {plan['rounds']} interleaved round{'s' if plan['rounds'] > 1 else ''} of {plan['seconds']} s; "
         f"in brackets {' / '.join(ours)} ÷ peer (for latencies the inverse: above 1 is in our favour everywhere).",
     ]
