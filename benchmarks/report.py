@@ -144,8 +144,9 @@ def short_table(results: Sequence[Result]) -> str:
     for result in newest(results):
         where = f"{result['conditions']['cpu']}, {_kind(result)}, {result['date'].split()[0]}"
         for name, model in result["models"].items():
+            small = model.get("small", "PNG") + ", "
             for title, cell in _titled(model, medians(model["samples"])):
-                if not title.endswith((" 1 connection", " 8 connections", " 64 connections")) or "JPEG" in title:
+                if title == f"{small}32 connections" or not title.startswith(small):
                     rates = [cell.get(server, {}).get("rate") for server in (OURS, *FRONT_PEERS)]
                     said = ["–" if rate is None else _figure(rate) for rate in rates]
                     rows.append(_row([f"`{name}`, {title}", where, *said]))

@@ -59,6 +59,7 @@ def measure(subject: Subject, plan: Plan, say: Say) -> dict[str, Any]:
     down is left out, whatever it did before; of ours that is a ServerError.
     """
     samples: Samples = []
+    brief = plan.acceptance and subject.for_photos
     left_out: dict[str, str] = {}
     with ExitStack() as stack:
         started: dict[str, Server] = {}
@@ -88,7 +89,7 @@ def measure(subject: Subject, plan: Plan, say: Say) -> dict[str, Any]:
             best: dict[str, float] = {}
             for name in _in_turn(started, number):
                 with unless_broken(name), _awake(started[name], loads[name], plan.warm_seconds):
-                    for cell, figures in _cells(loads[name], plan, plan.acceptance and subject.for_photos):
+                    for cell, figures in _cells(loads[name], plan, brief, started[name].settle):
                         samples.append({"server": name, "cell": cell, "round": number, **asdict(figures)})
                         if cell.startswith("closed"):
                             best[name] = max(best.get(name, 0.0), figures.rate)
@@ -96,6 +97,7 @@ def measure(subject: Subject, plan: Plan, say: Say) -> dict[str, Any]:
             if not plan.acceptance:
                 for name in _in_turn(started, number):
                     with unless_broken(name), _awake(started[name], loads[name], plan.warm_seconds):
+                        started[name].settle()
                         rate = SATURATION * min(best[peer] for peer in started)
                         figures = loads[name].small.open(rate, plan.seconds)
                         samples.append({"server": name, "cell": "open same rate", "round": number, **asdict(figures)})
@@ -125,20 +127,25 @@ def _in_turn(started: dict[str, Server], number: int) -> list[str]:
     return names[first:] + names[:first]
 
 
-def _cells(loads: Loads, plan: Plan, brief: bool) -> Iterator[tuple[str, Figures]]:
-    """What one server does in each cell of a round but the open loop that all have in common."""
+def _cells(loads: Loads, plan: Plan, brief: bool, settle: Callable[[], None]) -> Iterator[tuple[str, Figures]]:
+    """What one server does in each cell of a round but the open loop that all have in common. `settle` waits until it
+    has nothing left to do: wrk goes when its time is over, and what it had asked for is computed all the same."""
     best = 0.0
     for connections in (ACCEPTED_CONNECTIONS,) if brief else plan.connections:
+        settle()
         figures = loads.small.closed(connections, plan.seconds)
         best = max(best, figures.rate)
         yield f"closed {connections}", figures
     if not brief:
+        settle()
         yield "open own rate", loads.small.open(SATURATION * best, plan.seconds)
     for photos, load in loads.photos.items():
         seconds = max(plan.seconds, LARGE_SECONDS) if load.bytes > LARGE_BYTES else plan.seconds
         for connections in photos.connections:
+            settle()
             yield f"{photos.title}, {connections} connections", load.closed(connections, seconds)
     if loads.batch is not None:
+        settle()
         got = loads.batch.closed(BATCH_CONNECTIONS, plan.seconds)
         yield "batch", Figures(got.rate * BATCH, got.p50_ms, got.p99_ms, got.not_200, got.lost)
 

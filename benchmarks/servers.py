@@ -28,6 +28,8 @@ from benchmarks.pictures import Picture, Subject
 START_SECONDS = 120
 MEASURE_SECONDS = 300  # that our service may take to time its backends
 STOP_SECONDS = 15
+SETTLE_SECONDS = 10.0  # at most, until a server has nothing left to do
+SETTLE_STEP, SETTLE_CORES = 0.2, 0.2  # seconds that it is looked at, and cores that it may then take beside idling
 BOUNDARY = "benchmark-boundary-7d1f"
 BENCH_BIN = Path(sys.executable).parent
 SERVING_BIN = Path(".venv/bin").resolve()
@@ -220,6 +222,16 @@ class Server:
         before = self.cpu_seconds()
         time.sleep(seconds)
         self.idle_cpu = max(0.0, (self.cpu_seconds() - before) / seconds)
+
+    def settle(self) -> None:
+        """Waits until it has done what a load generator left behind: until it takes hardly more CPU than while idle."""
+        deadline, before = time.monotonic() + SETTLE_SECONDS, self.cpu_seconds()
+        while time.monotonic() < deadline:
+            time.sleep(SETTLE_STEP)
+            now = self.cpu_seconds()
+            if now - before < SETTLE_STEP * (self.idle_cpu + SETTLE_CORES):
+                return
+            before = now
 
     def cpu_seconds(self) -> float:
         """That all its processes have used so far."""
