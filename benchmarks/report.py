@@ -173,7 +173,7 @@ def _model(model: dict[str, Any]) -> list[str]:
             lines.append(_tails(title, cell, servers))
     for name, title in OPEN.items():
         if name in cells:
-            rates = [_figure(cells[name][s]["rate"]) for s in servers]
+            rates = [_figure(cells[name][s]["rate"]) if s in cells[name] else "–" for s in servers]
             lines.append(_row([title + ", requests/s", *rates]))
             lines += _latencies(title, cells[name], servers)
             lines.append(_tails(title, cells[name], servers))
@@ -185,7 +185,9 @@ def _model(model: dict[str, Any]) -> list[str]:
         lines += _rates(title, row, servers)
     described = model["servers"]
     lines.append(_row(["ready after, s", *(f"{described[s]['ready_seconds']:.1f}" for s in servers)]))
-    lines.append(_row(["largest process, MiB", *(f"{described[s]['largest_process_mib']:.0f}" for s in servers)]))
+    lines.append(
+        _row(["largest process, MiB", *(f"{described[s].get('largest_process_mib', 0):.0f}" for s in servers)])
+    )
     lines.append(_row(["idle, % of a core", *(f"{100 * described[s]['idle_cpu']:.0f}" for s in servers)]))
     return [*lines, "", *_beside_bare(model, cells), "", _other(model, cells, servers)]
 
@@ -228,7 +230,7 @@ def _other(model: dict[str, Any], cells: Cells, servers: list[str]) -> str:
             f"An empty BentoML service is ready after {described[EMPTY]['ready_seconds']:.1f} s, {OURS} with all its "
             f"models {abs(more):.1f} s {'later' if more >= 0 else 'sooner'}."
         )
-    late = [(cells[cell][s]["late_ms"], s) for cell in OPEN if cell in cells for s in servers]
+    late = [(cells[cell][s]["late_ms"], s) for cell in OPEN for s in servers if s in cells.get(cell, {})]
     if late:
         said.append(
             f"The open-loop generator noticed 99 % of its requests within {max(late)[0]:.1f} ms of due "
@@ -238,6 +240,9 @@ def _other(model: dict[str, Any], cells: Cells, servers: list[str]) -> str:
     wrong = ", ".join(f"{s} {n}" for s, n in failed.items() if n)
     said.append(f"Answers that were not 200 or never came: {wrong or 'none'}.")
     said += [f"Left out: {name} ({why})." for name, why in model.get("left_out", {}).items()]
+    said += [
+        f"After the last round {name} was not as before ({why})." for name, why in model.get("problems", {}).items()
+    ]
     return " ".join(said)
 
 
@@ -269,7 +274,7 @@ def _latencies(title: str, cell: dict[str, dict[str, float]], servers: list[str]
 
 
 def _tails(title: str, cell: dict[str, dict[str, float]], servers: list[str]) -> str:
-    tails = [_tail(cell[server]) for server in servers]
+    tails = [_tail(cell[server]) if server in cell else None for server in servers]
     return _row([title + ", p99 ÷ p50", *("–" if tail is None else f"{tail:.1f}" for tail in tails)])
 
 

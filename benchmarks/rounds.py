@@ -26,9 +26,12 @@ BARE_BATCHES = (1, 8, 32)
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure. `warm_seconds` of load come first whenever a server is woken, unless they are 0. With
-    `acceptance` the open loop that all have in common is left out, and so is every second round of the bare runtimes,
-    which then have a second each; a model for photos is asked over ACCEPTED_CONNECTIONS and in closed loops only."""
+    """What to measure. `warm_seconds` of load come first whenever a server is woken, unless they are 0.
+
+    With `acceptance` these are left out: the open loop that all have in common, the peers' own, large photos for a
+    model of small pictures, and every second round of the bare runtimes, which have a second each; a model for photos
+    is asked over ACCEPTED_CONNECTIONS and in closed loops only.
+    """
 
     contenders: Sequence[str]
     rounds: int
@@ -53,14 +56,15 @@ Say = Callable[[str], None]
 
 def measure(subject: Subject, plan: Plan, say: Say) -> dict[str, Any]:
     """All samples of one model: {"small": …, "servers": {name: …}, "samples": [{"server", "cell", "round",
-    figures…}, …], "left_out": {peer: why}, "bare_left_out": {kind: why}}.
+    figures…}, …], "left_out": {peer: why}, "problems": {server: which it had after the
+    last round}, "bare_left_out": {kind: why}}.
 
     Of the cells `bare N` the "server" is the kind of session. A peer that does not start, answers wrongly or breaks
     down is left out, whatever it did before; of ours that is a ServerError.
     """
     samples: Samples = []
-    brief = plan.acceptance and subject.for_photos
     left_out: dict[str, str] = {}
+    problems: dict[str, str] = {}
     with ExitStack() as stack:
         started: dict[str, Server] = {}
 
@@ -89,7 +93,7 @@ def measure(subject: Subject, plan: Plan, say: Say) -> dict[str, Any]:
             best: dict[str, float] = {}
             for name in _in_turn(started, number):
                 with unless_broken(name), _awake(started[name], loads[name], plan.warm_seconds):
-                    for cell, figures in _cells(loads[name], plan, brief, started[name].settle):
+                    for cell, figures in _cells(loads[name], plan, subject.for_photos, started[name].settle):
                         samples.append({"server": name, "cell": cell, "round": number, **asdict(figures)})
                         if cell.startswith("closed"):
                             best[name] = max(best.get(name, 0.0), figures.rate)
@@ -108,14 +112,19 @@ def measure(subject: Subject, plan: Plan, say: Say) -> dict[str, Any]:
                         samples.append({"server": row, "cell": f"bare {batch}", "round": number, "rate": rate})
                 say(f"round {number + 1} of {plan.rounds}, bare: {bare['rates']}")
         for name, server in list(started.items()):
-            with unless_broken(name), _awake(server):
-                described[name]["largest_process_mib"] = round(server.largest_process(), 1)
-                server.verify(subject.small[:8])  # still right after all that
+            try:
+                with _awake(server):
+                    described[name]["largest_process_mib"] = round(server.largest_process(), 1)
+                    server.verify(subject.small[:8])  # still right after all that
+            except ServerError as err:
+                problems[name] = str(err)
+                say(f"after all that {err}")
     return {
         "small": subject.small_title,
         "servers": {name: row for name, row in described.items() if name not in left_out},
         "samples": samples,
         "left_out": left_out,
+        "problems": problems,
         "bare_left_out": bare["left_out"],
     }
 
@@ -127,19 +136,20 @@ def _in_turn(started: dict[str, Server], number: int) -> list[str]:
     return names[first:] + names[:first]
 
 
-def _cells(loads: Loads, plan: Plan, brief: bool, settle: Callable[[], None]) -> Iterator[tuple[str, Figures]]:
+def _cells(loads: Loads, plan: Plan, for_photos: bool, settle: Callable[[], None]) -> Iterator[tuple[str, Figures]]:
     """What one server does in each cell of a round but the open loop that all have in common. `settle` waits until it
     has nothing left to do: wrk goes when its time is over, and what it had asked for is computed all the same."""
     best = 0.0
-    for connections in (ACCEPTED_CONNECTIONS,) if brief else plan.connections:
+    ours = loads.batch is not None
+    for connections in (ACCEPTED_CONNECTIONS,) if plan.acceptance and for_photos else plan.connections:
         settle()
         figures = loads.small.closed(connections, plan.seconds)
         best = max(best, figures.rate)
         yield f"closed {connections}", figures
-    if not brief:
+    if not plan.acceptance or (ours and not for_photos):
         settle()
         yield "open own rate", loads.small.open(SATURATION * best, plan.seconds)
-    for photos, load in loads.photos.items():
+    for photos, load in loads.photos.items() if for_photos or not plan.acceptance else ():
         seconds = max(plan.seconds, LARGE_SECONDS) if load.bytes > LARGE_BYTES else plan.seconds
         for connections in photos.connections:
             settle()
@@ -209,12 +219,14 @@ def _bare(subject: Subject, seconds: int) -> dict[str, Any]:
 
 @contextmanager
 def _awake(server: Server, loads: Loads | None = None, seconds: int = 0) -> Iterator[None]:
-    """`seconds` of load come first."""
+    """`seconds` of load come first. It is stopped when it has nothing left to do: an answer that takes minutes looks to
+    a server as if something had broken, and ours then begins anew."""
     server.resume()
     try:
         if loads is not None and seconds:
             loads.small.closed(WARM_CONNECTIONS, seconds)
         yield
+        server.settle()
     finally:
         server.pause()
 

@@ -160,11 +160,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "conditions": conditions(),
         "plan": vars(plan),
         "models": {},
+        "failed": {},
     }
     for one in subjects:
         began = time.monotonic()
         say(f"{one.name}: starting {', '.join(plan.contenders)}")
-        model = rounds.measure(one, plan, say)
+        try:
+            model = rounds.measure(one, plan, say)
+        except (ServerError, LoadError) as err:
+            result["failed"][one.name] = str(err)
+            say(f"error: {one.name}: {err}")
+            continue
         result["models"][one.name] = {**model, "ratios": report.ratios(model)}
         say(f"{one.name}: took {(time.monotonic() - began) / 60:.1f} minutes; written to {write(result, args)}")
     return result
@@ -217,7 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     left_out = sorted({name for model in result["models"].values() for name in model["left_out"]})
     if left_out:
         say(f"error: left out for some model: {', '.join(left_out)}")
-    return 1 if failed or left_out else 0
+    problems = result["failed"] or any(model["problems"] for model in result["models"].values())
+    return 1 if failed or left_out or problems else 0
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from benchmarks.pictures import Picture, Subject
 START_SECONDS = 120
 MEASURE_SECONDS = 300  # that our service may take to time its backends
 STOP_SECONDS = 15
-SETTLE_SECONDS = 10.0  # at most, until a server has nothing left to do
+SETTLE_SECONDS = 20.0  # at most, until a server has nothing left to do
 SETTLE_STEP, SETTLE_CORES = 0.2, 0.2  # seconds that it is looked at, and cores that it may then take beside idling
 BOUNDARY = "benchmark-boundary-7d1f"
 BENCH_BIN = Path(sys.executable).parent
@@ -235,7 +235,11 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """That all its processes have used so far."""
-        return sum(sum(p.cpu_times()[:2]) for p in self._tree())
+        total = 0.0
+        for process in self._tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += sum(process.cpu_times()[:2])
+        return total
 
     def largest_process(self) -> float:
         """MiB of resident memory of the server's largest process."""

@@ -256,21 +256,27 @@ class _Cells(Load):
         return Figures(rate, 1.0, 2.0, 0, 0)
 
 
-@pytest.mark.parametrize("brief", [False, True])
-def test_one_server_does_its_cells_in_one_go(brief: bool) -> None:
+@pytest.mark.parametrize("for_photos", [False, True])
+@pytest.mark.parametrize("acceptance", [False, True])
+def test_one_server_does_its_cells_in_one_go(for_photos: bool, acceptance: bool) -> None:
     asked: list[str] = []
     photos = {
         kind: _Cells(asked, kind.title, size) for kind, size in zip(FOR_PHOTO_MODELS, (10**5, 10**7), strict=True)
     }
     loads = rounds.Loads(_Cells(asked, "small", 1), photos, _Cells(asked, "batch", 1))  # type: ignore[arg-type]
-    plan = rounds.Plan(["shortcut"], rounds=1, seconds=2, warm_seconds=0, connections=[1, 32, 64], acceptance=True)
-    cells = dict(rounds._cells(loads, plan, brief, lambda: asked.append("settled")))
-    closed = ["small 32 for 2 s"] if brief else [f"small {n} for 2 s" for n in (1, 32, 64)] + ["small at 98.4"]
+    plan = rounds.Plan(
+        ["shortcut"], rounds=1, seconds=2, warm_seconds=0, connections=[1, 32, 64], acceptance=acceptance
+    )
+    cells = dict(rounds._cells(loads, plan, for_photos, lambda: asked.append("settled")))
+    brief = acceptance and for_photos
+    expected = ["small 32 for 2 s"] if brief else [f"small {n} for 2 s" for n in (1, 32, 64)] + ["small at 98.4"]
     wide, phone = (kind.title for kind in FOR_PHOTO_MODELS)
+    if for_photos or not acceptance:
+        expected += [f"{wide} 8 for 2 s", f"{wide} 32 for 2 s", f"{phone} 8 for 4 s"]
+        assert list(cells)[-3:] == [f"{wide}, 32 connections", f"{phone}, 8 connections", "batch"]
     assert asked[::2] == ["settled"] * (len(asked) // 2)
-    assert asked[1::2] == [*closed, f"{wide} 8 for 2 s", f"{wide} 32 for 2 s", f"{phone} 8 for 4 s", "batch 8 for 2 s"]
+    assert asked[1::2] == [*expected, "batch 8 for 2 s"]
     assert cells["batch"].rate == 108 * BATCH
-    assert list(cells)[-3:] == [f"{wide}, 32 connections", f"{phone}, 8 connections", "batch"]
 
 
 def test_photos_are_of_the_size_and_turn_that_cameras_give(tmp_path: Path) -> None:
