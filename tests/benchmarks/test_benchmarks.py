@@ -20,6 +20,7 @@ from benchmarks.pictures import FOR_PHOTO_MODELS
 from benchmarks.rounds import BATCH
 from tests.fixtures import toy
 
+ROOT = Path(__file__).resolve().parents[2]
 HEAD = b"HTTP/1.1 %s\r\nContent-Type: text/plain\r\n"
 WHOLE = HEAD % b"200 OK" + b"content-length: 5\r\n\r\nseven"
 CHUNKED = HEAD % b"200 OK" + b"Transfer-Encoding: chunked\r\n\r\n3\r\nsev\r\n2;last=1\r\nen\r\n0\r\n\r\n"
@@ -294,3 +295,16 @@ def test_photos_are_of_the_size_and_turn_that_cameras_give(tmp_path: Path) -> No
             plain = io.BytesIO()
             image.save(plain, "JPEG", quality=95, exif=Image.Exif())
         assert told.label(plain.getvalue()) != picture.label
+
+
+def test_what_computes_is_the_same_in_every_environment() -> None:
+    """MLServer's environment is locked apart from the others."""
+
+    def pinned(file: str) -> dict[str, str]:
+        lines = (ROOT / "requirements" / file).read_text().splitlines()
+        return dict(
+            line.removesuffix(" \\").split("==") for line in lines if line.startswith(("onnxruntime==", "pillow=="))
+        )
+
+    assert pinned("serving.txt") == pinned("bench.txt") == pinned("bench-mlserver.txt")
+    assert len(pinned("serving.txt")) == 2
