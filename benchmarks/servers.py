@@ -29,7 +29,8 @@ START_SECONDS = 120
 MEASURE_SECONDS = 300  # that our service may take to time its backends
 STOP_SECONDS = 15
 SETTLE_SECONDS = 20.0  # at most, until a server has nothing left to do
-SETTLE_STEP, SETTLE_CORES = 0.2, 0.2  # seconds that it is looked at, and cores that it may then take beside idling
+SETTLE_STEP = 0.2  # seconds that it is looked at
+SETTLE_CORES, SETTLE_SHARE = 0.1, 0.2  # that it may then take beside idling: cores, and share of what idling takes
 BOUNDARY = "benchmark-boundary-7d1f"
 BENCH_BIN = Path(sys.executable).parent
 SERVING_BIN = Path(".venv/bin").resolve()
@@ -225,11 +226,12 @@ class Server:
 
     def settle(self) -> None:
         """Waits until it has done what a load generator left behind: until it takes hardly more CPU than while idle."""
+        idle = SETTLE_STEP * (self.idle_cpu * (1 + SETTLE_SHARE) + SETTLE_CORES)
         deadline, before = time.monotonic() + SETTLE_SECONDS, self.cpu_seconds()
         while time.monotonic() < deadline:
             time.sleep(SETTLE_STEP)
             now = self.cpu_seconds()
-            if now - before < SETTLE_STEP * (self.idle_cpu + SETTLE_CORES):
+            if now - before < idle:
                 return
             before = now
 
