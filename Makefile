@@ -35,7 +35,7 @@ count: .venv-dev/ready  ## the lines of code there are to read
 fuzz: .venv-fuzz/ready .venv/ready  ## FUZZ_SECONDS=600 over all targets; what crashes lands in fuzz/found/
 	.venv-fuzz/bin/python -m fuzz --seconds $(or $(FUZZ_SECONDS),600)
 
-bench: .venv/ready .venv-bench/ready  ## speed beside peers and the bare runtime (needs wrk); ARGS="--quick"
+bench: .venv/ready .venv-bench/ready .venv-bench-mlserver/ready  ## speed beside peers and the bare runtime (needs wrk); ARGS="--quick"
 	.venv-bench/bin/python -m benchmarks.run $(ARGS)
 
 soak: .venv/ready .venv-dev/ready  ## MINUTES=10 of all kinds of requests at once: memory, errors; ARGS="--plot soak.png"
@@ -65,7 +65,7 @@ bento-gpu: .venv/ready .venv-bento/ready  ## the same for CUDA
 lock: .venv-bento/ready  ## compile requirements/*.txt from pyproject.toml
 	for extra in serving serving-gpu training dev; do .venv-bento/bin/uv pip compile pyproject.toml --extra $$extra --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q -o requirements/$$extra.txt; done
-	for name in bench bench-ray fuzz bento; do .venv-bento/bin/uv pip compile requirements/$$name.in --universal \
+	for name in bench bench-ray bench-mlserver fuzz bento; do .venv-bento/bin/uv pip compile requirements/$$name.in --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q \
 	  -o requirements/$$name.txt; done
 
@@ -92,6 +92,12 @@ lock: .venv-bento/ready  ## compile requirements/*.txt from pyproject.toml
 	$(PYTHON) -m venv --clear .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	cp requirements/bench.txt $@
+
+.venv-bench-mlserver/ready: requirements/bench-mlserver.txt
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }
+	$(PYTHON) -m venv --clear .venv-bench-mlserver
+	.venv-bench-mlserver/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench-mlserver.txt
+	cp requirements/bench-mlserver.txt $@
 
 .venv-fuzz/ready: requirements/fuzz.txt
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }

@@ -58,7 +58,7 @@ def requests(subjects: Sequence[Subject]) -> dict[str, list[list[Request]]]:
     """Of each lane's kind the sequences that its clients repeat: one for each model, where models matter."""
     small = [_small(one) for one in subjects]
     picture, whole = subjects[0].small[0].data, small[0][-1].data
-    photos = {one.name: one.large.data for one in subjects if one.large is not None}
+    photos = {one.name: next(iter(one.photos.values()))[0].data for one in subjects if one.photos}
     photo = next(iter(photos.values()), bytes(1_000_000))
     large = [[Request(f"{one.name} large", _post(one, photos[one.name]))] for one in subjects if one.name in photos]
     batches = [[Request(f"{one.name} batch", _batch(one))] for one in subjects]

@@ -1,23 +1,23 @@
 """An artifact -> pictures to post, and the label ONNX Runtime gives on the same arrays.
 
-The pictures are the artifact's golden inputs and seeded drawings, as PNG at the model's own size, and one large drawing
-as JPEG; no data set is involved. Knows neither servers nor HTTP.
+The pictures are the artifact's golden inputs and seeded drawings, as PNG at the model's own size; a model for photos
+gets drawings with a camera's noise instead, as JPEG. Larger photos are JPEGs, too. No data set is involved. Knows
+neither servers nor HTTP.
 """
 
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 SMALL = 64  # pictures in rotation
-LARGE = (3000, 2000)  # width, height
 LEAD = 0.1  # of the top probability over the second: a provider in bf16 (tolerance 0.05) gives the same answer
+PHOTO_SIDE = 128  # pixels: a model with inputs of this size or more is one for photos
+SIDEWAYS = 6  # EXIF 2.3, tag 0x0112: a phone that was held upright
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,41 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Photos:
+    """How to draw photos: `width` x `height` as the file has them, enlarged from a drawing that is `enlarged` times
+    smaller, with `noise` (standard deviation, of 255 levels), JPEG of this `quality`."""
+
+    title: str
+    width: int
+    height: int
+    number: int
+    noise: float
+    quality: int
+    enlarged: int = 1
+    orientation: int = 1
+    connections: tuple[int, ...] = (8,)  # over which they are posted
+
+
+# Noise and quality give files as large as cameras': about 16 kB, 122 kB and 3.7 MB.
+SMALL_PHOTOS = Photos("JPEG of the model's size", 224, 224, SMALL, noise=5, quality=92)
+FOR_SMALL_MODELS = (Photos("3000×2000 JPEG", 3000, 2000, 1, noise=6, quality=75),)
+FOR_PHOTO_MODELS = (
+    Photos("1024×768 JPEG", 1024, 768, 8, noise=12, quality=75, connections=(8, 32)),
+    Photos("12-megapixel JPEG, turned by EXIF", 4032, 3024, 2, noise=8, quality=92, enlarged=4, orientation=SIDEWAYS),
+)
+
+
+@dataclass(frozen=True)
 class Subject:
-    """A model to be served: its artifact, at least 32 small pictures, and a large one if its convention is `plain`."""
+    """A model to be served: its artifact, SMALL pictures of its own size (`small_title` says of which kind), and larger
+    photos unless its convention finds digits."""
 
     name: str
     artifact: Path
+    for_photos: bool
     small: list[Picture]
-    large: Picture | None
+    small_title: str
+    photos: dict[Photos, list[Picture]]
 
 
 def subject(models: Path, name: str) -> Subject:
@@ -45,30 +73,59 @@ def subject(models: Path, name: str) -> Subject:
         there = ", ".join(sorted({p.parent.parent.name for p in models.glob("*/*/model.onnx")})) or "none"
         raise FileNotFoundError(f"{models / name}: no such model; there is {there}")
     artifact = versions[-1].parent
-    card = json.loads((artifact / "card.json").read_bytes())
-    session = onnxruntime.InferenceSession(artifact / "model.onnx", providers=["CPUExecutionProvider"])
-    with np.load(artifact / "golden.npz") as golden:
-        candidates = [*golden["image"]]
-    generator = np.random.default_rng(0)
-    small: list[Picture] = []
-    while len(small) < SMALL:
-        label = _label(session, card, candidates[0])
-        if label is not None and (card["input_convention"] == "plain" or _stays_as_it_is(candidates[0])):
-            small.append(Picture(_encode(candidates[0], "PNG"), label))
-        candidates = candidates[1:] or [_drawing(card["input_shape"], generator)]
-    large = next(_large(session, card)) if card["input_convention"] == "plain" else None
-    return Subject(name, artifact, small, large)
+    judge = _Judge(artifact)
+    height, width, _ = judge.shape
+    for_photos = min(height, width) >= PHOTO_SIDE
+    if for_photos:
+        title, kinds = f"{width}×{height} JPEG", FOR_PHOTO_MODELS
+        small = _photos(judge, replace(SMALL_PHOTOS, width=width, height=height), seed=0)
+    else:
+        title, kinds = "PNG", FOR_SMALL_MODELS if judge.convention == "plain" else ()
+        with np.load(artifact / "golden.npz") as golden:
+            small = _small(judge, [*golden["image"]])
+    return Subject(name, artifact, for_photos, small, title, {kind: _photos(judge, kind) for kind in kinds})
 
 
 def _version(onnx: Path) -> int:
     return int(onnx.parent.name)
 
 
-def _label(session: onnxruntime.InferenceSession, card: dict[str, Any], array: np.ndarray) -> str | None:
-    """What ONNX Runtime says; None if the two best are so close that rounding may decide."""
-    (probabilities,) = session.run(["probabilities"], {"image": array[None]})[0]
-    second, best = np.argsort(probabilities)[-2:]
-    return card["labels"][best] if probabilities[best] - probabilities[second] > LEAD else None
+class _Judge:
+    """What ONNX Runtime says of a picture that Pillow has decoded, all of it, and brought to the model's size."""
+
+    def __init__(self, artifact: Path) -> None:
+        card = json.loads((artifact / "card.json").read_bytes())
+        self.shape: list[int] = card["input_shape"]  # [H, W, C]
+        self.convention: str = card["input_convention"]
+        self._labels: list[str] = card["labels"]
+        self._filter = Image.Resampling[card.get("resample", "bilinear").upper()]
+        self._session = onnxruntime.InferenceSession(artifact / "model.onnx", providers=["CPUExecutionProvider"])
+
+    def label(self, data: bytes) -> str | None:
+        """None if the two best are so close that rounding may decide."""
+        height, width, channels = self.shape
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("L" if channels == 1 else "RGB")
+        if self.convention == "centre_crop":
+            image = ImageOps.fit(image, (width, height), self._filter)
+        elif image.size != (width, height):
+            image = image.resize((width, height), self._filter)
+        array = np.asarray(image).reshape(1, height, width, channels)
+        (probabilities,) = self._session.run(["probabilities"], {"image": array})[0]
+        second, best = np.argsort(probabilities)[-2:]
+        return self._labels[best] if probabilities[best] - probabilities[second] > LEAD else None
+
+
+def _small(judge: _Judge, candidates: list[np.ndarray]) -> list[Picture]:
+    """Of `candidates`, and drawings after them, SMALL of which the model is sure."""
+    generator = np.random.default_rng(0)
+    small: list[Picture] = []
+    while len(small) < SMALL:
+        array = candidates.pop(0) if candidates else _drawing(judge.shape, generator)
+        if judge.convention != "light_on_dark_centred" or _stays_as_it_is(array):
+            data = _encode(array)
+            if (label := judge.label(data)) is not None:
+                small.append(Picture(data, label))
+    return small
 
 
 def _stays_as_it_is(array: np.ndarray) -> bool:
@@ -125,22 +182,32 @@ def _scene(width: int, height: int, generator: np.random.Generator) -> Image.Ima
     return image
 
 
-def _large(session: onnxruntime.InferenceSession, card: dict[str, Any]) -> Iterator[Picture]:
-    """Scenes with a little noise, as a camera would give, until the model is sure of one."""
-    generator = np.random.default_rng(1)
-    height, width, channels = card["input_shape"]
-    filter_ = Image.Resampling[card.get("resample", "bilinear").upper()]
-    while True:
-        scene = np.asarray(_scene(*LARGE, generator).filter(ImageFilter.GaussianBlur(3)), np.int16)
-        noisy = np.clip(scene + generator.normal(0, 6, scene.shape), 0, 255).astype(np.uint8)
-        data = _encode(noisy, "JPEG")
-        image = Image.open(io.BytesIO(data)).convert("L" if channels == 1 else "RGB").resize((width, height), filter_)
-        label = _label(session, card, np.asarray(image).reshape(height, width, channels))
-        if label is not None:
-            yield Picture(data, label)
+def _photos(judge: _Judge, of: Photos, seed: int = 1) -> list[Picture]:
+    """Drawings as a camera would see them, a little out of focus and with noise, until the model is sure of enough. One
+    that is turned by EXIF has another label where that is overlooked."""
+    generator = np.random.default_rng(seed)
+    found: list[Picture] = []
+    while len(found) < of.number:
+        scene = _scene(of.width // of.enlarged, of.height // of.enlarged, generator)
+        scene = scene.filter(ImageFilter.GaussianBlur(scene.width / 340))
+        label = judge.label(_encode(scene, "JPEG", orientation=of.orientation))  # asked while it is small
+        if label is None or (of.orientation != 1 and label == judge.label(_encode(scene, "JPEG"))):
+            continue
+        noise = generator.normal(0, of.noise, (scene.height, scene.width, 3))
+        large = np.asarray(scene.resize((of.width, of.height), Image.Resampling.BICUBIC), np.int16)
+        noisy = np.clip(large + np.tile(noise, (of.enlarged, of.enlarged, 1)), 0, 255).astype(np.uint8)
+        data = _encode(noisy, "JPEG", of.quality, of.orientation)
+        if (label := judge.label(data)) is not None:
+            found.append(Picture(data, label))
+    return found
 
 
-def _encode(array: np.ndarray, form: str) -> bytes:
+def _encode(picture: np.ndarray | Image.Image, form: str = "PNG", quality: int = 75, orientation: int = 1) -> bytes:
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
+    exif = Image.Exif()
+    if orientation != 1:
+        exif[0x0112] = orientation
     buffer = io.BytesIO()
-    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(buffer, form)
+    picture.save(buffer, form, quality=quality, exif=exif)
     return buffer.getvalue()

@@ -1,7 +1,9 @@
 """The samples of a run -> medians, ratios and a Markdown table.
 
-`python -m benchmarks.report RESULT.json …` prints the tables of earlier runs again; `--readme` also puts them into
-README.md. Knows the form of a result file, not how it was measured.
+`python -m benchmarks.report [RESULT.json …]` prints the tables of earlier runs again, of each model on each kind of
+CPU the newest; without names, of all in results/. `--readme` also puts them into the README files, so that a run on one
+kind of CPU leaves the figures of the others where they are, with their dates. Knows the form of a result file, not how
+it was measured.
 """
 
 import argparse
@@ -12,16 +14,27 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.rounds import BARE_BATCHES, BATCH, BATCH_CONNECTIONS, LARGE_CONNECTIONS, SATURATION
+from benchmarks.rounds import BATCH, BATCH_CONNECTIONS, SATURATION
 from benchmarks.servers import EMPTY, OURS, OURS_CPU, short_name
 
+RESULTS = Path(__file__).with_name("results")
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of results -->"
+FRONT = README.parents[1] / "README.md"  # has the short table
+FRONT_BEGIN, FRONT_END = "<!-- speed: python -m benchmarks.report --readme -->", "<!-- /speed -->"
+FRONT_PEERS = {  # name -> what the short table calls it
+    "fastapi": "FastAPI + ONNX Runtime",
+    "litserve": "LitServe",
+    "bentoml": "BentoML's tutorial",
+    "mosec": "mosec",
+    "mlserver": "MLServer",
+}
 
 OPEN = {  # cell -> what it is called
     "open own rate": f"open loop, each at {SATURATION:.0%} of its own best",
     "open same rate": f"open loop, all at {SATURATION:.0%} of the slowest one's best",
 }
+OLD_TITLES = {"large": "3000×2000 JPEG, 8 connections"}  # cells of results before 2026-11-25
 FIGURES = ("rate", "p50_ms", "p99_ms", "late_ms")
 Result = dict[str, Any]
 Cells = dict[str, dict[str, dict[str, float]]]  # cell -> server -> figure -> median
@@ -41,26 +54,43 @@ def _median(group: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def ratios(model: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Of each of our rows: what it reaches of the best bare session on its provider at the largest batch, with one
-    image a request (`of_bare`) and with many (`of_bare_batch`); p99 ÷ p50 of its open loops (`tail`)."""
+    """Of each of our rows: what it reaches of the best bare session, whatever its batch (`of_best`: with one image a
+    request; `of_best_batch`: with many), and of the best on its own provider in its own precision (`of_bare`,
+    `of_bare_batch`); p99 ÷ p50 of its open loops (`tail`); the slowest round of uploads ÷ the fastest (`spread`)."""
     cells = medians(model["samples"])
-    bare = {row: figures["rate"] for row, figures in cells[f"bare {max(BARE_BATCHES)}"].items()}
+    bare = {
+        (row, cell.removeprefix("bare ")): figures["rate"]
+        for cell, rows in cells.items()
+        if cell.startswith("bare")
+        for row, figures in rows.items()
+    }
     found: dict[str, dict[str, Any]] = {}
     for name in (OURS, OURS_CPU):
         if name not in model["servers"]:
             continue
-        provider = short_name(model["servers"][name]["provider"])
-        same = {row: rate for row, rate in bare.items() if row.split()[0] == provider}
-        found[name] = {"tail": {cell: _tail(cells[cell][name]) for cell in OPEN}}
-        if same:
-            row = max(same, key=lambda row: same[row])
-            closed = max(cell[name]["rate"] for title, cell in cells.items() if title.startswith("closed"))
-            found[name] |= {
-                "bare": row,
-                "of_bare": round(closed / same[row], 4),
-                "of_bare_batch": round(cells["batch"][name]["rate"] / same[row], 4),
-            }
+        served = model["servers"][name]
+        found[name] = {"tail": {cell: _tail(cells[cell][name]) for cell in OPEN if cell in cells}}
+        closed = max(cell[name]["rate"] for title, cell in cells.items() if title.startswith("closed"))
+        batch = cells["batch"][name]["rate"]
+        uploads = [s["rate"] for s in model["samples"] if (s["server"], s["cell"]) == (name, "batch")]
+        found[name]["spread"] = round(min(uploads) / max(uploads), 3)
+        own = {key: rate for key, rate in bare.items() if _is_of(key[0], served["provider"], served["precision"])}
+        for word, sessions in (("best", bare), ("bare", own)):
+            if sessions:
+                row, size = max(sessions, key=lambda key: sessions[key])
+                rate = sessions[row, size]
+                found[name] |= {
+                    word: f"{row} at batch {size}",
+                    f"of_{word}": round(closed / rate, 4),
+                    f"of_{word}_batch": round(batch / rate, 4),
+                }
     return found
+
+
+def _is_of(row: str, provider: str, precision: str) -> bool:
+    """Whether a kind of bare session is what a server runs."""
+    kind = short_name(provider)
+    return row.split(",")[0] == (kind if kind == "cpu" else f"{kind} {precision}")
 
 
 def _tail(figures: dict[str, float]) -> float | None:
@@ -74,91 +104,145 @@ def errors(result: Result) -> int:
 
 
 def markdown(result: Result) -> str:
-    """The whole report."""
+    """The whole report of one run."""
     conditions, plan = result["conditions"], result["plan"]
     ours = [name for name in (OURS, OURS_CPU) if name in plan["contenders"]]
     lines = []
     if result["preliminary"]:
         lines += [f"**Preliminary: {'; '.join(result['preliminary'])}.**", ""]
+    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
     lines += [
-        f"{result['date']}, {conditions['cpu']}, {conditions['cores']} cores, {conditions['system']}, "
-        f"Python {conditions['python']}; {', '.join(f'{k} {v}' for k, v in conditions['versions'].items())}. "
+        f"{result['date']}, {conditions['cpu']} ({_kind(result)}), {conditions['cores']} cores, "
+        f"{conditions['system']}, Python {conditions['python']}; {versions}. "
         f"Medians of {plan['rounds']} interleaved round{'s' if plan['rounds'] > 1 else ''} of {plan['seconds']} s; "
         f"in brackets {' / '.join(ours)} ÷ peer (for latencies the inverse: above 1 is in our favour everywhere).",
     ]
     for name, model in result["models"].items():
-        lines += ["", f"### {name}", "", *_model(model, plan)]
+        lines += ["", f"### {name} on {_kind(result)}", "", *_model(model)]
     return "\n".join(lines) + "\n"
 
 
-def _model(model: dict[str, Any], plan: dict[str, Any]) -> list[str]:
+def _kind(result: Result) -> str:
+    return result["conditions"]["cpu_kind"]
+
+
+def newest(results: Sequence[Result]) -> list[Result]:
+    """Of each model on each kind of CPU the newest figures: runs, the newest of a kind first, without what is older."""
+    kept, seen = [], set()
+    for result in sorted(results, key=lambda r: r["date"], reverse=True):
+        keys = {name: (_kind(result), name) for name in result["models"]}
+        models = {name: model for name, model in result["models"].items() if keys[name] not in seen}
+        seen.update(keys.values())
+        if models:
+            kept.append({**result, "models": models})
+    return sorted(kept, key=_kind)
+
+
+def short_table(results: Sequence[Result]) -> str:
+    """The rates at 32 connections, and with photos, of each model and kind of CPU, as README.md has them."""
+    rows = []
+    for result in newest(results):
+        where = f"{result['conditions']['cpu']}, {_kind(result)}, {result['date'].split()[0]}"
+        for name, model in result["models"].items():
+            small = model.get("small", "PNG") + ", "
+            for title, cell in _titled(model, medians(model["samples"])):
+                if title == f"{small}32 connections" or not title.startswith(small):
+                    rates = [cell.get(server, {}).get("rate") for server in (OURS, *FRONT_PEERS)]
+                    said = ["–" if rate is None else _figure(rate) for rate in rates]
+                    rows.append(_row([f"`{name}`, {title}", where, *said]))
+    titles = ["requests/s", "CPU", "Shortcut", *FRONT_PEERS.values()]
+    return "\n".join([_row(titles), _row(["---"] * 2 + ["---:"] * (len(titles) - 2)), *rows])
+
+
+def _titled(model: dict[str, Any], cells: Cells) -> list[tuple[str, dict[str, dict[str, float]]]]:
+    """The closed loops with one image a request, by their titles: those with small pictures first."""
+    small = sorted(int(cell.split()[1]) for cell in cells if cell.startswith("closed"))
+    kind = model.get("small", "PNG")
+    titled = [(f"{kind}, {n} connection{'s' if n > 1 else ''}", cells[f"closed {n}"]) for n in small]
+    return titled + [(OLD_TITLES.get(c, c), cells[c]) for c in cells if c in OLD_TITLES or c.endswith(" connections")]
+
+
+def _model(model: dict[str, Any]) -> list[str]:
     cells = medians(model["samples"])
     servers = [name for name in model["servers"] if name != EMPTY]
     lines = [_row(["", *servers]), _row(["---"] + ["---:"] * len(servers))]
-    for connections in plan["connections"]:
-        title = f"{connections} connection{'s' if connections > 1 else ''}"
-        lines += _rates(title + ", images/s", cells[f"closed {connections}"], servers)
-        lines += _latencies(title, cells[f"closed {connections}"], servers)
-    for cell, title in OPEN.items():
-        rates = [_figure(cells[cell][s]["rate"]) for s in servers]
-        tails = [_tail(cells[cell][s]) for s in servers]
-        lines.append(_row([title + ", requests/s", *rates]))
-        lines += _latencies(title, cells[cell], servers)
-        lines.append(_row([title + ", p99 ÷ p50", *("–" if tail is None else f"{tail:.1f}" for tail in tails)]))
-    if "large" in cells:
-        title = f"3000×2000 JPEG, {LARGE_CONNECTIONS} connections"
-        lines += _rates(title + ", images/s", cells["large"], servers) + _latencies(title, cells["large"], servers)
+    for title, cell in _titled(model, cells):
+        lines += _rates(title + ", images/s", cell, servers)
+        lines += _latencies(title, cell, servers)
+        if "JPEG" in title:
+            lines.append(_tails(title, cell, servers))
+    for name, title in OPEN.items():
+        if name in cells:
+            rates = [_figure(cells[name][s]["rate"]) if s in cells[name] else "–" for s in servers]
+            lines.append(_row([title + ", requests/s", *rates]))
+            lines += _latencies(title, cells[name], servers)
+            lines.append(_tails(title, cells[name], servers))
     if "batch" in cells:
-        most = max(plan["connections"])
+        most = max(int(cell.split()[1]) for cell in cells if cell.startswith("closed"))
         # Peers take one image a request: a client with many sends them at once.
         row = {**cells[f"closed {most}"], **cells["batch"]}
         title = f"{BATCH} images a request, {BATCH_CONNECTIONS} connections (peers: one, {most} connections), images/s"
         lines += _rates(title, row, servers)
     described = model["servers"]
     lines.append(_row(["ready after, s", *(f"{described[s]['ready_seconds']:.1f}" for s in servers)]))
-    lines.append(_row(["largest process, MiB", *(f"{described[s]['largest_process_mib']:.0f}" for s in servers)]))
+    lines.append(
+        _row(["largest process, MiB", *(f"{described[s].get('largest_process_mib', 0):.0f}" for s in servers)])
+    )
     lines.append(_row(["idle, % of a core", *(f"{100 * described[s]['idle_cpu']:.0f}" for s in servers)]))
-    return [*lines, "", *_beside_bare(model, cells), "", _other(cells, described, servers)]
+    return [*lines, "", *_beside_bare(model, cells), "", _other(model, cells, servers)]
 
 
 def _beside_bare(model: dict[str, Any], cells: Cells) -> list[str]:
+    batches = sorted(int(cell.split()[1]) for cell in cells if cell.startswith("bare"))
     rows = [
-        f"{row} " + " / ".join(f"{cells[f'bare {batch}'][row]['rate']:,.0f}" for batch in BARE_BATCHES)
-        for row in cells[f"bare {BARE_BATCHES[0]}"]
+        f"{row} " + " / ".join(f"{cells[f'bare {batch}'][row]['rate']:,.0f}" for batch in batches)
+        for row in cells[f"bare {batches[0]}"]
     ]
-    batches = " / ".join(map(str, BARE_BATCHES))
     lines = [
-        f"Bare ONNX Runtime, one process a core with one thread each, images/s at batch {batches}: {', '.join(rows)}."
+        f"Bare runtimes, one process a core with one thread each, images/s at batch {' / '.join(map(str, batches))}: "
+        f"{', '.join(rows)}."
     ]
     lines += [f"No {row}: {why}." for row, why in model["bare_left_out"].items()]
     lines.append("")
     for name, ratio in ratios(model).items():
         served = model["servers"][name]
         said = f"- {name} ran on {served['provider']} in {served['precision']} ({served['provider_reason']})"
-        if "bare" in ratio:
-            said += (
-                f". Of bare {ratio['bare']} at batch {max(BARE_BATCHES)}, the best session on it, it reaches "
-                f"{ratio['of_bare']:.2f} with one image a request and {ratio['of_bare_batch']:.2f} with {BATCH}"
-            )
+        for word, what in (("best", "the best of all"), ("bare", "the best of its kind")):
+            if word in ratio and (word == "best" or ratio["bare"] != ratio["best"]):
+                said += (
+                    f". Of bare {ratio[word]}, {what}, it reaches {ratio[f'of_{word}']:.2f} with one image a request "
+                    f"and {ratio[f'of_{word}_batch']:.2f} with {BATCH}"
+                )
         lines.append(said + ".")
     return lines
 
 
-def _other(cells: Cells, described: dict[str, Any], servers: list[str]) -> str:
-    said = []
+def _other(model: dict[str, Any], cells: Cells, servers: list[str]) -> str:
+    said, described = [], model["servers"]
     if OURS in servers:
+        uploads = [s["rate"] for s in model["samples"] if (s["server"], s["cell"]) == (OURS, "batch")]
+        said.append(
+            f"{OURS}'s rounds of uploads: {', '.join(_figure(rate) for rate in uploads)} images/s, the slowest "
+            f"{min(uploads) / max(uploads):.2f} of the fastest."
+        )
         more = described[OURS]["ready_seconds"] - described[EMPTY]["ready_seconds"]
         said.append(
             f"An empty BentoML service is ready after {described[EMPTY]['ready_seconds']:.1f} s, {OURS} with all its "
             f"models {abs(more):.1f} s {'later' if more >= 0 else 'sooner'}."
         )
-    late, which = max((cells[cell][s]["late_ms"], s) for cell in OPEN for s in servers)
-    said.append(
-        f"The open-loop generator noticed 99 % of its requests within {late:.1f} ms of due ({which}, the worst)."
-    )
+    late = [(cells[cell][s]["late_ms"], s) for cell in OPEN for s in servers if s in cells.get(cell, {})]
+    if late:
+        said.append(
+            f"The open-loop generator noticed 99 % of its requests within {max(late)[0]:.1f} ms of due "
+            f"({max(late)[1]}, the worst)."
+        )
     failed = {s: sum(int(c[s]["errors"]) for c in cells.values() if s in c) for s in servers}
     wrong = ", ".join(f"{s} {n}" for s, n in failed.items() if n)
     said.append(f"Answers that were not 200 or never came: {wrong or 'none'}.")
+    said += [f"Left out: {name} ({why})." for name, why in model.get("left_out", {}).items()]
+    said += [
+        f"After the last round {name} was not as before ({why})." for name, why in model.get("problems", {}).items()
+    ]
     return " ".join(said)
 
 
@@ -189,6 +273,11 @@ def _latencies(title: str, cell: dict[str, dict[str, float]], servers: list[str]
     return [_row([title + ", p50 / p99 ms", *texts])]
 
 
+def _tails(title: str, cell: dict[str, dict[str, float]], servers: list[str]) -> str:
+    tails = [_tail(cell[server]) if server in cell else None for server in servers]
+    return _row([title + ", p99 ÷ p50", *("–" if tail is None else f"{tail:.1f}" for tail in tails)])
+
+
 def _ours(cell: dict[str, dict[str, float]]) -> list[dict[str, float]]:
     """The figures of our rows that were answered at all."""
     return [cell[name] for name in (OURS, OURS_CPU) if cell.get(name, {}).get("p99_ms")]
@@ -211,28 +300,29 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def put_into_readme(report: str) -> None:
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n\n{report}\n{END}{rest.split(END)[1]}")
+def put(text: str, into: Path, begin: str, end: str) -> None:
+    before, rest = into.read_text().split(begin)
+    into.write_text(f"{before}{begin}\n\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="benchmarks/results/<date>.json")
-    parser.add_argument("--readme", action="store_true", help="also put the table into benchmarks/README.md")
+    parser.add_argument("results", type=Path, nargs="*", metavar="RESULT", help="default: all in benchmarks/results")
+    parser.add_argument("--readme", action="store_true", help="also put the tables into both README.md")
     args = parser.parse_args(argv)
-    reports = []
-    for result in args.results:
+    results = []
+    for path in args.results or sorted(RESULTS.glob("[0-9]*.json")):
         try:
-            reports.append(markdown(json.loads(result.read_bytes())))
+            results.append(json.loads(path.read_bytes()))
+            markdown(results[-1])
         except (OSError, ValueError, KeyError) as err:
-            print(f"error: {result}: no result of a run ({err})", file=sys.stderr)
+            print(f"error: {path}: no result of a run ({err})", file=sys.stderr)
             return 1
-    report = "\n".join(reports)
+    report = "\n".join(markdown(result) for result in newest(results))
     print(report)
     if args.readme:
-        put_into_readme(report)
+        put(report, README, BEGIN, END)
+        put(short_table(results) + "\n", FRONT, FRONT_BEGIN, FRONT_END)
     return 0
 
 

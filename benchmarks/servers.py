@@ -4,6 +4,7 @@ Knows commands, addresses and processes, not load or figures. A server that is n
 SIGSTOP, all its processes, so that an idle one that polls takes nothing from the one under test.
 """
 
+import base64
 import contextlib
 import http.client
 import json
@@ -25,10 +26,15 @@ import psutil
 from benchmarks.pictures import Picture, Subject
 
 START_SECONDS = 120
+MEASURE_SECONDS = 300  # that our service may take to time its backends
 STOP_SECONDS = 15
+SETTLE_SECONDS = 20.0  # at most, until a server has nothing left to do
+SETTLE_STEP = 0.2  # seconds that it is looked at
+SETTLE_CORES, SETTLE_SHARE = 0.1, 0.2  # that it may then take beside idling: cores, and share of what idling takes
 BOUNDARY = "benchmark-boundary-7d1f"
 BENCH_BIN = Path(sys.executable).parent
 SERVING_BIN = Path(".venv/bin").resolve()
+MLSERVER_PYTHON = Path(".venv-bench-mlserver/bin/python").absolute()  # not beside the others' FastAPI
 
 
 class ServerError(RuntimeError):
@@ -42,7 +48,7 @@ class Contender:
     name: str
     command: Callable[[int], Sequence[str | Path]]
     path: Callable[[Subject], str] = lambda subject: "/classify"
-    multipart: bool = False
+    body: Callable[[bytes], tuple[bytes, str]] = lambda data: (data, "application/octet-stream")  # and Content-Type
     label: Callable[[Any], str] = lambda answer: answer["label"]
     ours: bool = False  # takes several images at <path>/batch and describes a model at /models/<name>
     environment: dict[str, str] = field(default_factory=dict)
@@ -52,8 +58,19 @@ def _bentoml(bin_: Path, service: str) -> Callable[[int], Sequence[str | Path]]:
     return lambda port: (bin_ / "bentoml", "serve", service, "--port", str(port), "--host", "127.0.0.1")
 
 
-def _module(name: str, *arguments: str) -> Callable[[int], Sequence[str | Path]]:
-    return lambda port: (sys.executable, "-m", name, *(a.format(port=port) for a in arguments))
+def _module(name: str, *arguments: str, python: str | Path = sys.executable) -> Callable[[int], Sequence[str | Path]]:
+    return lambda port: (python, "-m", name, *(a.format(port=port) for a in arguments))
+
+
+def _form(data: bytes) -> tuple[bytes, str]:
+    return multipart([data])
+
+
+def _open_inference(data: bytes) -> tuple[bytes, str]:
+    """A tensor of one string, as the Open Inference Protocol has it in JSON; `content_type` is MLServer's."""
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"content_type": "base64"}}
+    body = {"inputs": [{**tensor, "data": [base64.b64encode(data).decode()]}]}
+    return json.dumps(body).encode(), "application/json"
 
 
 def _ours(name: str, **environment: str) -> Contender:
@@ -76,10 +93,17 @@ CONTENDERS = {
         _ours("shortcut-cpu", SHORTCUT_PROVIDER="cpu"),  # where `auto` takes another provider
         Contender("fastapi", _module("uvicorn", *UVICORN, "--no-access-log", "--log-level", "warning")),
         Contender("litserve", _module("benchmarks.peers.litserve_app", "{port}")),
-        Contender("bentoml", _bentoml(BENCH_BIN, "benchmarks.peers.bentoml_app:TutorialClassifier"), multipart=True),
+        Contender("bentoml", _bentoml(BENCH_BIN, "benchmarks.peers.bentoml_app:TutorialClassifier"), body=_form),
         Contender(
             "mosec",
             _module("benchmarks.peers.mosec_app", "--address", "127.0.0.1", "--port", "{port}", "--log-level", "error"),
+        ),
+        Contender(
+            "mlserver",
+            _module("benchmarks.peers.mlserver_app", "{port}", python=MLSERVER_PYTHON),
+            path=lambda subject: "/v2/models/classifier/infer",
+            body=_open_inference,
+            label=lambda answer: answer["outputs"][0]["data"][0],
         ),
         Contender("ray", _module("benchmarks.peers.ray_app", "{port}")),
         Contender("bentoml-empty", _bentoml(BENCH_BIN, "benchmarks.peers.empty_app:Empty")),
@@ -87,7 +111,7 @@ CONTENDERS = {
 }
 OURS, OURS_CPU = "shortcut", "shortcut-cpu"
 EMPTY = "bentoml-empty"
-DEFAULT_PEERS = (OURS_CPU, "fastapi", "litserve", "bentoml", "mosec")
+DEFAULT_PEERS = (OURS_CPU, "fastapi", "litserve", "bentoml", "mosec", "mlserver")
 
 
 class Server:
@@ -142,7 +166,7 @@ class Server:
 
     def body(self, data: bytes) -> tuple[bytes, str]:
         """A request's body and Content-Type for one image, the cheapest ordinary way that this server takes."""
-        return multipart([data]) if self.contender.multipart else (data, "application/octet-stream")
+        return self.contender.body(data)
 
     def verify(self, pictures: Sequence[Picture]) -> None:
         """Posts every picture over one connection. Raises ServerError unless each answer is 200 and right."""
@@ -200,9 +224,24 @@ class Server:
         time.sleep(seconds)
         self.idle_cpu = max(0.0, (self.cpu_seconds() - before) / seconds)
 
+    def settle(self) -> None:
+        """Waits until it has done what a load generator left behind: until it takes hardly more CPU than while idle."""
+        idle = SETTLE_STEP * (self.idle_cpu * (1 + SETTLE_SHARE) + SETTLE_CORES)
+        deadline, before = time.monotonic() + SETTLE_SECONDS, self.cpu_seconds()
+        while time.monotonic() < deadline:
+            time.sleep(SETTLE_STEP)
+            now = self.cpu_seconds()
+            if now - before < idle:
+                return
+            before = now
+
     def cpu_seconds(self) -> float:
         """That all its processes have used so far."""
-        return sum(sum(p.cpu_times()[:2]) for p in self._tree())
+        total = 0.0
+        for process in self._tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += sum(process.cpu_times()[:2])
+        return total
 
     def largest_process(self) -> float:
         """MiB of resident memory of the server's largest process."""
@@ -250,7 +289,7 @@ class Server:
 
     def _wait_until_measured(self) -> None:
         """Until all our workers have moved to the backend that is the fastest for each model."""
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + MEASURE_SECONDS
         while time.monotonic() < deadline:
             with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
                 connection.request("GET", "/metrics")
@@ -258,7 +297,7 @@ class Server:
             if not any(line.startswith("shortcut_model_measuring{") and not line.endswith(" 0.0") for line in lines):
                 return
             time.sleep(0.2)
-        raise ServerError(f"{self.name}: still measuring after {START_SECONDS} s; {self._last_lines()}")
+        raise ServerError(f"{self.name}: still measuring after {MEASURE_SECONDS} s; {self._last_lines()}")
 
     def _tree(self) -> list[psutil.Process]:
         """The root and all its descendants, parents first; BentoML's are in process groups of their own."""

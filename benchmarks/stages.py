@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.load import Load, LoadError
-from benchmarks.pictures import Subject, subject
+from benchmarks.pictures import Picture, Subject, subject
 from benchmarks.servers import CONTENDERS, OURS, Server, ServerError, short_name
 from serving import artifacts
 from serving.engine import selection
@@ -48,18 +48,23 @@ def in_process(one: Subject, provider: str, precision: str, seconds: float) -> d
         measurements = Measurements(Path(nothing_measured))
         options = Options(short_name(provider), precision)
         model = selection.faster(selection.load(artifact, measurements, options), measurements, options)
-    pictures = itertools.cycle([picture.data for picture in one.small])
     shape, convention, resample = artifact.input_shape, artifact.input_convention, artifact.resample
     images = artifact.golden_images[:BATCH]
 
-    def decode() -> None:
+    def decoding(pictures: Sequence[Picture]) -> float:
         """As serving.repository.served does it."""
-        data = next(pictures)
-        if plain_png(data, shape, convention) is None:
-            decode_image(data, shape, convention, resample, MAX_PIXELS)
+        files = itertools.cycle([picture.data for picture in pictures])
+
+        def decode() -> None:
+            data = next(files)
+            if plain_png(data, shape, convention) is None:
+                decode_image(data, shape, convention, resample, MAX_PIXELS)
+
+        return microseconds(decode, seconds)
 
     return {
-        "decode": microseconds(decode, seconds),
+        "decode": decoding(one.small),
+        **{f"decode {photos.title}": decoding(pictures) for photos, pictures in one.photos.items()},
         "run 1": microseconds(lambda: model.run(images[:1]), seconds),
         "run batch": microseconds(lambda: model.run(images), seconds) / len(images),
     }
@@ -96,15 +101,17 @@ def _children() -> float:
 
 def markdown(measured: dict[str, dict[str, float | str]]) -> str:
     rows: list[list[str]] = [["µs a request", *measured], ["---"] + ["---:"] * len(measured)]
+    photos = dict.fromkeys(key for figures in measured.values() for key in figures if key.startswith("decode "))
     for title, key in (
-        ("decode a PNG of the model's size", "decode"),
+        ("decode a picture of the model's size", "decode"),
+        *((key.replace("decode", "decode a", 1), key) for key in photos),
         ("run one image", "run 1"),
         (f"run, an image's share of a batch of {BATCH}", "run batch"),
         (f"service in all, at {CONNECTIONS} connections", "service"),
         (f"of it HTTP, queue, ranking and JSON (all but decoding and a share of a batch of {BATCH})", "rest"),
         ("wrk", "wrk"),
     ):
-        rows.append([title, *(f"{figures[key]:,.0f}" for figures in measured.values())])
+        rows.append([title, *(f"{figures[key]:,.0f}" if key in figures else "–" for figures in measured.values())])
     rows.append([f"requests/s at {CONNECTIONS} connections", *(f"{m['rate']:,.0f}" for m in measured.values())])
     rows.append(["provider", *(str(m["provider"]) for m in measured.values())])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -121,7 +128,7 @@ def measure(one: Subject, contender: str, seconds: int) -> dict[str, float | str
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stages", description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL", help=f"default: {' '.join(MODELS)}")
-    parser.add_argument("--server", measurements=[name for name, c in CONTENDERS.items() if c.ours], default=OURS)
+    parser.add_argument("--server", choices=[name for name, c in CONTENDERS.items() if c.ours], default=OURS)
     parser.add_argument("--seconds", type=int, default=5, help="of load (default: %(default)s)")
     parser.add_argument("--artifacts", type=Path, default=Path("models"), help="default: %(default)s")
     args = parser.parse_args(argv)

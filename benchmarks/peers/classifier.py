@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 # As many processes as cores, one ONNX Runtime thread in each: more threads would take turns on the same cores.
 PROCESSES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -27,6 +27,7 @@ class Classifier:
         height, width, channels = card["input_shape"]
         self._size, self._shape = (width, height), (height, width, channels)
         self._mode = "L" if channels == 1 else "RGB"
+        self._fit = card["input_convention"] == "centre_crop"
         self._filter = Image.Resampling[card.get("resample", "bilinear").upper()]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -43,8 +44,12 @@ class Classifier:
     def to_array(self, image: Image.Image) -> np.ndarray:
         """A picture as (H, W, C) uint8."""
         image = image.convert(self._mode)
-        if image.size != self._size:
+        if self._fit:
+            image = ImageOps.fit(image, self._size, self._filter)
+        elif image.size != self._size:
             image = image.resize(self._size, self._filter)
+        if "exif" in image.info:
+            image = ImageOps.exif_transpose(image)  # last, when the picture is small: inputs are square
         return np.asarray(image).reshape(self._shape)
 
     def run(self, images: np.ndarray) -> np.ndarray:
