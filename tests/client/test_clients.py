@@ -276,4 +276,5 @@ def test_the_readmes_program_runs(service: server.Client, tmp_path: Path) -> Non
         text=True,
         check=True,
     )
-    assert done.stdout == "7 1.0\n"
+    best = service.post("/classify", SEVEN).json()["predictions"][0]
+    assert done.stdout == f"7 {best['probability']}\n"
