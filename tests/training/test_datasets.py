@@ -317,7 +317,7 @@ def test_the_first_unreadable_image_is_named(tmp_path: Path, damage: Callable[[b
         (["a/1.png", "a/2.png"], "needs at least two folders, one per class, found 1"),
         (["train/a/1.png", "train/b/1.png"], "has train/ but no test/"),
         (["train/a/1.png", "train/b/1.png", "test/a/1.png", "test/c/1.png"], "classes that train/ lacks: c"),
-        (["a/1.png", "b/1.png"], "needs images for training and for testing, found 2 and 0"),
+        (["a/1.png", "b/1.png"], "needs images for training and for testing, two of a class at least, found 2 and 0"),
     ],
 )
 def test_what_a_folder_lacks_is_told(tmp_path: Path, files: list[str], told: str) -> None:

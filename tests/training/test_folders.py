@@ -125,7 +125,7 @@ def test_names_in_any_alphabet_are_labels_and_names_that_are_no_text_are_refused
     ("names", "told"),
     [
         (classes("a"), "needs at least two folders, one per class, found 1"),
-        (classes(count=1), "needs images for training and for testing, found 2 and 0"),
+        (classes(count=1), "needs images for training and for testing, two of a class at least, found 2 and 0"),
         (classes(prefix="train/"), "or give train/ itself"),
         (classes(prefix="train/") | classes("bc", prefix="test/"), "classes that train/ lacks: c"),
         ({"0.png": grey(0), "1.png": grey(1)}, "needs at least two folders, one per class, found 0"),
@@ -137,6 +137,14 @@ def test_a_folder_that_cannot_be_trained_on_is_told_why(
 ) -> None:
     with pytest.raises(DatasetError, match=told):
         load(data=pictures(tmp_path, names))
+
+
+def test_a_folder_of_other_files_is_told_with_their_names(tmp_path: Path) -> None:
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "drawing.svg").write_bytes(b"<svg/>")
+    with pytest.raises(DatasetError, match=r"found 0 and 0\n .*: no pictures by their names: a/drawing.svg, b/drawing"):
+        load(data=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["pets.zip", "pets.tar.gz"])

@@ -109,7 +109,11 @@ def _listing(labels: tuple[str, ...], parts: dict[str, list[File]], seed: int, n
         kept, aside = split(targets, seed)
         train, test = [train[i] for i in kept], [train[i] for i in aside]
     if not train or not test:
-        raise DatasetError(f"{where}: needs images for training and for testing, found {len(train)} and {len(test)}")
+        told = "".join(f"\n  {note}" for note in notes)
+        found = f"found {len(train)} and {len(test)}"
+        raise DatasetError(
+            f"{where}: needs images for training and for testing, two of a class at least, {found}{told}"
+        )
     return Listing(labels, train, valid, test, notes, not given)
 
 
