@@ -86,7 +86,8 @@ def test_the_small_one_is_the_same_network_on_enlarged_pictures(network: keras.M
     enlarged = np.asarray(tf.image.resize(pixels, (96, 96)))
     assert np.allclose(small.predict(pixels, verbose=0), whole.predict(enlarged, verbose=0), atol=1e-5)
     still = [layer for layer in small.layers if layer.weights and not layer.trainable]
-    assert still and all(isinstance(layer, keras.layers.DepthwiseConv2D) for layer in still)
+    assert still
+    assert all(isinstance(layer, keras.layers.DepthwiseConv2D) for layer in still)
 
 
 # Checkpoints of the old kind
