@@ -11,6 +11,7 @@ from serving.engine.providers import Backend, ProviderError, one_line
 
 CLOSE = 0.03  # between the two best probabilities, at least
 OUTLIERS = 1 / 16  # of the golden images a less exact precision may be off by up to twice its tolerance
+RULE = 2  # the number of golden_check's rule: what was measured under another one is measured again
 MOST_RUNS = 4  # of each batch size, in a check
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from serving.artifacts import Artifact
 from serving.engine.buckets import Run, images_per_second, worthwhile
-from serving.engine.exactness import deciding_close_calls, golden_check
+from serving.engine.exactness import RULE, deciding_close_calls, golden_check
 from serving.engine.measurements import Measurement, Measurements
 from serving.engine.probing import Findings, probe
 from serving.engine.providers import BACKENDS, PROVIDERS, Backend, ProviderError, machine, open_run
@@ -157,7 +157,8 @@ def choose(artifact: Artifact, measurements: Measurements, options: Options) -> 
 
 def measurement_key(artifact: Artifact, backends: Sequence[Backend], options: Options) -> str:
     """What a measurement holds for."""
-    return f"{artifact.sha256[:32]} on {machine()}, {options.threads} threads, of {', '.join(map(str, backends))}"
+    tried = ", ".join(map(str, backends))
+    return f"{artifact.sha256[:32]} on {machine()}, {options.threads} threads, rule {RULE}, of {tried}"
 
 
 def _open(
