@@ -71,9 +71,8 @@ def ratios(model: dict[str, Any]) -> dict[str, dict[str, Any]]:
         served = model["servers"][name]
         found[name] = {"tail": {cell: _tail(cells[cell][name]) for cell in OPEN if cell in cells}}
         closed = max(cell[name]["rate"] for title, cell in cells.items() if title.startswith("closed"))
-        batch = cells["batch"][name]["rate"]
-        uploads = [s["rate"] for s in model["samples"] if (s["server"], s["cell"]) == (name, "batch")]
-        found[name]["spread"] = round(min(uploads) / max(uploads), 3)
+        if uploads := _uploads(model, name):
+            found[name]["spread"] = round(min(uploads) / max(uploads), 3)
         own = {key: rate for key, rate in bare.items() if _is_of(key[0], served["provider"], served["precision"])}
         for word, sessions in (("best", bare), ("bare", own)):
             if sessions:
@@ -82,9 +81,16 @@ def ratios(model: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 found[name] |= {
                     word: f"{row} at batch {size}",
                     f"of_{word}": round(closed / rate, 4),
-                    f"of_{word}_batch": round(batch / rate, 4),
                 }
+                if uploads:
+                    found[name][f"of_{word}_batch"] = round(median(uploads) / rate, 4)
     return found
+
+
+def _uploads(model: dict[str, Any], name: str) -> list[float]:
+    """The rate of each round; nothing where all that was asked for at once took longer than the measurement."""
+    rates = [s["rate"] for s in model["samples"] if (s["server"], s["cell"]) == (name, "batch")]
+    return rates if any(rates) else []
 
 
 def _is_of(row: str, provider: str, precision: str) -> bool:
@@ -210,9 +216,10 @@ def _beside_bare(model: dict[str, Any], cells: Cells) -> list[str]:
         for word, what in (("best", "the best of all"), ("bare", "the best of its kind")):
             if word in ratio and (word == "best" or ratio["bare"] != ratio["best"]):
                 said += (
-                    f". Of bare {ratio[word]}, {what}, it reaches {ratio[f'of_{word}']:.2f} with one image a request "
-                    f"and {ratio[f'of_{word}_batch']:.2f} with {BATCH}"
+                    f". Of bare {ratio[word]}, {what}, it reaches {ratio[f'of_{word}']:.2f} with one image a request"
                 )
+                if f"of_{word}_batch" in ratio:
+                    said += f" and {ratio[f'of_{word}_batch']:.2f} with {BATCH}"
         lines.append(said + ".")
     return lines
 
@@ -220,11 +227,11 @@ def _beside_bare(model: dict[str, Any], cells: Cells) -> list[str]:
 def _other(model: dict[str, Any], cells: Cells, servers: list[str]) -> str:
     said, described = [], model["servers"]
     if OURS in servers:
-        uploads = [s["rate"] for s in model["samples"] if (s["server"], s["cell"]) == (OURS, "batch")]
-        said.append(
-            f"{OURS}'s rounds of uploads: {', '.join(_figure(rate) for rate in uploads)} images/s, the slowest "
-            f"{min(uploads) / max(uploads):.2f} of the fastest."
-        )
+        if uploads := _uploads(model, OURS):
+            said.append(
+                f"{OURS}'s rounds of uploads: {', '.join(_figure(rate) for rate in uploads)} images/s, the slowest "
+                f"{min(uploads) / max(uploads):.2f} of the fastest."
+            )
         more = described[OURS]["ready_seconds"] - described[EMPTY]["ready_seconds"]
         said.append(
             f"An empty BentoML service is ready after {described[EMPTY]['ready_seconds']:.1f} s, {OURS} with all its "

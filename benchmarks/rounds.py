@@ -18,6 +18,7 @@ BATCH = 64  # images of one upload
 BATCH_CONNECTIONS = 8
 WARM_CONNECTIONS = 8
 ACCEPTED_CONNECTIONS = 32  # over which `--cells acceptance` asks a model for photos
+UPLOADS = 3  # at least, of each connection in a measurement
 LARGE_SECONDS = 4  # at least, of a measurement with photos of which some servers answer a dozen a second
 LARGE_BYTES = 1_000_000  # of such a photo
 SATURATION = 0.6  # share of the best closed-loop rate, a server's own or the slowest one's, at which open loops run
@@ -30,7 +31,7 @@ class Plan:
 
     With `acceptance` these are left out: the open loop that all have in common, the peers' own, large photos for a
     model of small pictures, and every second round of the bare runtimes, which have a second each; a model for photos
-    is asked over ACCEPTED_CONNECTIONS and in closed loops only.
+    is asked over ACCEPTED_CONNECTIONS, in closed loops and without uploads of many.
     """
 
     contenders: Sequence[str]
@@ -154,9 +155,10 @@ def _cells(loads: Loads, plan: Plan, for_photos: bool, settle: Callable[[], None
         for connections in photos.connections:
             settle()
             yield f"{photos.title}, {connections} connections", load.closed(connections, seconds)
-    if loads.batch is not None:
+    if loads.batch is not None and not (plan.acceptance and for_photos):
         settle()
-        got = loads.batch.closed(BATCH_CONNECTIONS, plan.seconds)
+        at_once = BATCH * BATCH_CONNECTIONS / max(best, 1.0)  # seconds until all that is asked for at once is answered
+        got = loads.batch.closed(BATCH_CONNECTIONS, max(plan.seconds, round(UPLOADS * at_once)))
         yield "batch", Figures(got.rate * BATCH, got.p50_ms, got.p99_ms, got.not_200, got.lost)
 
 

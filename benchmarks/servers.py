@@ -123,8 +123,11 @@ class Server:
         self.port = _free_port()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (stop() closes it)
         started = time.perf_counter()
+        command = [str(part) for part in contender.command(self.port)]
+        if not Path(command[0]).exists():
+            raise ServerError(f"{contender.name}: {command[0]}: not found; `make bench` builds the environments")
         self._process = subprocess.Popen(
-            [str(part) for part in contender.command(self.port)],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
