@@ -29,7 +29,8 @@ from serving.engine.providers import Backend, ProviderError, open_run
 
 CHILD = ("-m", "serving.engine.probing")
 ROOT = Path(__file__).parents[2]  # where the child finds this package
-TIMED_SECONDS = 0.1  # of each backend over all batch sizes, at least one run of each
+TIMED_SECONDS = 0.1  # of each backend over all batch sizes, at least
+LEAST_RUNS = 3  # of each backend and batch size: a large network's one run may be one that something disturbed
 HANGS_SECONDS = 60.0  # without any progress of the child
 # Share of the timing in which the child must have had a core; in the rest others did.
 UNDISTURBED = 0.7
@@ -198,7 +199,7 @@ def _time_in_turn(
         images = np.resize(golden, (size, *golden.shape[1:]))
         taken: dict[int, list[float]] = {number: [] for number in runs if size in sizes[number]}
         end = time.perf_counter() + len(taken) * TIMED_SECONDS / len(FORMED)
-        while time.perf_counter() < end or not all(taken.values()):
+        while time.perf_counter() < end or min(map(len, taken.values()), default=LEAST_RUNS) < LEAST_RUNS:
             for number, each in taken.items():
                 mark.at(number)
                 started = clock()
