@@ -45,7 +45,8 @@ _RESNET9 = replace(
 _FAMILY = replace(_SHORT, batch_size=128, learning_rate=0.05, weight_decay=0.005, validation=0.1)
 _DIGITS = replace(_FAMILY, augmentation=("small_shift",), epochs=10, label_smoothing=0.0)
 
-# ImageNet's weights, all of which but the depthwise kernels' learn on.
+# ImageNet's weights, all of which but the depthwise kernels' learn on: 91.86 % on the JPEG copy's test split,
+# in 80 minutes of one core of an Intel Xeon.
 _LITE0 = replace(
     _RESNET9,
     network="efficientnet_lite0_small",
