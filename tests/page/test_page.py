@@ -142,7 +142,7 @@ def test_everything_is_reached_by_keyboard(page: Page, service: Client) -> None:
 def test_what_the_model_knows_is_said(page: Page, service: Client) -> None:
     open_page(page, service)
     expect(page.locator("#about")).to_have_text(
-        "Sees 28×28 pixels in grey. It was right about 97.4 % of its test pictures."
+        "Sees 28×28 pixels in grey. It was right about 99.6 % of its test pictures."
     )
     expect(page.locator("#known summary")).to_have_text("Knows 10 classes")
     page.click("#known summary")
