@@ -39,9 +39,9 @@ def golden_check(run: Run, backend: Backend, artifact: Artifact) -> float:
             difference = np.nan_to_num(np.abs(answer - reference[part]).max(axis=1), nan=np.inf)
             largest_of[part] = np.maximum(largest_of[part], difference)
             flipped += int((answer.argmax(axis=1) != reference[part].argmax(axis=1))[clear[part]].sum())
-    exact, outliers = backend.precision == "float32", np.mean(largest_of > backend.tolerance)
-    deviation = float(largest_of.max())
-    if deviation > (1 if exact else 2) * backend.tolerance or outliers > (0 if exact else OUTLIERS) or flipped:
+    deviation, outliers = float(largest_of.max()), np.mean(largest_of > backend.tolerance)
+    allowed = 0 if backend.precision == "float32" else OUTLIERS
+    if outliers > allowed or deviation > 2 * backend.tolerance or flipped:
         raise ProviderError(
             f"does not reproduce golden.npz: largest difference {deviation:.2g} (limit {backend.tolerance:g}), "
             f"{outliers:.0%} of the images over it, {flipped} answers changed"

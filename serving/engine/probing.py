@@ -199,7 +199,7 @@ def _time_in_turn(
         images = np.resize(golden, (size, *golden.shape[1:]))
         taken: dict[int, list[float]] = {number: [] for number in runs if size in sizes[number]}
         end = time.perf_counter() + len(taken) * TIMED_SECONDS / len(FORMED)
-        while time.perf_counter() < end or min(map(len, taken.values()), default=LEAST_RUNS) < LEAST_RUNS:
+        while time.perf_counter() < end or any(len(each) < LEAST_RUNS for each in taken.values()):
             for number, each in taken.items():
                 mark.at(number)
                 started = clock()

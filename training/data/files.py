@@ -177,10 +177,7 @@ def _twins(data: Dataset, files: Sequence[Path]) -> list[str]:
         nearest = int(distances.argmin())
         if distances[nearest] <= _ALIKE**2 * len(thumbnail):
             found.append(f"{files[len(train) + i]} = {files[nearest]}")
-    if not found:
-        return []
-    more = [f"and {len(found) - 20} more"] if found[20:] else []
-    return [f"{len(found)} test pictures are near-identical with training pictures:", *found[:20], *more]
+    return _told(f"{len(found)} test pictures are near-identical with training pictures:", found)
 
 
 def _in_two_classes(data: Dataset, files: Sequence[Path]) -> list[str]:
@@ -194,10 +191,13 @@ def _in_two_classes(data: Dataset, files: Sequence[Path]) -> list[str]:
             found.append(f"{file} ({data.labels[label]}) = {other} ({data.labels[of]})")
         if i % _AT_ONCE == 0:
             let_go(image)
-    if not found:
-        return []
+    return _told(f"{len(found)} pictures are in two classes, and one of the labels is wrong:", found)
+
+
+def _told(head: str, found: list[str]) -> list[str]:
+    """A note with the first of what was found; none where nothing was."""
     more = [f"and {len(found) - 20} more"] if found[20:] else []
-    return [f"{len(found)} pictures are in two classes, and one of the labels is wrong:", *found[:20], *more]
+    return [head, *found[:20], *more] if found else []
 
 
 def _thumbnails(images: Array) -> Array:
