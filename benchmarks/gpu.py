@@ -85,10 +85,14 @@ def placement(onnx: bytes, backend: Backend, images: np.ndarray, threads: int) -
     return read_profile(events)
 
 
-def open_backend(onnx: bytes, backend: Backend, threads: int) -> Run:
-    """As the service runs it, with close calls decided in float32. Raises ProviderError."""
-    run = open_run(onnx, backend, threads)
-    return run if backend.precision == "float32" else deciding_close_calls(run, open_run(onnx, backend.exact, threads))
+def open_backend(artifact: artifacts.Artifact, backend: Backend, threads: int) -> tuple[Run, float]:
+    """As the service runs it, with close calls decided in float32; and how far its golden outputs are off. Raises
+    ProviderError."""
+    run = open_run(artifact.onnx, backend, threads)
+    deviation = golden_check(run, backend, artifact)
+    if backend.precision != "float32":
+        run = deciding_close_calls(run, open_run(artifact.onnx, backend.exact, threads), deviation)
+    return run, deviation
 
 
 def read_profile(events: list[dict[str, Any]]) -> Placement:
@@ -128,8 +132,8 @@ def examine(artifact: artifacts.Artifact, backend: Backend, data: Path | None, s
     placed = placement(artifact.onnx, backend, golden, threads)
     print(f"{artifact.name} version {artifact.version}, {backend}: {placed}")
     count = placed.require(PROVIDERS[backend.provider])
-    run, plain = open_backend(artifact.onnx, backend, threads), open_run(artifact.onnx, Backend("cpu"), threads)
-    deviation = golden_check(run, backend, artifact)
+    run, deviation = open_backend(artifact, backend, threads)
+    plain = open_run(artifact.onnx, Backend("cpu"), threads)
     print(f"  all {count} convolutions and matrix products there; golden outputs within {deviation:.1e}")
     for size in BATCHES:
         batch = np.resize(golden, (size, *golden.shape[1:]))

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.gpu import NotProved, Placement, main, read_profile
+from serving import artifacts
 from serving.engine import providers
 from serving.engine.buckets import Run
 from serving.engine.providers import Backend
@@ -89,15 +90,15 @@ def test_what_does_not_hold_is_said(data: Path, model: str, problem: str, capsys
 def test_wrong_answers_and_failures_are_no_proof(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lies(onnx: bytes, backend: Backend, threads: int) -> Run:
-        run = providers.open_run(onnx, backend, threads)
+    def lies(artifact: artifacts.Artifact, backend: Backend, threads: int) -> tuple[Run, float]:
+        run = providers.open_run(artifact.onnx, backend, threads)
 
         def wrong(images: np.ndarray) -> np.ndarray:  # but not of the golden ones
             return run(images) if len(images) != 8 else np.roll(run(images), 1, axis=1)
 
-        return wrong
+        return wrong, 0.0
 
-    def fails(onnx: bytes, backend: Backend, threads: int) -> Run:
+    def fails(artifact: artifacts.Artifact, backend: Backend, threads: int) -> tuple[Run, float]:
         raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
 
     for backend, problem in (
