@@ -13,6 +13,7 @@ only.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import mmap
 import os
@@ -147,6 +148,9 @@ class Listener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 break  # another worker has it
             except OSError as err:
+                if err.errno == errno.EINVAL:  # the service ends, and another worker has ended the listening for all
+                    self._loop.remove_reader(self._socket.fileno())
+                    return
                 log.error("cannot accept a connection: %s", err)
                 self._pause(RETRY_SECONDS)
                 break

@@ -1,5 +1,6 @@
 """Connections spread over the workers, also while some are busy, and after one has died."""
 
+import asyncio
 import contextlib
 import os
 import re
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,6 +50,28 @@ def test_without_a_place_everybody_takes_what_comes(tmp_path: Path) -> None:
         counts = server.Counts(folder)
         counts.note(5)
         assert counts.others() is None
+
+
+def test_a_socket_on_which_another_worker_has_ended_the_listening_is_left_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Idle:
+        config = SimpleNamespace(backlog=8, ssl=None)
+
+        @staticmethod
+        def has_more_than_others() -> bool:
+            return False
+
+    async def look() -> bool:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            server.Listener(Idle(), sock)  # type: ignore[arg-type]
+            sock.shutdown(socket.SHUT_RDWR)
+            await asyncio.sleep(0.05)
+            return asyncio.get_running_loop().remove_reader(sock.fileno())
+
+    assert not asyncio.run(look())
+    assert not caplog.records
 
 
 def workers(client: Client) -> dict[int, int]:
