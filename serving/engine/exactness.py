@@ -3,6 +3,8 @@
 Knows runs and an artifact's golden arrays; not which backend is the fastest.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from serving.artifacts import Artifact
@@ -15,21 +17,22 @@ RULE = 2  # the number of golden_check's rule: what was measured under another o
 MOST_RUNS = 4  # of each batch size, in a check
 
 
-def golden_check(run: Run, backend: Backend, artifact: Artifact) -> float:
-    """The largest difference to the golden probabilities, at every batch size that the backend is prepared for.
+def golden_check(run: Run, backend: Backend, artifact: Artifact, sizes: Sequence[int] = ()) -> float:
+    """The largest difference to the golden probabilities, in batches of `sizes`, by default of every size that the
+    backend is prepared for.
 
     Raises ProviderError if it is over the backend's tolerance, if a top-1 changes whose margin in the reference exceeds
     twice the tolerance, or if a run fails. The golden images are hard ones, noise and shapes that no network has
     learnt: a sixteenth of them may take bfloat16 up to twice its tolerance away.
     """
-    largest = max(backend.checked)
-    repeats = -(-largest // len(artifact.golden_images))
+    sizes = sizes or backend.checked
+    repeats = -(-max(sizes) // len(artifact.golden_images))
     images = np.concatenate([artifact.golden_images] * repeats)
     reference = np.concatenate([artifact.golden_probabilities] * repeats)
     ordered = np.sort(reference, axis=1)
     clear = ordered[:, -1] - ordered[:, -2] > 2 * backend.tolerance
     largest_of, flipped = np.zeros(len(images)), 0
-    for size in backend.checked:
+    for size in sizes:
         for start in range(0, min(len(images) - size + 1, MOST_RUNS * size), size):
             part = slice(start, start + size)
             try:

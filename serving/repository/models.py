@@ -9,11 +9,12 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from serving import artifacts
-from serving.engine import selection
+from serving.engine import cores, selection
 from serving.engine.measurements import Measurements
 from serving.errors import StartError, Unavailable, UnknownModel
 from serving.repository.served import ServedModel
@@ -22,6 +23,13 @@ from serving.settings import Settings
 Stamp = tuple[str, tuple[tuple[str, int, int, int, int], ...]]
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 2.0, 300.0  # until a refused version is tried again
 STARTED_WITH = "versions.json"  # in the folder that the processes share: what the parent has verified
+
+
+class Started(NamedTuple):
+    """What the parent has found of a version."""
+
+    identity: str
+    proof: selection.Proof | None
 
 
 class Refusal(NamedTuple):
@@ -40,11 +48,22 @@ def verify(
     Leaves in the `shared` folder which contents the service starts with. Raises StartError for what would stop a
     Repository.
     """
-    contents = {}
-    for path in _selected(settings):
+    wanted = options(settings, threads)
+
+    def look(path: Path) -> tuple[str, selection.Choice]:
         artifact = artifacts.read(path)
-        contents[str(path)] = _identity(artifact)
-        yield selection.choose(artifact, measurements, options(settings, threads))
+        return _identity(artifact), selection.choose(artifact, measurements, wanted)
+
+    contents = {}
+    paths = _selected(settings)
+    # On every core, but where backends are measured: that needs the machine for itself.
+    pool = ThreadPoolExecutor(cores.available() if selection.CPU in wanted.backends() else 1)
+    try:
+        for path, (identity, choice) in zip(paths, pool.map(look, paths), strict=True):
+            contents[str(path)] = Started(identity, choice.proof)
+            yield choice
+    finally:
+        pool.shutdown(cancel_futures=True)
     if shared is not None:
         (shared / STARTED_WITH).write_text(json.dumps(contents))
 
@@ -53,13 +72,13 @@ def options(settings: Settings, threads: int) -> selection.Options:
     return selection.Options(settings.provider, settings.precision, threads, bool(settings.cuda_graphs))
 
 
-def started_with(shared: Path | None) -> dict[str, str]:
-    """What stands for the contents of each version that the parent has verified, by its path; empty if nobody knows."""
+def started_with(shared: Path | None) -> dict[str, Started]:
+    """What the parent has found of each version, by its path; empty if nobody knows."""
     try:
         found = json.loads((shared / STARTED_WITH).read_bytes()) if shared is not None else {}
-    except (OSError, ValueError):
+        return {path: Started(identity, proof and selection.Proof(*proof)) for path, (identity, proof) in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _selected(settings: Settings) -> list[Path]:
@@ -73,7 +92,7 @@ def _selected(settings: Settings) -> list[Path]:
     return paths
 
 
-def _as_started(paths: list[Path], contents: Mapping[str, str], default: str) -> list[Path]:
+def _as_started(paths: list[Path], contents: Mapping[str, Started], default: str) -> list[Path]:
     """`paths`; for a worker that replaces another in a service that does not watch its folder, what that has served."""
     started = [path for path in map(Path, contents) if path.is_dir()]
     return started if any(path.parent.name == default for path in started) else paths
@@ -92,7 +111,7 @@ class Repository:
         settings: Settings,
         threads: int,
         measurements: Measurements,
-        contents: Mapping[str, str] | None = None,
+        contents: Mapping[str, Started] | None = None,
         before: "Repository | None" = None,
     ):
         self.default = settings.default_model
@@ -155,13 +174,15 @@ class Repository:
 
     def _load(self, path: Path) -> ServedModel:
         artifact = artifacts.read(path)
-        if self._contents.get(str(path), _identity(artifact)) != _identity(artifact):
+        started = self._contents.get(str(path))
+        if started is not None and started.identity != _identity(artifact):
             raise StartError(f"{path}: was changed since the service started; publish it as a new version, or restart")
         # Not methods of this object, which would then stay in memory for as long as the model.
         wanted = options(self._settings, self._threads)
         load = functools.partial(selection.load, artifact, self._measurements, wanted)
         faster = functools.partial(selection.faster, measurements=self._measurements, options=wanted)
-        return ServedModel(load(), self._settings, load, faster)
+        first = load() if started is None else load(proof=started.proof)
+        return ServedModel(first, self._settings, load, faster)
 
     def _earlier(self, name: str) -> dict[int, ServedModel]:
         """The newest version of a model that is not refused and can be served."""

@@ -114,7 +114,7 @@ def test_a_model_that_does_not_reproduce_its_golden_outputs_is_not_served(
     tmp_path: Path, measurements: Measurements
 ) -> None:
     folder = toy.write_artifact(tmp_path)
-    replace_onnx(folder, toy.graph("toy-colours", (8, 8, 3), toy.weights((8, 8, 3), 3, seed=9)))
+    toy.replace_onnx(folder, toy.graph("toy-colours", (8, 8, 3), toy.weights((8, 8, 3), 3, seed=9)))
     for provider in ("cpu", "auto"):
         with pytest.raises(StartError, match=r"does not reproduce golden\.npz"):
             selection.load(artifacts.read(folder), measurements, Options(provider))
@@ -153,16 +153,9 @@ def test_how_far_from_the_golden_outputs_a_backend_may_be(
 
 def test_a_file_that_is_no_onnx_graph_is_named(tmp_path: Path, measurements: Measurements) -> None:
     folder = toy.write_artifact(tmp_path)
-    replace_onnx(folder, b"not a graph")
+    toy.replace_onnx(folder, b"not a graph")
     with pytest.raises(StartError, match=r"model.onnx cannot be served"):
         selection.load(artifacts.read(folder), measurements, Options("cpu"))
-
-
-def replace_onnx(folder: Path, onnx: bytes) -> None:
-    (folder / "model.onnx").write_bytes(onnx)
-    card = json.loads((folder / "card.json").read_text())
-    card["files"]["model.onnx"]["sha256"] = toy.sha256(folder / "model.onnx")
-    (folder / "card.json").write_text(json.dumps(card))
 
 
 # Choosing

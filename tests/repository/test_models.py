@@ -18,6 +18,7 @@ from serving.engine.measurements import Measurements
 from serving.errors import ImageTooLarge, StartError, Unavailable, UnknownModel
 from serving.images.picture import decode_image
 from serving.operations import metrics
+from serving.repository import models
 from serving.repository.models import Repository, started_with, verify
 from serving.repository.served import INLINE_PIXELS
 from serving.settings import Settings
@@ -298,6 +299,28 @@ def test_what_was_changed_since_the_service_started_is_not_served_under_the_same
         later.find("other")
     assert "changed since the service started" in later.describe()["refused"][0]["error"]
     assert started_with(None) == started_with(tmp_path / "nothing") == {}
+
+
+def test_a_worker_takes_over_what_the_parent_has_found(tmp_path: Path) -> None:
+    settings = folder_of_one(tmp_path)
+    [choice] = verify(settings, 1, Measurements(tmp_path), tmp_path)
+    [started] = started_with(tmp_path).values()
+    assert choice.proof == started.proof
+    assert started.proof is not None
+    model = Repository(settings, 1, Measurements(tmp_path), started_with(tmp_path)).find().model
+    assert (model.deviation, model.image_seconds) == started.proof
+
+
+def test_a_worker_looks_for_itself_whether_answers_are_right(tmp_path: Path) -> None:
+    """Whatever the parent has found: its processor may be another one."""
+    settings = folder_of_one(tmp_path)
+    list(verify(settings, 1, Measurements(tmp_path), tmp_path))
+    wrong = toy.graph("toy-colours", (8, 8, 3), toy.weights((8, 8, 3), 3, seed=9))
+    toy.replace_onnx(settings.models / "toy-colours" / "1", wrong)
+    [(path, started)] = started_with(tmp_path).items()
+    identity = models._identity(artifacts.read(Path(path)))
+    with pytest.raises(StartError, match=r"does not reproduce golden\.npz"):
+        Repository(settings, 1, Measurements(tmp_path), {path: started._replace(identity=identity)})
 
 
 def test_a_worker_that_replaces_another_serves_what_the_others_serve(tmp_path: Path) -> None:
