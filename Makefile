@@ -6,7 +6,7 @@ DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
 export ORT_DISABLE_TELEMETRY = 1
-.PHONY: help serve train study test check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
+.PHONY: help serve train study test test-slow check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -19,6 +19,9 @@ train: .venv-dev/ready  ## MODEL=conv_resnet_deep [ARGS="--dataset mnist …"]
 
 test: .venv-dev/ready .venv/ready .venv-bento/ready check  ## lint, types, tests
 	.venv-dev/bin/python -m pytest
+
+test-slow: .venv-dev/ready  ## a network of each family of keras.applications, exported
+	.venv-dev/bin/python -m pytest -m slow
 
 check: .venv-dev/ready  ## ruff, mypy, pip-audit
 	.venv-dev/bin/ruff check .

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -279,6 +280,24 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "File too large" in line or "No space" in line
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_training_that_has_diverged_ends_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = Run.new_model
+
+    def diverged(self: Run, *rest: str) -> keras.Model:
+        model = build(self, *rest)
+        model.set_weights([weight * np.float32(np.nan) for weight in model.get_weights()])
+        return model
+
+    monkeypatch.setattr(Run, "new_model", diverged)
+    folders = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
+    assert main(["_tiny", "--data", str(npz(tmp_path / "pets.npz")), "--epochs", "3", *folders]) == 1
+    [error] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: epoch 1: the loss is nan, the training has diverged; try a --learning-rate smaller")
     assert not (tmp_path / "models").exists()
 
 

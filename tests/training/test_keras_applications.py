@@ -66,11 +66,20 @@ def toys(folder: Path) -> Path:
 
 
 def shaken(model: keras.Model) -> keras.Model:
-    """`model` with other weights, as training would leave them; those of a Normalization stay."""
+    """`model` with other weights, as training would leave them; those of a Normalization stay.
+
+    Kernels change by a tenth of their spread: by more, and the outputs of a hundred layers overflow.
+    """
     rng = np.random.default_rng(1)
+
+    def other(weight: np.ndarray) -> np.ndarray:
+        if weight.ndim > 1:
+            return weight + rng.normal(0, 0.1 * weight.std(), weight.shape)
+        return weight + np.abs(rng.normal(0, 0.02, weight.shape))
+
     for layer in model.layers:
         if not isinstance(layer, layers.Normalization):
-            layer.set_weights([w + np.abs(rng.normal(0, 0.02, w.shape)) for w in layer.get_weights()])
+            layer.set_weights([other(weight) for weight in layer.get_weights()])
     return model
 
 

@@ -105,6 +105,8 @@ def compare(folder: Path, images: np.ndarray, reference: np.ndarray) -> None:
 
 
 def _check_probabilities(reference: np.ndarray) -> None:
+    if not np.isfinite(reference).all():
+        raise ExportError("the model's answers are not finite numbers; nothing was published")
     if reference.min() < 0 or np.abs(reference.sum(axis=1) - 1).max() > 1e-3:
         raise ExportError("the model's outputs are no probabilities (a row must sum to 1): end it with a softmax")
 

@@ -4,6 +4,7 @@ Trains epoch by epoch with a checkpoint after each, so that `--resume` continues
 result, and tells the user what happens.
 """
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from training.recipes.recipe import Recipe
 from training.runs.epochs import Progress, batches_of, train_epoch
 from training.runs.parts import Part, splits
 from training.runs.report import write_report
-from training.runs.run import Run
+from training.runs.run import Run, RunError
 from training.runs.transfer import fit_head, frozen_outputs
 
 SHOWN = 30  # classes whose counts are printed
@@ -36,7 +37,8 @@ NO_THRESHOLD = (
 def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool = False) -> Path:
     """Train `recipe` on `data`, evaluate on the test split, publish; returns the artifact's folder.
 
-    `runs/MODEL/VERSION/` keeps weights, history, plots and the run's record. Raises RunError and ExportError.
+    `runs/MODEL/VERSION/` keeps weights, history, plots and the run's record. Raises RunError, also where the loss is no
+    finite number any more, and ExportError.
     """
     check_name(recipe.model_name)  # now, not after the training
     train, validation = splits(recipe, data)
@@ -47,6 +49,11 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
     while not run.done:
         progress = [Progress(recipe.epochs)] if sys.stdout.isatty() else []
         figures, taken = train_epoch(model, recipe, learnt, checked, len(run.seconds), progress)
+        if not math.isfinite(figures["loss"]):
+            raise RunError(
+                f"epoch {len(run.seconds) + 1}: the loss is {figures['loss']:g}, the training has diverged; "
+                f"try a --learning-rate smaller than {recipe.learning_rate:g}"
+            )
         run.save(model, figures, taken if run.seconds else taken + prepared)
         print(_epoch_line(figures, run.seconds, recipe.epochs), flush=True)
     if len(run.seconds) < recipe.epochs:
