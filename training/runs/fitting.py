@@ -22,9 +22,9 @@ from training.data.dataset import Dataset
 from training.networks.network import macs_of
 from training.recipes.recipe import Recipe
 from training.runs.epochs import Progress, batches_of, train_epoch
-from training.runs.parts import Part, splits
+from training.runs.parts import Part, RunError, splits
 from training.runs.report import write_report
-from training.runs.run import Run, RunError
+from training.runs.run import Run
 from training.runs.transfer import fit_head, frozen_outputs
 
 SHOWN = 30  # classes whose counts are printed
