@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
+
 from serving.artifacts import Artifact
 from serving.engine.buckets import Run, images_per_second, worthwhile
 from serving.engine.exactness import RULE, deciding_close_calls, golden_check
@@ -189,22 +191,26 @@ def _open(
     """A checked and warm model. Raises ProviderError."""
     started = time.perf_counter()
     run = open_run(artifact.onnx, backend, options.threads, seconds)
-    if proof is not None:
+    if proof is None:
+        deviation = golden_check(run, backend, artifact)
+        seconds = seconds or _timed(run, artifact.golden_images, options.threads)
+    else:
         deviation = max(proof.deviation, golden_check(run, backend, artifact, sizes=(1,)))
         seconds = {1: proof.image_seconds}
-    else:
-        deviation = golden_check(run, backend, artifact)
-    if not seconds:
-        clock = time.thread_time if options.threads == 1 else time.perf_counter  # the former is no one else's
-        began = clock()
-        run(artifact.golden_images)
-        seconds = {len(artifact.golden_images): max(clock() - began, 1e-9)}
     if backend.precision != "float32":
         # A session of its own, since one that has computed large batches keeps their memory.
         run = deciding_close_calls(run, open_run(artifact.onnx, backend.exact, options.threads), deviation)
     largest = max(seconds)
     took = time.perf_counter() - started
     return Model(artifact, run, backend, reason, deviation, took, seconds[largest] / largest, measuring)
+
+
+def _timed(run: Run, images: np.ndarray, threads: int) -> dict[int, float]:
+    """The seconds that a batch takes, by its size; of one thread its own time, which is no one else's."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    began = clock()
+    run(images)
+    return {len(images): max(clock() - began, 1e-9)}
 
 
 def _none(artifact: Artifact, options: Options, reasons: Sequence[str]) -> str:
