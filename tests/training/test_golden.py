@@ -4,11 +4,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from tests.fixtures.server import committed_artifacts
 from training.artifact.golden import CLASSES, COUNT, golden_inputs
+from training.artifact.graph import ExportError
+from training.artifact.publishing import export
 
 COMMITTED = [artifact / "golden.npz" for artifact in committed_artifacts()]
 
@@ -79,3 +82,11 @@ def test_every_committed_artifact_covers_five_classes(path: Path) -> None:
 
 def test_the_default_model_is_among_the_committed() -> None:
     assert "dense_resnet-mnist" in {path.parts[-3] for path in COMMITTED}
+
+
+def test_answers_that_are_no_numbers_are_not_published(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.layers.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
+    model.set_weights([weight * np.float32(np.nan) for weight in model.get_weights()])
+    with pytest.raises(ExportError, match="not finite numbers"):
+        export(model, "toy", labels=("a", "b"), output=tmp_path, card={})
+    assert list(tmp_path.iterdir()) == []
