@@ -89,9 +89,9 @@ def open_backend(artifact: artifacts.Artifact, backend: Backend, threads: int) -
     """As the service runs it, with close calls decided in float32; and how far its golden outputs are off. Raises
     ProviderError."""
     run = open_run(artifact.onnx, backend, threads)
-    deviation = golden_check(run, backend, artifact)
+    deviation, lead = golden_check(run, backend, artifact)
     if backend.precision != "float32":
-        run = deciding_close_calls(run, open_run(artifact.onnx, backend.exact, threads), deviation)
+        run = deciding_close_calls(run, open_run(artifact.onnx, backend.exact, threads), lead)
     return run, deviation
 
 

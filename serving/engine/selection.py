@@ -192,14 +192,14 @@ def _open(
     started = time.perf_counter()
     run = open_run(artifact.onnx, backend, options.threads, seconds)
     if proof is None:
-        deviation = golden_check(run, backend, artifact)
+        deviation, lead = golden_check(run, backend, artifact)
         seconds = seconds or _timed(run, artifact.golden_images, options.threads)
     else:
-        deviation = max(proof.deviation, golden_check(run, backend, artifact, sizes=(1,)))
-        seconds = {1: proof.image_seconds}
+        deviation, lead = golden_check(run, backend, artifact, sizes=(1,))
+        deviation, seconds = max(deviation, proof.deviation), {1: proof.image_seconds}
     if backend.precision != "float32":
         # A session of its own, since one that has computed large batches keeps their memory.
-        run = deciding_close_calls(run, open_run(artifact.onnx, backend.exact, options.threads), deviation)
+        run = deciding_close_calls(run, open_run(artifact.onnx, backend.exact, options.threads), lead)
     largest = max(seconds)
     took = time.perf_counter() - started
     return Model(artifact, run, backend, reason, deviation, took, seconds[largest] / largest, measuring)

@@ -145,10 +145,25 @@ def test_how_far_from_the_golden_outputs_a_backend_may_be(
 
     backend = replace(CPU, precision=precision)
     if passes:
-        assert exactness.golden_check(run, backend, artifact) == pytest.approx(off, rel=1e-3)
+        assert exactness.golden_check(run, backend, artifact).deviation == pytest.approx(off, rel=1e-3)
     else:
         with pytest.raises(ProviderError, match=r"does not reproduce golden\.npz"):
             exactness.golden_check(run, backend, artifact)
+
+
+def test_how_far_a_lead_moves_counts_both_classes(artifact: artifacts.Artifact) -> None:
+    """One probability may rise and another fall: the lead moves by the sum."""
+    images_of = [image.tobytes() for image in artifact.golden_images]
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        answers = artifact.golden_probabilities[[images_of.index(image.tobytes()) for image in pixels]]
+        rows, best, worst = np.arange(len(answers)), answers.argmax(axis=1), answers.argmin(axis=1)
+        answers[rows, best] -= 0.03
+        answers[rows, worst] += 0.02
+        return answers
+
+    found = exactness.golden_check(run, replace(CPU, precision="bf16"), artifact)
+    assert found == pytest.approx((0.03, 0.05), rel=1e-3)
 
 
 def test_a_file_that_is_no_onnx_graph_is_named(tmp_path: Path, measurements: Measurements) -> None:
@@ -260,8 +275,8 @@ def test_close_calls_are_decided_exactly() -> None:
     assert calls == [[1, 3]]
     run(np.array([[0], [2]]))
     assert len(calls) == 1
-    exactness.deciding_close_calls(fast, exact, deviation=0.11)(np.arange(4)[:, None])
-    assert calls[1:] == [[1, 2, 3]]  # as far apart as what is known of the deviation asks for
+    exactness.deciding_close_calls(fast, exact, lead=0.22)(np.arange(4)[:, None])
+    assert calls[1:] == [[1, 2, 3]]  # as far apart as a golden image's lead has moved
 
 
 def test_the_file_holds_the_newest_only(tmp_path: Path) -> None:
