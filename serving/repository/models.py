@@ -22,6 +22,7 @@ from serving.settings import Settings
 
 Stamp = tuple[str, tuple[tuple[str, int, int, int, int], ...]]
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 2.0, 300.0  # until a refused version is tried again
+AT_ONCE = 4  # artifacts that are verified: each takes the memory of a batch of 32 meanwhile
 STARTED_WITH = "versions.json"  # in the folder that the processes share: what the parent has verified
 
 
@@ -56,8 +57,8 @@ def verify(
 
     contents = {}
     paths = _selected(settings)
-    # On every core, but where backends are measured: that needs the machine for itself.
-    pool = ThreadPoolExecutor(cores.available() if selection.CPU in wanted.backends() else 1)
+    # Several at once, but where backends are measured: that needs the machine for itself.
+    pool = ThreadPoolExecutor(min(AT_ONCE, cores.available()) if selection.CPU in wanted.backends() else 1)
     try:
         for path, (identity, choice) in zip(paths, pool.map(look, paths), strict=True):
             contents[str(path)] = Started(identity, choice.proof)
