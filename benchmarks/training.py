@@ -61,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=2560, help="of a round (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     args = parser.parse_args(argv)
-    plain, tuned = (recipe_for(args.network, args.dataset, name) for name in ("notebook", "tuned"))
+    try:
+        plain, tuned = (recipe_for(args.network, args.dataset, name) for name in ("notebook", "tuned"))
+    except ValueError as err:
+        parser.error(str(err))
     compared = {"notebook": plain, f"tuned, {tuned.precision}": tuned}
     if tuned.precision != "float32":
         compared["tuned, float32"] = replace(tuned, precision="float32")

@@ -148,7 +148,7 @@ class Listener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 break  # another worker has it
             except OSError as err:
-                if err.errno == errno.EINVAL:  # the service ends, and another worker has ended the listening for all
+                if err.errno == errno.EINVAL and self._server.stops:  # another worker has ended the listening for all
                     self._loop.remove_reader(self._socket.fileno())
                     return
                 log.error("cannot accept a connection: %s", err)
@@ -198,7 +198,7 @@ class Server(uvicorn.Server):
     _counts: Counts | None = None
     _listeners: Sequence[Listener] = ()
     _stop_at: float | None = None  # on the monotonic clock, once SIGTERM has come
-    _stops = False  # it has come, whether it drains or not
+    stops = False  # it has come, whether it drains or not
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if sockets is None:
@@ -221,7 +221,7 @@ class Server(uvicorn.Server):
     def _note(self) -> int:
         mine = len(self.server_state.connections) + sum(listener.opening for listener in self._listeners)
         if self._counts is not None:
-            self._counts.note(mine, self._stops)
+            self._counts.note(mine, self.stops)
         return mine
 
     async def on_tick(self, counter: int) -> bool:
@@ -240,7 +240,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM drains, once: systemd sends it to the parent and the workers, and so does the parent. SIGINT ends it
         now, as uvicorn does."""
-        self._stops = self._stops or sig == signal.SIGTERM
+        self.stops = self.stops or sig == signal.SIGTERM
         if sig != signal.SIGTERM or not self.drain_seconds:
             super().handle_exit(sig, frame)
             return

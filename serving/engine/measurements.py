@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,12 +41,14 @@ class Measurements:
         self._cache, self._own = _file(folder), _file(shared)
         self._shared = shared
         self._entries: dict[str, Any] = {}
+        self.turn = threading.RLock()  # for the thread that measures: it needs the machine for itself
 
     def find(self, key: str) -> Measurement | None:
-        if key not in self._entries:  # another worker may have measured it meanwhile
-            for path in filter(None, (self._cache, self._own)):
-                with contextlib.suppress(OSError, ValueError):
-                    self._entries |= _entries(path.read_bytes())
+        with self.turn:
+            if key not in self._entries:  # another worker may have measured it meanwhile
+                for path in filter(None, (self._cache, self._own)):
+                    with contextlib.suppress(OSError, ValueError):
+                        self._entries |= _entries(path.read_bytes())
         try:
             entry = self._entries[key]
             rates = {str(name): float(rate) for name, rate in entry["rates"].items()}
@@ -56,8 +59,8 @@ class Measurements:
             return None
 
     def keep(self, key: str, measurement: Measurement, lasting: bool = True) -> None:
-        """For the next start too, if it is `lasting`. Does without where it cannot write. Two services that write at
-        once both leave a whole file."""
+        """For the next start too, if it is `lasting`; within a `turn`. Does without where it cannot write. Two services
+        that write at once both leave a whole file."""
         self._entries.pop(key, None)
         self._entries = dict(list(self._entries.items())[1 - MAX_ENTRIES :]) | {key: asdict(measurement)}
         for path in filter(None, (self._cache if lasting else None, self._own)):

@@ -77,8 +77,9 @@ class Model:
 
 
 class Proof(NamedTuple):
-    """What a process has found about ONNX Runtime on this processor and one artifact; others need not find it again."""
+    """What a process has found about ONNX Runtime and one artifact: others on that machine need not find it again."""
 
+    machine: str
     deviation: float  # the largest difference to a golden probability
     image_seconds: float
 
@@ -94,6 +95,8 @@ def load(
     allowed; with a `proof` a few golden images are enough. `without` is a backend that has failed. Raises StartError
     if a demanded provider is not to be had or nothing reproduces the golden outputs."""
     backends = options.backends(without)
+    if proof is not None and proof.machine != machine():
+        proof = None
     if CPU in backends:
         reason = "the provider that is ready first; whether another is faster is being measured"
         only = len(backends) == 1
@@ -133,22 +136,24 @@ def measure(
 ) -> Measurement:
     """Which of the backends is the fastest: known, or found out now. Raises StartError if none is right."""
     key = measurement_key(artifact, backends, options)
-    known = measurements.find(key)
-    if known is not None and known.backend.provider in {backend.provider for backend in backends}:
-        return known
-    findings = probe(artifact, backends, options.threads)
-    if not findings.seconds:
-        raise StartError(_none(artifact, options, _reasons(findings)))
-    kept = {
-        backend: worthwhile(seconds) if backend.buckets else seconds for backend, seconds in findings.seconds.items()
-    }
-    rates = {backend: images_per_second(seconds) for backend, seconds in kept.items()}
-    order = sorted(rates, key=lambda b: -rates[b] / (1 if b.precision == "float32" else LESS_EXACT))
-    best = order[0]
-    chosen = replace(best, buckets=tuple(sorted(kept[best])) if best.buckets else ())
-    measurement = Measurement(chosen, {str(b): round(rates[b], 1) for b in order}, _reasons(findings), kept[best])
-    measurements.keep(key, measurement, findings.lasting)
-    return measurement
+    with measurements.turn:
+        known = measurements.find(key)
+        if known is not None and known.backend.provider in {backend.provider for backend in backends}:
+            return known
+        findings = probe(artifact, backends, options.threads)
+        if not findings.seconds:
+            raise StartError(_none(artifact, options, _reasons(findings)))
+        kept = {
+            backend: worthwhile(seconds) if backend.buckets else seconds
+            for backend, seconds in findings.seconds.items()
+        }
+        rates = {backend: images_per_second(seconds) for backend, seconds in kept.items()}
+        order = sorted(rates, key=lambda b: -rates[b] / (1 if b.precision == "float32" else LESS_EXACT))
+        best = order[0]
+        chosen = replace(best, buckets=tuple(sorted(kept[best])) if best.buckets else ())
+        measurement = Measurement(chosen, {str(b): round(rates[b], 1) for b in order}, _reasons(findings), kept[best])
+        measurements.keep(key, measurement, findings.lasting)
+        return measurement
 
 
 class Choice(NamedTuple):
@@ -165,7 +170,7 @@ def choose(artifact: Artifact, measurements: Measurements, options: Options) -> 
     """In the parent: make sure that the workers can `load`, and say what they will take as far as that is known. Raises
     StartError."""
     model = load(artifact, measurements, options)
-    proof = Proof(model.deviation, model.image_seconds) if model.backend == CPU else None
+    proof = Proof(machine(), model.deviation, model.image_seconds) if model.backend == CPU else None
     known = measurements.find(measurement_key(artifact, options.backends(), options)) if model.measuring else None
     if known is not None:
         rate = known.rates.get(str(known.backend), 0.0)

@@ -57,8 +57,7 @@ def verify(
 
     contents = {}
     paths = _selected(settings)
-    # Several at once, but where backends are measured: that needs the machine for itself.
-    pool = ThreadPoolExecutor(min(AT_ONCE, cores.available()) if selection.CPU in wanted.backends() else 1)
+    pool = ThreadPoolExecutor(min(AT_ONCE, max(1, cores.available() // threads)))
     try:
         for path, (identity, choice) in zip(paths, pool.map(look, paths), strict=True):
             contents[str(path)] = Started(identity, choice.proof)

@@ -56,7 +56,7 @@ def test_a_socket_on_which_another_worker_has_ended_the_listening_is_left_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Idle:
-        config = SimpleNamespace(backlog=8, ssl=None)
+        config, stops = SimpleNamespace(backlog=8, ssl=None), True
 
         @staticmethod
         def has_more_than_others() -> bool:

@@ -297,7 +297,9 @@ def test_a_training_that_has_diverged_ends_with_what_to_do(
     folders = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
     assert main(["_tiny", "--data", str(npz(tmp_path / "pets.npz")), "--epochs", "3", *folders]) == 1
     [error] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert error.startswith("error: epoch 1: the loss is nan, the training has diverged; try a --learning-rate smaller")
+    assert error.startswith(
+        "error: epoch 1: the loss is nan, the training has diverged; start again with a --learning-rate smaller"
+    )
     assert not (tmp_path / "models").exists()
 
 

@@ -52,7 +52,7 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
         if not math.isfinite(figures["loss"]):
             raise RunError(
                 f"epoch {len(run.seconds) + 1}: the loss is {figures['loss']:g}, the training has diverged; "
-                f"try a --learning-rate smaller than {recipe.learning_rate:g}"
+                f"start again with a --learning-rate smaller than {recipe.learning_rate:g}"
             )
         run.save(model, figures, taken if run.seconds else taken + prepared)
         print(_epoch_line(figures, run.seconds, recipe.epochs), flush=True)
