@@ -113,8 +113,10 @@ def test_sigterm_under_load_loses_nothing(tmp_path: Path, path: str) -> None:
         terminated = time.monotonic()
         os.killpg(process.pid, signal.SIGTERM)  # parent and all: so does systemd
         process.send_signal(signal.SIGTERM)
+        asked = 0
         while client.get("/readyz").status == 200:
-            assert time.monotonic() - terminated < 60  # it hangs
+            asked += 1
+            assert asked < 1500  # the workers have answered that often since, and could have taken notice
             time.sleep(0.01)
         time.sleep(DRAIN_SECONDS / 2)
         late = client.post(path, PICTURE)  # of a client that does not look
