@@ -28,7 +28,6 @@ from benchmarks.accuracy import POINTS, CheckError, TestSplit, card_accuracy, re
 from serving import artifacts
 from serving.engine import cores
 from serving.engine.buckets import Run
-from serving.engine.exactness import deciding_close_calls, golden_check
 from serving.engine.providers import (
     BACKENDS,
     PROVIDERS,
@@ -39,6 +38,7 @@ from serving.engine.providers import (
     open_run,
     open_session,
 )
+from serving.engine.selection import open_backend
 from serving.errors import StartError
 
 BATCHES = (1, 8, 32)
@@ -83,16 +83,6 @@ def placement(onnx: bytes, backend: Backend, images: np.ndarray, threads: int) -
         as_run(session, backend)(images)
         events = json.loads(Path(session.end_profiling()).read_bytes())
     return read_profile(events)
-
-
-def open_backend(artifact: artifacts.Artifact, backend: Backend, threads: int) -> tuple[Run, float]:
-    """As the service runs it, with close calls decided in float32; and how far its golden outputs are off. Raises
-    ProviderError."""
-    run = open_run(artifact.onnx, backend, threads)
-    deviation, lead = golden_check(run, backend, artifact)
-    if backend.precision != "float32":
-        run = deciding_close_calls(run, open_run(artifact.onnx, backend.exact, threads), lead)
-    return run, deviation
 
 
 def read_profile(events: list[dict[str, Any]]) -> Placement:

@@ -28,12 +28,7 @@ VALIDATION = 64  # images: as good as none
 
 def model_of(recipe: Recipe, shape: tuple[int, int, int]) -> keras.Model:
     """A new compiled model that computes in the recipe's precision."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(recipe.precision)
-    try:
-        model = build(NETWORKS[recipe.network], shape, CLASSES, recipe.network)
-    finally:
-        keras.config.set_dtype_policy(before)
+    model = build(NETWORKS[recipe.network], shape, CLASSES, recipe.network, recipe.precision)
     recipe.compile(model)
     return model
 

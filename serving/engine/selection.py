@@ -184,6 +184,23 @@ def measurement_key(artifact: Artifact, backends: Sequence[Backend], options: Op
     return f"{artifact.sha256[:32]} on {machine()}, {options.threads} threads, rule {RULE}, of {tried}"
 
 
+def open_backend(
+    artifact: Artifact,
+    backend: Backend,
+    threads: int,
+    seconds: dict[int, float] | None = None,
+    sizes: Sequence[int] = (),
+) -> tuple[Run, float]:
+    """A run that has reproduced the golden outputs, in batches of `sizes`, with close calls decided in float32; and the
+    largest difference to a golden probability. `seconds` as for open_run. Raises ProviderError."""
+    run = open_run(artifact.onnx, backend, threads, seconds)
+    deviation, lead = golden_check(run, backend, artifact, sizes)
+    if backend.precision != "float32":
+        # A session of its own, since one that has computed large batches keeps their memory.
+        run = deciding_close_calls(run, open_run(artifact.onnx, backend.exact, threads), lead)
+    return run, deviation
+
+
 def _open(
     artifact: Artifact,
     backend: Backend,
@@ -195,16 +212,12 @@ def _open(
 ) -> Model:
     """A checked and warm model. Raises ProviderError."""
     started = time.perf_counter()
-    run = open_run(artifact.onnx, backend, options.threads, seconds)
     if proof is None:
-        deviation, lead = golden_check(run, backend, artifact)
+        run, deviation = open_backend(artifact, backend, options.threads, seconds)
         seconds = seconds or _timed(run, artifact.golden_images, options.threads)
     else:
-        deviation, lead = golden_check(run, backend, artifact, sizes=(1,))
+        run, deviation = open_backend(artifact, backend, options.threads, sizes=(1,))
         deviation, seconds = max(deviation, proof.deviation), {1: proof.image_seconds}
-    if backend.precision != "float32":
-        # A session of its own, since one that has computed large batches keeps their memory.
-        run = deciding_close_calls(run, open_run(artifact.onnx, backend.exact, options.threads), lead)
     largest = max(seconds)
     took = time.perf_counter() - started
     return Model(artifact, run, backend, reason, deviation, took, seconds[largest] / largest, measuring)

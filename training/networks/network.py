@@ -48,19 +48,27 @@ class Network:
         return _macs(self, input_shape, classes)
 
 
-def build(network: Network, input_shape: tuple[int, int, int], classes: int, name: str) -> keras.Model:
+def build(
+    network: Network, input_shape: tuple[int, int, int], classes: int, name: str, precision: str = "float32"
+) -> keras.Model:
     """An uncompiled functional model: (N, H, W, C) float32 in [0, 1] -> (N, classes) probabilities.
 
-    Raises ValueError for an input the network cannot take, naming the limit and what was given.
+    `precision` is the name of Keras' dtype policy in which its layers compute. Raises ValueError for an input the
+    network cannot take, naming the limit and what was given.
     """
     if classes < 2:
         raise ValueError(f"a classifier needs at least 2 classes, got {classes}")
     check_size(network, input_shape[1], input_shape[0], name)
-    image = layers.Input(input_shape, name="image")
-    x = network.family(image, network)
-    # In float32 under any precision: bfloat16 has too few digits for probabilities.
-    probabilities = layers.Dense(classes, activation="softmax", dtype="float32", name="probabilities")(x)
-    return keras.Model(image, probabilities, name=plain_name(name))
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        image = layers.Input(input_shape, name="image")
+        x = network.family(image, network)
+        # In float32 under any precision: bfloat16 has too few digits for probabilities.
+        probabilities = layers.Dense(classes, activation="softmax", dtype="float32", name="probabilities")(x)
+        return keras.Model(image, probabilities, name=plain_name(name))
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def check_size(network: Network, width: int, height: int, name: str) -> None:

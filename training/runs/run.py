@@ -146,13 +146,9 @@ class Run:
 
     def new_model(self, precision: str = "float32") -> keras.Model:
         """A whole model that computes in `precision`, with the weights that the recipe begins with."""
-        before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(precision)
-        try:
-            network = NETWORKS[self.recipe.network]
-            model = build(network, self.data.input_shape, len(self.data.labels), self.recipe.network)
-        finally:
-            keras.config.set_dtype_policy(before)
+        name = self.recipe.network
+        network = NETWORKS[name]
+        model = build(network, self.data.input_shape, len(self.data.labels), name, precision)
         if self.recipe.weights and network.pretrained:
             network.pretrained(model, self.recipe.weights)
         return model
