@@ -1,4 +1,4 @@
-"""Full trainings -> networks beside each other: what accuracy each reached, and what it costs.
+"""Full trainings -> networks beside each other: what accuracy each reached, and what it costs to train and to serve.
 
 A training enters by itself once a file of it is there: a record that `training.fit` wrote, copied to `runs/` under any
 name; a seed of the study's full recipes; a model's card. Runs of one recipe that differ in the seed alone are one
@@ -7,9 +7,10 @@ entry. Trains nothing and judges no claim.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from study.evidence import mean_range, spread
 from study.experiments import Training
@@ -34,6 +35,7 @@ class Entry:
     macs: int | None
     minutes: tuple[float, ...]
     hardware: tuple[str, ...]
+    served: float | None = None  # requests a second, as `benchmarks.served` measured them
 
     @property
     def label(self) -> str:
@@ -44,7 +46,9 @@ COSTS: dict[str, Callable[[Entry], float | None]] = {
     "parameters": lambda entry: entry.parameters,
     "multiply-accumulate operations (MACs) for one image": lambda entry: entry.macs,
     "minutes of training": lambda entry: fmean(entry.minutes) if entry.minutes else None,
+    "microseconds of the service for one request": lambda entry: 1e6 / entry.served if entry.served else None,
 }
+SERVED = "served.json"  # beside the folder of the records
 
 
 def entries(records: Records, models: Path | None) -> dict[str, list[Entry]]:
@@ -60,11 +64,23 @@ def entries(records: Records, models: Path | None) -> dict[str, list[Entry]]:
         runs.setdefault(json.dumps([record["network"], record["dataset"]["name"], recipe], sort_keys=True), []).append(
             record
         )
+    served = {_which(row): row["requests_per_second"] for row in served_rows(records)}
     found: dict[str, list[Entry]] = {}
     for group in runs.values():
         entry = _entry(group)
+        entry = replace(entry, served=served.get((entry.dataset, entry.network, entry.recipe)))
         found.setdefault(entry.dataset, []).append(entry)
     return {name: sorted(found[name], key=lambda e: -fmean(e.accuracies)) for name in sorted(found)}
+
+
+def served_rows(records: Records) -> list[dict[str, Any]]:
+    """What `benchmarks.served` wrote, if it has run."""
+    file = records.runs.parent / SERVED
+    return json.loads(file.read_text()) if file.exists() else []
+
+
+def _which(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["dataset"], row["network"], row["recipe"]
 
 
 def _full_runs(records: Records, models: Path | None) -> Iterator[Record]:
@@ -132,21 +148,39 @@ def section(records: Records, models: Path | None, folder: Path, table: Callable
         "Times are from the hardware named, which was shared: they compare roughly. *Unbeaten* by a cost are those "
         "to which no other is as accurate at a lower one.\n",
     ]
+    if rows := served_rows(records):
+        machines = sorted({f"{row['cores']} cores of {row['cpu']} ({row['cpu_kind']}), {row['date']}" for row in rows})
+        parts.append(
+            "Requests a second: one picture of the network's own size each, 32 connections, `benchmarks.served`, "
+            f"{'; '.join(machines)}.\n"
+        )
     found = entries(records, models)
     if not found:
         parts.append("Nothing is committed yet.\n")
     for name, group in found.items():
         parts += [f"### {name}\n", table(_HEADER, [_cells(entry) for entry in group])]
+        known = {what: cost for what, cost in COSTS.items() if any(cost(entry) is not None for entry in group)}
         parts += [
             f"- unbeaten by {what}: " + "; ".join(entry.label for entry in unbeaten(group, cost))
-            for what, cost in COSTS.items()
+            for what, cost in known.items()
         ]
-        plot_costs({what: _points(group, cost) for what, cost in COSTS.items()}, folder / f"costs-{name}.png")
+        plot_costs({what: _points(group, cost) for what, cost in known.items()}, folder / f"costs-{name}.png")
         parts.append(f"\n![accuracy against costs on {name}]({folder.name}/costs-{name}.png)\n")
     return "\n".join(parts)
 
 
-_HEADER = ("network", "recipe", "epochs", "test accuracy, %", "seeds", "parameters", "million MACs", "minutes", "on")
+_HEADER = (
+    "network",
+    "recipe",
+    "epochs",
+    "test accuracy, %",
+    "seeds",
+    "parameters",
+    "million MACs",
+    "minutes",
+    "on",
+    "requests/s served",
+)
 
 
 def _cells(entry: Entry) -> tuple[str, ...]:
@@ -160,6 +194,7 @@ def _cells(entry: Entry) -> tuple[str, ...]:
         "" if entry.macs is None else f"{entry.macs / 1e6:.3g}",
         mean_range(entry.minutes) if entry.minutes else "",
         "; ".join(entry.hardware),
+        "" if entry.served is None else f"{entry.served:,.0f}",
     )
 
 

@@ -60,6 +60,7 @@ QUICK = Scale(64, 32, 2, (1, 2), (2,), (0,), probes=32, rounds=2, turn=16, syste
 
 SWEEP_BATCH = 64  # for every depth: with the deep recipe's 256, batch norm would lag for all 5 epochs
 SUBSET_DATASET = "cifar10"
+BOTTLENECK = "dense_sum_bottleneck"
 
 
 @dataclass(frozen=True)
@@ -218,9 +219,8 @@ def experiments(scale: Scale) -> list[Row]:
     for seed in scale.seeds:
         rows += [_subset_row(sweep(d, seed), "conv_resnet_deep", d, seed, scale) for d in scale.depths]
         rows += [_subset_row(plain(d, seed), "plain", d, seed, scale) for d in scale.contrasts]
-        rows.append(_subset_row(subset("dense_resnet", seed), "dense_resnet", 1 if scale.quick else None, seed, scale))
-        if "bottleneck" in NETWORKS:
-            rows.append(_subset_row(subset("bottleneck", seed), "bottleneck", None, seed, scale))
+        blocks = 1 if scale.quick else None
+        rows += [_subset_row(subset(name, seed), name, blocks, seed, scale) for name in ("dense_resnet", BOTTLENECK)]
     for model in scale.systems:
         for seed in (SYSTEMS[model].seed,) if model in DEEP_SYSTEMS else scale.seeds:
             rows.append(_full_row(model, seed, scale))
@@ -232,17 +232,15 @@ def experiments(scale: Scale) -> list[Row]:
 
 
 def _timed_rows(scale: Scale) -> tuple[Timed, ...]:
-    systems = [
+    return (
         timed("dense_resnet", "mnist"),
         timed("dense_sum", "mnist"),
         timed("dense_resnet", "cifar10"),
         timed("conv_resnet_shallow", "cifar10"),
         timed("conv_resnet_deep", "cifar10"),
         *(timed_in_sweep(network, d) for d in scale.contrasts for network in ("conv_resnet_deep", "plain")),
-    ]
-    if "bottleneck" in NETWORKS:
-        systems.append(timed_in_sweep("bottleneck"))
-    return tuple(systems)
+        timed_in_sweep(BOTTLENECK),
+    )
 
 
 def _subset_row(name: str, network: str, blocks: int | None, seed: int, scale: Scale) -> Training:

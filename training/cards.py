@@ -1,7 +1,7 @@
 """The cards in models/ -> the result tables of README.md and models/README.md: `python -m training.cards`.
 
-Knows only `card.json`, and the NETWORKS table for cards that do not state `macs`. `--check` says whether the two files
-are up to date instead of writing them.
+Knows only `card.json`, the NETWORKS table for cards that do not state `macs`, and what `benchmarks.served` wrote.
+`--check` says whether the two files are up to date instead of writing them.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from typing import Any
 from training.artifact.reading import latest_version
 
 BEGIN, END = "<!-- cards: python -m training.cards -->", "<!-- /cards -->"
+SERVED = Path("docs/served.json")  # from the folder that models/ is in
 
 
 def read_cards(models: Path) -> list[dict[str, Any]]:
@@ -30,11 +31,12 @@ def _metrics(card: dict[str, Any]) -> dict[str, Any]:
     return card["metrics"] or {}
 
 
-def table(cards: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table, one row a model."""
+def table(cards: Sequence[dict[str, Any]], served: Sequence[dict[str, Any]] = ()) -> str:
+    """A Markdown table, one row a model; `served` is what `benchmarks.served` found, for any of them."""
+    rates = {(row["model"], row["version"]): row["requests_per_second"] for row in served}
     rows = [
         "| model | trained on | test accuracy | calibration error | MACs | parameters | model.onnx | training "
-        "| images/s in training |",
+        "| requests/s served |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for card in cards:
@@ -48,9 +50,12 @@ def table(cards: Sequence[dict[str, Any]]) -> str:
             f"{card['parameters']:,}",
             f"{card['files']['model.onnx']['bytes'] / 1e6:.1f} MB",
             _cell(training.get("seconds"), _duration),
-            _cell(training.get("images_per_second"), lambda rate: f"{rate:,.0f}"),
+            _cell(rates.get((card["name"], card["version"])), lambda rate: f"{rate:,.0f}"),
         )
         rows.append(f"| {' | '.join(cells)} |")
+    if served:
+        machines = sorted({f"{row['cores']} cores of {row['cpu']}, {row['cpu_kind']}, {row['date']}" for row in served})
+        rows += ["", f"Served: one picture of the model's size a request, 32 connections; {'; '.join(machines)}."]
     return "\n".join(rows)
 
 
@@ -88,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", type=Path, default=Path("models"), help="default: models")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a table is out of date")
     args = parser.parse_args(argv)
-    block = table(read_cards(args.models))
+    served = args.models.parent / SERVED
+    block = table(read_cards(args.models), json.loads(served.read_text()) if served.exists() else ())
     stale = []
     for page in (args.models / "README.md", args.models.parent / "README.md"):
         text = page.read_text()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from study.costs import COSTS, entries, section, unbeaten
+from study.costs import COSTS, SERVED, entries, section, unbeaten
 from study.experiments import FULL, experiments
 from study.records import Records
 from study.report import _table
@@ -76,7 +76,7 @@ def test_operations_that_no_record_states_are_those_of_the_network_as_it_is(made
 
 def test_unbeaten_is_what_no_other_beats_in_both(made: Path) -> None:
     group = entries(records(made), None)["cifar10"]
-    parameters, macs, _ = COSTS.values()
+    parameters, macs, *_ = COSTS.values()
     assert [entry.label for entry in unbeaten(group, parameters)] == ["resnet9, tuned"]
     cheap = {entry.label for entry in unbeaten(group, macs)}
     assert "resnet9, tuned" in cheap
@@ -88,13 +88,25 @@ def test_the_section_has_a_table_and_a_plot_for_each_data_set(made: Path) -> Non
     (made / "runs" / "dense_sum-mnist.json").write_text(json.dumps(other))
     text = section(records(made), made / "models", made / "study", _table)
     row = "| resnet9 | tuned | 20 | 93.5 (93.0–94.0) | 2 | 1,000 | 118 | 10.5 (10.0–11.0) | a made-up machine |"
-    assert row in text.splitlines()
+    assert f"{row}  |" in text.splitlines()  # nobody has measured what the service answers
+    assert "unbeaten by microseconds" not in text
     for name in ("cifar10", "mnist"):
         plot = made / "study" / f"costs-{name}.png"
         assert plot.read_bytes().startswith(b"\x89PNG")
         assert plot.stat().st_size < 200_000
         assert f"### {name}\n" in text
         assert f"(study/{plot.name})" in text
+
+
+def test_what_the_service_answers_stands_beside_the_accuracy(made: Path) -> None:
+    row = {"network": "resnet9", "dataset": "cifar10", "recipe": "tuned", "requests_per_second": 1234.5}
+    machine = {"cores": 2, "cpu": "a made-up CPU", "cpu_kind": "AMX", "date": "2026-01-02"}
+    (made / SERVED).write_text(json.dumps([row | machine]))
+    assert entries(records(made), None)["cifar10"][0].served == 1234.5
+    text = section(records(made), None, made / "study", _table)
+    assert "| a made-up machine | 1,234 |" in text
+    assert "2 cores of a made-up CPU (AMX), 2026-01-02." in text
+    assert "- unbeaten by microseconds of the service for one request: resnet9, tuned\n" in text
 
 
 def test_nothing_committed_is_said(tmp_path: Path) -> None:

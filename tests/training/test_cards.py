@@ -35,7 +35,7 @@ def test_both_pages_get_the_table_and_keep_the_rest(models: Path) -> None:
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     rows = [line for line in text.splitlines() if line.startswith("| `")]
-    assert rows[0] == "| `b-mnist` | drawn | 75.00 % | 0.123 | 1.23 M | 12,345 | 2.5 MB | 5 min | 1,234 |"
+    assert rows[0] == "| `b-mnist` | drawn | 75.00 % | 0.123 | 1.23 M | 12,345 | 2.5 MB | 5 min | – |"
     assert rows[1].startswith("| `a-mnist` | drawn | 50.00 % ")
 
 
@@ -47,6 +47,17 @@ def test_a_model_that_was_trained_elsewhere_has_a_row_without_figures(models: Pa
     assert cards.main(["--models", str(models)]) == 0
     rows = [line for line in (models / "README.md").read_text().splitlines() if line.startswith("| `")]
     assert rows[-1] == "| `c-shapes` | drawn | – | – | – | 12,345 | 2.5 MB | – | – |"
+
+
+def test_what_the_service_was_measured_to_answer_stands_beside_its_version(models: Path) -> None:
+    row = {"model": "a-mnist", "version": 1, "requests_per_second": 1234.5, "cores": 2, "cpu": "CPU", "cpu_kind": "AMX"}
+    (models.parent / "docs").mkdir()
+    rows = [row | {"date": "2026-01-02"}, row | {"model": "b-mnist", "version": 2, "date": "2026-01-02"}]
+    (models.parent / cards.SERVED).write_text(json.dumps(rows))
+    assert cards.main(["--models", str(models)]) == 0
+    text = (models / "README.md").read_text()
+    assert [line.split(" | ")[-1] for line in text.splitlines() if line.startswith("| `")] == ["– |", "1,234 |"]
+    assert "32 connections; 2 cores of CPU, AMX, 2026-01-02." in text
 
 
 def test_an_old_card_gets_its_operations_from_the_network() -> None:
