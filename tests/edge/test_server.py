@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,57 @@ def test_without_a_place_everybody_takes_what_comes(tmp_path: Path) -> None:
         assert counts.others() is None
 
 
+def test_a_worker_that_stops_or_hangs_is_not_waited_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = server.Counts(place), server.Counts(place, process=os.getppid())
+    second.note(1, stops=True)
+    assert first.others() is None
+    second.note(1)
+    assert first.others() == 1
+    monkeypatch.setattr(server, "ABSENT_SECONDS", 0.0)
+    time.sleep(0.001)
+    assert first.others() is None
+
+
+def test_another_worker_is_waited_for_the_longer_the_fewer_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that never comes, while eight connect at once."""
+    waited: list[float] = []
+    monkeypatch.setattr(server.Listener, "_pause", lambda listener, seconds: waited.append(seconds))
+
+    class Alone:
+        config, stops, taken = SimpleNamespace(backlog=16, ssl=None), False, 0
+
+        def lead(self) -> int:
+            return self.taken
+
+        def protocol(self) -> asyncio.Protocol:
+            return asyncio.Protocol()
+
+    async def look() -> None:
+        alone = Alone()
+
+        async def serve(listener: server.Listener, connection: socket.socket) -> None:
+            connection.close()
+
+        def create(coroutine: Any) -> Any:
+            alone.taken += 1
+            return loop.create_task(coroutine)
+
+        monkeypatch.setattr(server.Listener, "_serve", serve)
+        loop = asyncio.get_running_loop()
+        with socket.socket() as sock, contextlib.ExitStack() as stack:
+            sock.bind(("127.0.0.1", 0))
+            listener = server.Listener(alone, sock)  # type: ignore[arg-type]
+            listener._loop = SimpleNamespace(create_task=create, remove_reader=loop.remove_reader)  # type: ignore[assignment]
+            for _ in range(8):
+                stack.enter_context(socket.create_connection(sock.getsockname()))
+            while alone.taken < 8:
+                listener._ready()
+            loop.remove_reader(sock.fileno())
+
+    asyncio.run(look())
+    assert [round(1000 * seconds) for seconds in waited] == [1, 3, 5, 7]
+
+
 def test_a_socket_on_which_another_worker_has_ended_the_listening_is_left_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -59,8 +111,8 @@ def test_a_socket_on_which_another_worker_has_ended_the_listening_is_left_alone(
         config, stops = SimpleNamespace(backlog=8, ssl=None), True
 
         @staticmethod
-        def has_more_than_others() -> bool:
-            return False
+        def lead() -> int:
+            return 0
 
     async def look() -> bool:
         with socket.socket() as sock:
@@ -112,7 +164,13 @@ def test_connections_are_spread_evenly_and_on_after_a_worker_was_killed(
                 time.sleep(0.3)  # until the workers have noted that these are gone
             assert max(shares) >= 11, shares
             assert sum(shares) >= 30, shares
-        os.kill(next(iter(counts)), signal.SIGKILL)
+        hanging, working = counts
+        os.kill(hanging, signal.SIGSTOP)
+        time.sleep(2 * server.ABSENT_SECONDS)
+        with contextlib.ExitStack() as stack:
+            assert workers_of(stack, client, 24) == {working: 24}
+        os.kill(hanging, signal.SIGCONT)
+        os.kill(hanging, signal.SIGKILL)
         deadline = time.monotonic() + 30
         while True:
             with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
