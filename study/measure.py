@@ -175,7 +175,7 @@ def _initial_gradients(row: InitialGradients, workplace: Workplace) -> dict[str,
 
 def _shifted_artifact(row: ShiftedArtifact, workplace: Workplace) -> dict[str, Any]:
     try:
-        path = latest_version(workplace.models / row.model)
+        path = latest_version(workplace.models / row.model, "notebook")
     except FileNotFoundError as err:
         raise MissingRun(f"{err}; python -m training.fit {row.model.replace('-', ' --dataset ')} makes it") from err
     data = workplace.data(row.dataset)

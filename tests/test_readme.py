@@ -70,7 +70,8 @@ def test_the_result_tables_are_the_cards(tmp_path: Path) -> None:
         copy = tmp_path / artifact.relative_to(ROOT)
         copy.mkdir(parents=True)
         shutil.copy(artifact / "card.json", copy)
-    for page in ("README.md", "models/README.md"):
+    (tmp_path / "docs").mkdir()
+    for page in ("README.md", "models/README.md", cards.SERVED):
         shutil.copy(ROOT / page, tmp_path / page)
     assert cards.main(["--models", str(tmp_path / "models"), "--check"]) == 0
 

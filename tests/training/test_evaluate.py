@@ -106,8 +106,12 @@ def test_the_latest_version_is_the_highest_number(tmp_path: Path) -> None:
     for name in ("9", "10", "notes"):
         (tmp_path / name).mkdir()
     assert latest_version(tmp_path) == tmp_path / "10"
-    (tmp_path / "9" / "card.json").write_text("{}")
+    (tmp_path / "9" / "card.json").write_text('{"recipe": {"epochs": 1}}')
+    (tmp_path / "10" / "card.json").write_text('{"recipe": {"name": "tuned"}}')
     assert latest_version(tmp_path / "9") == tmp_path / "9"
+    assert latest_version(tmp_path, "notebook") == tmp_path / "9"
+    with pytest.raises(FileNotFoundError, match="recipe augmented"):
+        latest_version(tmp_path, "augmented")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])

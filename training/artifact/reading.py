@@ -1,5 +1,6 @@
 """Published artifacts, read again: which version is the latest, and what ONNX Runtime answers on the CPU."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,14 +9,23 @@ import numpy as np
 from training.data.dataset import batch_for
 
 
-def latest_version(path: Path) -> Path:
-    """The artifact folder itself, or the highest version inside a model's folder."""
+def latest_version(path: Path, recipe: str | None = None) -> Path:
+    """The artifact folder itself, or the highest version inside a model's folder, of those that this recipe trained.
+    Raises FileNotFoundError."""
     if (path / "card.json").is_file():
         return path
     versions = [p for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
+    if recipe is not None:
+        versions = [version for version in versions if _recipe(version) == recipe]
     if not versions:
-        raise FileNotFoundError(f"{path}: neither an artifact (card.json) nor a model's folder with versions")
+        trained = f" that the recipe {recipe} trained" if recipe else ""
+        raise FileNotFoundError(f"{path}: neither an artifact (card.json) nor a model's folder with versions{trained}")
     return max(versions, key=lambda p: int(p.name))
+
+
+def _recipe(version: Path) -> str:
+    recipe = json.loads((version / "card.json").read_text())["recipe"] or {}
+    return str(recipe.get("name", "notebook"))  # cards from before recipes had names
 
 
 def run_onnx(path: Path, images: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> np.ndarray:
