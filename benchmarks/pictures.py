@@ -66,13 +66,13 @@ class Subject:
     photos: dict[Photos, list[Picture]]
 
 
-def subject(models: Path, name: str) -> Subject:
-    """The latest version of a model. Raises FileNotFoundError naming what there is."""
-    versions = sorted((p for p in (models / name).glob("*/model.onnx") if p.parent.name.isdecimal()), key=_version)
-    if not versions:
+def subject(models: Path, name: str, version: int | None = None) -> Subject:
+    """The version of a model, by default the latest. Raises FileNotFoundError naming what there is."""
+    versions = versions_of(models / name)
+    if not versions or version not in (None, *versions):
         there = ", ".join(sorted({p.parent.parent.name for p in models.glob("*/*/model.onnx")})) or "none"
         raise FileNotFoundError(f"{models / name}: no such model; there is {there}")
-    artifact = versions[-1].parent
+    artifact = models / name / str(versions[-1] if version is None else version)
     judge = _Judge(artifact)
     height, width, _ = judge.shape
     for_photos = min(height, width) >= PHOTO_SIDE
@@ -86,8 +86,9 @@ def subject(models: Path, name: str) -> Subject:
     return Subject(name, artifact, for_photos, small, title, {kind: _photos(judge, kind) for kind in kinds})
 
 
-def _version(onnx: Path) -> int:
-    return int(onnx.parent.name)
+def versions_of(model: Path) -> list[int]:
+    """Those in a model's folder, the latest last."""
+    return sorted(int(onnx.parent.name) for onnx in model.glob("*/model.onnx") if onnx.parent.name.isdecimal())
 
 
 class _Judge:

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.served [MODEL …]`: requests a second of each model that is served, for the tables of models.
+"""`python -m benchmarks.served [MODEL …]`: the throughput of each model version, for the tables of models.
 
-One service has all models of a folder; each is asked in turn about pictures of its own size, one a request. The medians
-go into docs/served.json, which `training.cards` and `study` read; what is not measured now keeps its figures. Knows a
-started server and cards, no peers (benchmarks.run) and no tables.
+One service has all versions of all models of a folder; each is asked in turn about pictures of its own size, one a
+request. The medians go into docs/served.json, which `training.cards` and `study` read; what is not measured now keeps
+its figures. Knows a started server and cards, no peers (benchmarks.run) and no tables.
 """
 
 import argparse
@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
+from urllib.parse import quote
 
 from benchmarks.load import Load, LoadError
-from benchmarks.pictures import subject
+from benchmarks.pictures import Subject, subject, versions_of
 from benchmarks.run import BUSY, busy_cores, conditions
 from benchmarks.servers import CONTENDERS, OURS, Server, ServerError
 
@@ -29,45 +30,63 @@ Row = dict[str, Any]  # as `measure` has it
 
 
 def measure(models: Path, names: Sequence[str], rounds: int, seconds: int, say: Callable[[str], None]) -> list[Row]:
-    """For the latest version of each model: what tells which it is, and its median rate. Raises ServerError, LoadError,
+    """For each version of each model: what tells which it is, and its median rate. Raises ServerError, LoadError,
     FileNotFoundError."""
-    subjects = [subject(models, name) for name in names]
-    chosen = {"SHORTCUT_MODELS": str(models.resolve()), "SHORTCUT_DEFAULT_MODEL": names[0]}
-    ours = replace(CONTENDERS[OURS], environment=chosen)
-    rates: dict[str, list[float]] = {name: [] for name in names}
-    rows = []
+    subjects = [subject(models, name, version) for name in names for version in versions_of(models / name)]
+    chosen = {"SHORTCUT_MODELS": str(models.resolve()), "SHORTCUT_DEFAULT_MODEL": names[0], "SHORTCUT_VERSIONS": "all"}
+    ours = replace(CONTENDERS[OURS], environment=chosen, path=_path)
+    rates: dict[Path, list[float]] = {one.artifact: [] for one in subjects}
+    rows = {}
     with ExitStack() as stack:
         server = stack.enter_context(Server(ours, subjects[0]))
         loads = {}
         for one in subjects:
             server.subject = one
             server.verify(one.small)
-            rows.append(_described(one.artifact, one.small_title, server))
-            load = Load(server.port, ours.path(one), [ours.body(picture.data) for picture in one.small])
-            stack.callback(load.close)
-            loads[one.name] = load
+            rows[one.artifact] = _described(one, server)
+            loads[one.artifact] = Load(server.port, _path(one), [ours.body(picture.data) for picture in one.small])
+            stack.callback(loads[one.artifact].close)
         for number in range(rounds):
-            for name, load in loads.items():
+            for artifact, load in loads.items():
                 load.closed(CONNECTIONS, WARM_SECONDS)
-                rates[name].append(load.closed(CONNECTIONS, seconds).rate)
+                figures = load.closed(CONNECTIONS, seconds)
+                if figures.not_200 or figures.lost:
+                    raise LoadError(f"{artifact}: {figures.not_200} answers were not 200, {figures.lost} never came")
+                rates[artifact].append(figures.rate)
                 server.settle()
-            latest = ", ".join(f"{name} {rate[-1]:,.0f}" for name, rate in rates.items())
-            say(f"round {number + 1} of {rounds}: {latest}")
-    return [row | {"requests_per_second": round(median(rates[row["model"]]), 1)} for row in rows]
+            latest = (f"{artifact.parent.name} {artifact.name}: {rate[-1]:,.0f}" for artifact, rate in rates.items())
+            say(f"round {number + 1} of {rounds}: {', '.join(latest)}")
+    return [row | {"requests_per_second": round(median(rates[artifact]), 1)} for artifact, row in rows.items()]
 
 
-def _described(artifact: Path, picture: str, server: Server) -> Row:
-    card = json.loads((artifact / "card.json").read_bytes())
-    recipe = card.get("recipe") or {}
+def _path(one: Subject) -> str:
+    return f"/classify?model={quote(one.name)}&version={one.artifact.name}&top_k=1"
+
+
+def _described(one: Subject, server: Server) -> Row:
+    """Raises ServerError where the service does not serve this version."""
+    card = json.loads((one.artifact / "card.json").read_bytes())
+    version = int(one.artifact.name)
+    listed = server.get(f"/models/{quote(one.name)}")["versions"]
+    served = next((each for each in listed if each["version"] == version), None)
+    if served is None:
+        raise ServerError(f"{one.artifact} is not served: GET /models says why")
     return {
-        "model": card["name"],
-        "version": int(artifact.name),
+        "model": one.name,
+        "version": version,
         "network": card["network"],
         "dataset": card["dataset"]["name"],
-        "recipe": recipe.get("name", "notebook"),  # cards from before recipes had names
-        "picture": picture,
-        **{key: value for key, value in server.provider().items() if key != "provider_reason"},
+        "recipe": recipe_of(card),
+        "picture": one.small_title,
+        "provider": served["provider"],
+        "precision": served["precision"],
     }
+
+
+def recipe_of(card: dict[str, Any]) -> str:
+    """Its name, "" where the model was trained elsewhere."""
+    recipe = card.get("recipe")
+    return "" if recipe is None else str(recipe.get("name", "notebook"))  # cards from before recipes had names
 
 
 def keep(rows: Sequence[Row], file: Path) -> None:

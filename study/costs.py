@@ -35,7 +35,7 @@ class Entry:
     macs: int | None
     minutes: tuple[float, ...]
     hardware: tuple[str, ...]
-    served: float | None = None  # requests a second, as `benchmarks.served` measured them
+    served: float | None = None  # throughput in requests/s, by `benchmarks.served`
 
     @property
     def label(self) -> str:
@@ -46,7 +46,7 @@ COSTS: dict[str, Callable[[Entry], float | None]] = {
     "parameters": lambda entry: entry.parameters,
     "multiply-accumulate operations (MACs) for one image": lambda entry: entry.macs,
     "minutes of training": lambda entry: fmean(entry.minutes) if entry.minutes else None,
-    "microseconds of the service for one request": lambda entry: 1e6 / entry.served if entry.served else None,
+    "microseconds a request (1 / throughput)": lambda entry: 1e6 / entry.served if entry.served else None,
 }
 SERVED = "served.json"  # beside the folder of the records
 
@@ -151,8 +151,8 @@ def section(records: Records, models: Path | None, folder: Path, table: Callable
     if rows := served_rows(records):
         machines = sorted({f"{row['cores']} cores of {row['cpu']} ({row['cpu_kind']}), {row['date']}" for row in rows})
         parts.append(
-            "Requests a second: one picture of the network's own size each, 32 connections, `benchmarks.served`, "
-            f"{'; '.join(machines)}.\n"
+            "Throughput was measured by `benchmarks.served`: one picture of the network's own size a request, "
+            f"32 connections, {'; '.join(machines)}.\n"
         )
     found = entries(records, models)
     if not found:
@@ -179,7 +179,7 @@ _HEADER = (
     "million MACs",
     "minutes",
     "on",
-    "requests/s served",
+    "throughput, requests/s",
 )
 
 

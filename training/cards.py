@@ -33,13 +33,14 @@ def _metrics(card: dict[str, Any]) -> dict[str, Any]:
 
 def table(cards: Sequence[dict[str, Any]], served: Sequence[dict[str, Any]] = ()) -> str:
     """A Markdown table, one row a model; `served` is what `benchmarks.served` found, for any of them."""
-    rates = {(row["model"], row["version"]): row["requests_per_second"] for row in served}
+    by_version = {(row["model"], row["version"]): row for row in served}
+    found = [by_version.get((card["name"], card["version"])) for card in cards]
     rows = [
         "| model | trained on | test accuracy | calibration error | MACs | parameters | model.onnx | training "
-        "| requests/s served |",
+        "| throughput, requests/s |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for card in cards:
+    for card, throughput in zip(cards, found, strict=True):
         metrics, training = _metrics(card), card["training"] or {}
         cells = (
             f"`{card['name']}`",
@@ -50,12 +51,15 @@ def table(cards: Sequence[dict[str, Any]], served: Sequence[dict[str, Any]] = ()
             f"{card['parameters']:,}",
             f"{card['files']['model.onnx']['bytes'] / 1e6:.1f} MB",
             _cell(training.get("seconds"), _duration),
-            _cell(rates.get((card["name"], card["version"])), lambda rate: f"{rate:,.0f}"),
+            _cell((throughput or {}).get("requests_per_second"), lambda rate: f"{rate:,.0f}"),
         )
         rows.append(f"| {' | '.join(cells)} |")
-    if served:
-        machines = sorted({f"{row['cores']} cores of {row['cpu']}, {row['cpu_kind']}, {row['date']}" for row in served})
-        rows += ["", f"Served: one picture of the model's size a request, 32 connections; {'; '.join(machines)}."]
+    machines = {f"{row['cores']} cores of {row['cpu']}, {row['cpu_kind']}, {row['date']}" for row in found if row}
+    if machines:
+        rows += [
+            "",
+            f"Throughput: one picture of the model's size a request, 32 connections; {'; '.join(sorted(machines))}.",
+        ]
     return "\n".join(rows)
 
 

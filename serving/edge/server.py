@@ -35,7 +35,7 @@ from serving.processes import alive
 log = logging.getLogger("shortcut")
 
 # For each connection that a worker has more than another. One that idles may still wake late, where others want its
-# core: of 46 bursts of 8 or 32 connections 6 went to one worker whole when it was waited for a millisecond in all.
+# core: of 80 bursts of 8 or 32 connections 6 went to one worker whole while the patience was a millisecond in all.
 PATIENCE_SECONDS = 0.001
 MAX_PATIENCE = 8  # times as long, about what a batch on the event loop of the other takes
 MAX_UNASKED = 2  # connections that are taken after it
@@ -57,8 +57,8 @@ def create_counts(folder: Path) -> None:
 
 
 class Counts:
-    """How many connections each worker holds, and whether it stops: a page of memory that all of them map, in the
-    folder that they share."""
+    """How many connections each worker holds, and whether it stops: a file that all of them map, in the folder that
+    they share."""
 
     def __init__(self, folder: Path | None, process: int | None = None) -> None:
         self._process = os.getpid() if process is None else process
@@ -102,15 +102,16 @@ class Counts:
                 if process > 0 and not alive(process):
                     _SLOT.pack_into(self._memory, slot * _SLOT.size, -1, 0, 0, 0.0)
 
-    def others(self) -> int | None:
-        """The fewest connections of another worker that takes some, None if there is none."""
+    def others(self, stops: bool = False) -> int | None:
+        """The fewest connections of another worker, None if there is none; of those that stop only if this one `stops`
+        too."""
         counts = []
         if self._memory is not None:
             latest = time.monotonic() - ABSENT_SECONDS
-            for slot, (process, connections, stops, noted) in enumerate(_SLOT.iter_unpack(self._memory)):
+            for slot, (process, connections, ends, noted) in enumerate(_SLOT.iter_unpack(self._memory)):
                 if process == 0:
                     break
-                if slot != self._slot and process > 0 and not stops and noted > latest:
+                if slot != self._slot and process > 0 and (stops or not ends) and noted > latest:
                     counts.append(connections)
         return min(counts, default=None)
 
@@ -135,7 +136,12 @@ class Listener:
     def _pause(self, seconds: float) -> None:
         """Look again later; if the socket is closed by then, never."""
         self._loop.remove_reader(self._socket.fileno())
-        self._loop.call_later(seconds, self._listen)
+        self._loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        self._listen()
+        if self._socket.fileno() >= 0:
+            self._ready()  # at once: where nothing waits any more, the next connection is not one that was waited for
 
     def _ready(self) -> None:
         """Take what waits, as long as it is this worker's turn; after having waited for another, a few in any case."""
@@ -222,7 +228,7 @@ class Server(uvicorn.Server):
     def lead(self) -> int:
         """How many connections more it has than another worker; at most 0 where it has no more than any."""
         mine = self._note()
-        fewest = None if self._counts is None else self._counts.others()
+        fewest = None if self._counts is None else self._counts.others(self.stops)
         return 0 if fewest is None else mine - fewest
 
     def _note(self) -> int:

@@ -1,6 +1,7 @@
-"""The rates that stand beside every model, measured on the real service with toy models."""
+"""The throughput that stands beside every model, measured on the real service with toy models."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,51 @@ from benchmarks.load import Figures, Load
 from tests.fixtures import toy
 
 
-def test_every_model_of_a_folder_gets_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two versions of one model and one of another; nothing of the machine's settings reaches the service."""
+    for name in list(os.environ):
+        if name.startswith("SHORTCUT_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("SHORTCUT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SHORTCUT_PROVIDER", "cpu")
     about: dict[str, Any] = {"network": "toy", "dataset": {"name": "toys"}}
-    toy.write_artifact(tmp_path / "models", "toy-a", **about)
-    toy.write_artifact(tmp_path / "models", "toy-b", version=3, recipe={"name": "tuned"}, **about)
+    toy.write_artifact(tmp_path / "models", "toy-a", recipe={"epochs": 1}, **about)
+    toy.write_artifact(tmp_path / "models", "toy-a", version=2, seed=1, recipe={"name": "tuned"}, **about)
+    toy.write_artifact(tmp_path / "models", "toy-b", version=3, recipe=None, **about)
+    return tmp_path / "models"
 
+
+@pytest.mark.skipif(not Path(".venv/bin/bentoml").exists(), reason="the service's environment is not built")
+def test_every_version_of_a_folder_gets_its_rate(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def closed(load: Load, connections: int, seconds: int) -> Figures:
         return load.open(20, seconds, connections)  # wrk may not be here
 
     monkeypatch.setattr(Load, "closed", closed)
-    file = tmp_path / "served.json"
-    assert served.main(["--models", str(tmp_path / "models"), "--rounds=1", "--seconds=1", f"--output={file}"]) == 0
+    file = models.parent / "served.json"
+    assert served.main(["--models", str(models), "--rounds=1", "--seconds=1", f"--output={file}"]) == 0
     rows = json.loads(file.read_text())
-    which = [(row["model"], row["version"], row["network"], row["dataset"], row["recipe"]) for row in rows]
-    assert which == [("toy-a", 1, "toy", "toys", "notebook"), ("toy-b", 3, "toy", "toys", "tuned")]
+    which = {(row["model"], row["version"], row["network"], row["dataset"], row["recipe"]) for row in rows}
+    assert which == {
+        ("toy-a", 1, "toy", "toys", "notebook"),
+        ("toy-a", 2, "toy", "toys", "tuned"),
+        ("toy-b", 3, "toy", "toys", ""),
+    }
     for row in rows:
         assert row["requests_per_second"] > 5
-        assert {"provider", "precision", "cpu", "cpu_kind", "cores", "date", "revision"} <= row.keys()
+        assert row["precision"] == "float32"
+        assert {"provider", "cpu", "cpu_kind", "cores", "date", "revision"} <= row.keys()
+
+
+@pytest.mark.skipif(not Path(".venv/bin/bentoml").exists(), reason="the service's environment is not built")
+def test_answers_that_fail_are_no_throughput(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Load, "closed", lambda *_: Figures(100.0, 1.0, 1.0, not_200=3, lost=0))
+    file = models.parent / "served.json"
+    assert served.main(["--models", str(models), "toy-b", "--rounds=1", "--seconds=1", f"--output={file}"]) == 1
+    assert "3 answers were not 200" in capsys.readouterr().err
+    assert not file.exists()
 
 
 def test_what_was_not_measured_now_keeps_its_figure(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_what_the_service_answers_stands_beside_the_accuracy(made: Path) -> None
     text = section(records(made), None, made / "study", _table)
     assert "| a made-up machine | 1,234 |" in text
     assert "2 cores of a made-up CPU (AMX), 2026-01-02." in text
-    assert "- unbeaten by microseconds of the service for one request: resnet9, tuned\n" in text
+    assert "- unbeaten by microseconds a request (1 / throughput): resnet9, tuned\n" in text
 
 
 def test_nothing_committed_is_said(tmp_path: Path) -> None:

@@ -164,6 +164,16 @@ def test_what_a_recipe_achieved_is_what_its_committed_card_says(model: str) -> N
         assert card["recipe"] == SYSTEMS[model].hyper_parameters()
 
 
+def test_the_tuned_recipe_is_that_of_the_families_and_mirrors_no_digits() -> None:
+    families = ("densenet_bc", "preact_resnet", "resnext", "highway_conv", "stochastic_depth", "dense_sum_bottleneck")
+    assert {recipe_for(name, "cifar10").name for name in families} == {"tuned"}
+    for network in ("conv_resnet_deep", "conv_resnet_shallow", "plain", "stochastic_depth", "dense_sum", "highway"):
+        for dataset in ("mnist", "digits"):
+            recipe = recipe_for(network, dataset, "tuned")
+            assert "flip" not in recipe.augmentation
+            assert recipe.label_smoothing == 0
+
+
 def test_the_network_for_digits_is_trained_on_distorted_figures_and_calibrated() -> None:
     recipe = recipe_for("digits_cnn", "mnist")
     assert recipe == recipe_for("digits_cnn", "mnist", "handwriting")

@@ -23,9 +23,9 @@ def latest_version(path: Path, recipe: str | None = None) -> Path:
     return max(versions, key=lambda p: int(p.name))
 
 
-def _recipe(version: Path) -> str:
-    recipe = json.loads((version / "card.json").read_text())["recipe"] or {}
-    return str(recipe.get("name", "notebook"))  # cards from before recipes had names
+def _recipe(version: Path) -> str | None:
+    recipe = json.loads((version / "card.json").read_text())["recipe"]
+    return None if recipe is None else recipe.get("name", "notebook")  # cards from before recipes had names
 
 
 def run_onnx(path: Path, images: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> np.ndarray:
