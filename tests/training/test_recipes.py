@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.fixtures.server import committed_artifacts
+from tests.fixtures.server import ROOT, committed_artifacts
 from training.artifact.metrics import binary_crossentropy
 from training.artifact.reading import latest_version
 from training.networks import convolutional, dense
@@ -162,6 +162,17 @@ def test_what_a_recipe_achieved_is_what_its_committed_card_says(model: str) -> N
         card = json.loads((latest_version(committed[-1].parent, "notebook") / "card.json").read_text())
         assert card["metrics"]["accuracy"] == pytest.approx(achieved, abs=5e-4)
         assert card["recipe"] == SYSTEMS[model].hyper_parameters()
+
+
+@pytest.mark.parametrize("recipe", [row for row in RECIPES["tuned"] if row.achieved], ids=lambda row: row.model_name)
+def test_what_a_tuned_recipe_achieved_is_what_its_committed_card_says(recipe: Recipe) -> None:
+    card = json.loads((latest_version(ROOT / "models" / recipe.model_name, "tuned") / "card.json").read_text())
+    assert card["metrics"]["accuracy"] == pytest.approx(recipe.achieved, abs=5e-4)
+    without = {"precision"}  # bfloat16 only where the CPU multiplies it
+    stated = {"name": recipe.name, **recipe.hyper_parameters()}
+    assert {k: v for k, v in card["recipe"].items() if k not in without} == {
+        k: v for k, v in stated.items() if k not in without
+    }
 
 
 def test_the_tuned_recipe_is_that_of_the_families_and_mirrors_no_digits() -> None:
