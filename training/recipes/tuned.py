@@ -43,9 +43,15 @@ _RESNET9 = replace(_SHORT, epochs=36, augmentation=("flip", "shift", "cutout"), 
 # Networks without resnet9's scaled-down logits and identities at the start learn at smaller steps.
 _FAMILY = replace(_SHORT, batch_size=128, learning_rate=0.05, weight_decay=0.005, validation=0.1)
 _DIGITS = replace(_FAMILY, augmentation=("small_shift",), epochs=10, label_smoothing=0.0)
-# The dense network learns colour pictures poorly as it is: moved and softened ones cost it a point in ten epochs.
+# The dense network has enough to do with colour pictures as they are, in ten epochs.
 _DENSE = replace(
-    _FAMILY, network="dense_resnet", epochs=10, weight_decay=0.001, label_smoothing=0.0, augmentation=("flip",)
+    _FAMILY,
+    network="dense_resnet",
+    epochs=10,
+    weight_decay=0.001,
+    label_smoothing=0.0,
+    augmentation=("flip",),
+    achieved=0.4362,
 )
 # The notebook's convolutional networks add outputs that nothing normalises: after two epochs of 10,000 images the deep
 # one has 10 % right with SGD as above, which is chance, and 30 % with Adam.
@@ -80,7 +86,7 @@ ROWS: tuple[Recipe, ...] = (
     _DENSE,
     replace(_ADAM, network="conv_resnet_deep", epochs=16, achieved=0.8390),
     replace(_ADAM, network="conv_resnet_shallow", epochs=14, achieved=0.8332),
-    replace(_DIGITS_ADAM, network="conv_resnet_deep", dataset="mnist", epochs=4),
+    replace(_DIGITS_ADAM, network="conv_resnet_deep", dataset="mnist", epochs=4, achieved=0.9952),
     replace(_DIGITS, network="dense_resnet", dataset="mnist", achieved=0.9852),
     replace(_DIGITS, network="dense_sum", dataset="mnist", achieved=0.9841),
     *(replace(_ADAM, network=network) for network in ("stochastic_depth", "dense_sum_bottleneck")),
