@@ -43,6 +43,12 @@ class Figures:
     refused_p50_ms: float = 0.0
     statuses: dict[str, int] = field(default_factory=dict)
 
+    def all_answered(self, what: str) -> "Figures":
+        """These figures; raises LoadError where an answer was not 200 or never came."""
+        if self.not_200 or self.lost:
+            raise LoadError(f"{what}: {self.not_200} answers were not 200, {self.lost} never came")
+        return self
+
 
 class Load:
     """Bodies of one Content-Type to be posted in rotation to `http://127.0.0.1:port/path`."""

@@ -49,10 +49,7 @@ def measure(models: Path, names: Sequence[str], rounds: int, seconds: int, say: 
         for number in range(rounds):
             for artifact, load in loads.items():
                 load.closed(CONNECTIONS, WARM_SECONDS)
-                figures = load.closed(CONNECTIONS, seconds)
-                if figures.not_200 or figures.lost:
-                    raise LoadError(f"{artifact}: {figures.not_200} answers were not 200, {figures.lost} never came")
-                rates[artifact].append(figures.rate)
+                rates[artifact].append(load.closed(CONNECTIONS, seconds).all_answered(str(artifact)).rate)
                 server.settle()
             latest = (f"{artifact.parent.name} {artifact.name}: {rate[-1]:,.0f}" for artifact, rate in rates.items())
             say(f"round {number + 1} of {rounds}: {', '.join(latest)}")
@@ -76,14 +73,14 @@ def _described(one: Subject, server: Server) -> Row:
         "version": version,
         "network": card["network"],
         "dataset": card["dataset"]["name"],
-        "recipe": recipe_of(card),
+        "recipe": _recipe(card),
         "picture": one.small_title,
         "provider": served["provider"],
         "precision": served["precision"],
     }
 
 
-def recipe_of(card: dict[str, Any]) -> str:
+def _recipe(card: dict[str, Any]) -> str:
     """Its name, "" where the model was trained elsewhere."""
     recipe = card.get("recipe")
     return "" if recipe is None else str(recipe.get("name", "notebook"))  # cards from before recipes had names

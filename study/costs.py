@@ -16,6 +16,7 @@ from study.evidence import mean_range, spread
 from study.experiments import Training
 from study.figures import Point, plot_costs
 from study.records import Record, Records, read
+from training.artifact.reading import recipe_name
 from training.networks.table import NETWORKS
 
 _NEEDED = ("network", "dataset", "recipe", "metrics", "parameters")
@@ -106,7 +107,7 @@ def _entry(group: Sequence[Record]) -> Entry:
     return Entry(
         first["dataset"]["name"],
         first["network"],
-        first["recipe"].get("name", "notebook"),  # records from before recipes had names
+        recipe_name(first) or "",
         first["recipe"].get("epochs", 0),
         tuple(record["metrics"]["accuracy"] for record in group),
         first["parameters"],

@@ -29,8 +29,12 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.skipif(not Path(".venv/bin/bentoml").exists(), reason="the service's environment is not built")
 def test_every_version_of_a_folder_gets_its_rate(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[float] = []
+
     def closed(load: Load, connections: int, seconds: int) -> Figures:
-        return load.open(20, seconds, connections)  # wrk may not be here
+        figures = load.open(20, seconds, connections)  # wrk may not be here
+        measured.append(round(figures.rate, 1))
+        return figures
 
     monkeypatch.setattr(Load, "closed", closed)
     file = models.parent / "served.json"
@@ -42,8 +46,9 @@ def test_every_version_of_a_folder_gets_its_rate(models: Path, monkeypatch: pyte
         ("toy-a", 2, "toy", "toys", "tuned"),
         ("toy-b", 3, "toy", "toys", ""),
     }
+    assert sorted(row["requests_per_second"] for row in rows) == sorted(measured[1::2])  # each warms up before it
     for row in rows:
-        assert row["requests_per_second"] > 5
+        assert row["requests_per_second"] > 0
         assert row["precision"] == "float32"
         assert {"provider", "cpu", "cpu_kind", "cores", "date", "revision"} <= row.keys()
 

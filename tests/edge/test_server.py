@@ -11,7 +11,6 @@ import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -22,7 +21,9 @@ from tests.fixtures.server import Client, running
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where workers leave their counts; none is held to be absent for what this machine does meanwhile."""
+    monkeypatch.setattr(server, "ABSENT_SECONDS", 3600.0)
     server.create_counts(tmp_path)
     return tmp_path
 
@@ -71,35 +72,29 @@ def test_another_worker_is_waited_for_the_longer_the_fewer_it_has(monkeypatch: p
     monkeypatch.setattr(server.Listener, "_pause", lambda listener, seconds: waited.append(seconds))
 
     class Alone:
-        config, stops, taken = SimpleNamespace(backlog=16, ssl=None), False, 0
+        config, stops = SimpleNamespace(backlog=16, ssl=None), False
+        listener: server.Listener
 
         def lead(self) -> int:
-            return self.taken
+            return self.listener.opening
 
-        def protocol(self) -> asyncio.Protocol:
-            return asyncio.Protocol()
+    async def serve(listener: server.Listener, connection: socket.socket) -> None:
+        with connection:
+            await asyncio.Event().wait()  # until the loop ends
+
+    monkeypatch.setattr(server.Listener, "_serve", serve)
 
     async def look() -> None:
         alone = Alone()
-
-        async def serve(listener: server.Listener, connection: socket.socket) -> None:
-            connection.close()
-
-        def create(coroutine: Any) -> Any:
-            alone.taken += 1
-            return loop.create_task(coroutine)
-
-        monkeypatch.setattr(server.Listener, "_serve", serve)
-        loop = asyncio.get_running_loop()
         with socket.socket() as sock, contextlib.ExitStack() as stack:
             sock.bind(("127.0.0.1", 0))
-            listener = server.Listener(alone, sock)  # type: ignore[arg-type]
-            listener._loop = SimpleNamespace(create_task=create, remove_reader=loop.remove_reader)  # type: ignore[assignment]
+            alone.listener = server.Listener(alone, sock)  # type: ignore[arg-type]
             for _ in range(8):
                 stack.enter_context(socket.create_connection(sock.getsockname()))
-            while alone.taken < 8:
-                listener._ready()
-            loop.remove_reader(sock.fileno())
+            while alone.listener.opening < 8:
+                alone.listener._ready()
+            await asyncio.sleep(0)  # all of them hold their connection now
+            asyncio.get_running_loop().remove_reader(sock.fileno())
 
     asyncio.run(look())
     assert [round(1000 * seconds) for seconds in waited] == [1, 3, 5, 7]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,16 +17,18 @@ def latest_version(path: Path, recipe: str | None = None) -> Path:
         return path
     versions = [p for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
     if recipe is not None:
-        versions = [version for version in versions if _recipe(version) == recipe]
+        cards = {version: json.loads((version / "card.json").read_text()) for version in versions}
+        versions = [version for version, card in cards.items() if recipe_name(card) == recipe]
     if not versions:
         trained = f" that the recipe {recipe} trained" if recipe else ""
         raise FileNotFoundError(f"{path}: neither an artifact (card.json) nor a model's folder with versions{trained}")
     return max(versions, key=lambda p: int(p.name))
 
 
-def _recipe(version: Path) -> str | None:
-    recipe = json.loads((version / "card.json").read_text())["recipe"]
-    return None if recipe is None else recipe.get("name", "notebook")  # cards from before recipes had names
+def recipe_name(card: dict[str, Any]) -> str | None:
+    """The recipe of a card or of a run's record; None where the model was trained elsewhere."""
+    recipe = card["recipe"]
+    return None if recipe is None else recipe.get("name", "notebook")  # those from before recipes had names
 
 
 def run_onnx(path: Path, images: np.ndarray, progress: Callable[[int], None] = lambda done: None) -> np.ndarray:
