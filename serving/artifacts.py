@@ -15,7 +15,8 @@ import numpy as np
 from serving.errors import StartError
 
 FILES = ("model.onnx", "golden.npz", "card.json")
-CONVENTIONS = ("plain", "light_on_dark_centred", "centre_crop")
+CONVENTIONS = ("plain", "light_on_dark_centred", "centre_crop", "pad")
+MAX_RESIZE_TO = 8192  # pixels
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's, to resize with
 
 
@@ -35,6 +36,8 @@ class Artifact:
     onnx: bytes = field(repr=False)
     golden_images: np.ndarray = field(repr=False)
     golden_probabilities: np.ndarray = field(repr=False)
+    resize_to: int | None = None
+    pad_fill: tuple[int, ...] = (0,)
 
 
 def select(models: Path, versions: str = "") -> list[Path]:
@@ -135,6 +138,8 @@ def read(path: Path) -> Artifact:
         onnx=contents["model.onnx"],
         golden_images=images,
         golden_probabilities=probabilities,
+        resize_to=card.get("resize_to"),
+        pad_fill=tuple(card.get("pad_fill", (0,))),
     )
 
 
@@ -156,13 +161,34 @@ def _read_card(path: Path) -> dict[str, Any]:
             and shape[2] in (1, 3)
             and card["input_convention"] in CONVENTIONS
             and card.get("resample", "bilinear") in FILTERS
+            and _fits_convention(card, shape)
             and isinstance(files, dict)
         )
     except (KeyError, TypeError) as err:
         raise StartError(f"{path}: lacks or mistypes {err}") from err
     if not sound:
-        raise StartError(f"{path}: name, labels, input_shape, input_convention, resample or files is not as it must be")
+        raise StartError(
+            f"{path}: name, labels, input_shape, input_convention, resample, resize_to, pad_fill or files is not as it "
+            "must be"
+        )
     return card
+
+
+def _fits_convention(card: dict[str, Any], shape: list[int]) -> bool:
+    """Whether `resize_to` is a whole number that the model's frame can be cut out of, for centre_crop alone, and
+    `pad_fill` a level of 0 to 255 for each channel or for all, for pad alone."""
+    convention, resize_to, fill = card["input_convention"], card.get("resize_to"), card.get("pad_fill")
+    if resize_to is not None and not (
+        convention == "centre_crop" and type(resize_to) is int and max(shape[:2]) <= resize_to <= MAX_RESIZE_TO
+    ):
+        return False
+    levels = fill if isinstance(fill, list) else None
+    return fill is None or (
+        convention == "pad"
+        and levels is not None
+        and len(levels) in (1, shape[2])
+        and all(type(level) is int and 0 <= level <= 255 for level in levels)
+    )
 
 
 def _no_number(name: str) -> None:

@@ -66,6 +66,13 @@ def test_a_missing_file_is_named(artifact: Path, file: str) -> None:
         {"files": None},
         {"labels": ["a", "b"]},
         {"resample": "sideways"},
+        {"resize_to": 256},  # of another convention than centre_crop
+        {"input_convention": "centre_crop", "resize_to": 3},
+        {"input_convention": "centre_crop", "resize_to": "256"},
+        {"pad_fill": [0]},
+        {"input_convention": "pad", "pad_fill": 114},
+        {"input_convention": "pad", "pad_fill": [300]},
+        {"input_convention": "pad", "pad_fill": [1, 2]},
         {"metrics": {"loss": float("nan")}},
     ],
 )

@@ -1,17 +1,13 @@
-"""The two halves share the artifact and nothing else; imports point one way; and both decode a picture alike."""
+"""The two halves share the artifact and the one decoder of pictures, nothing else; and imports point one way."""
 
 import ast
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-
-from serving.images.picture import decode_image
-from tests.fixtures.pictures import colours, encode
-from training.data.pictures import decode, header
 
 ROOT = Path(__file__).parents[1]
+SHARED = {"serving.images", "serving.errors"}  # with training: docs/decisions/0008-one-decoder.md
 TRAINING_ONLY = {"training", "keras", "tensorflow", "tf2onnx", "sklearn", "matplotlib"}
 
 # Every room and lone module of the two halves, and what it may import of its own half beside itself.
@@ -42,7 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "serving.settings",
         "serving.errors",
     ),
-    "training.data": (),
+    "training.data": tuple(sorted(SHARED)),
     "training.networks": (),
     "training.recipes": ("training.networks",),
     "training.artifact": ("training.data", "training.recipes"),
@@ -110,8 +106,15 @@ def test_serving_never_imports_training_or_its_libraries(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("training")])
-def test_training_never_imports_serving_or_bentoml(name: str) -> None:
-    assert [other for other in sorted(IMPORTS[name]) if belongs_to(other, {"serving", "bentoml"})] == []
+def test_training_imports_the_decoder_and_nothing_else_of_serving(name: str) -> None:
+    foreign = [other for other in IMPORTS[name] if belongs_to(other, {"serving", "bentoml"})]
+    assert sorted(other for other in foreign if other != "serving" and not belongs_to(other, SHARED)) == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if belongs_to(name, {"serving.images"})])
+def test_the_decoder_needs_pillow_and_numpy_alone(name: str) -> None:
+    foreign = {other.partition(".")[0] for other in IMPORTS[name]} - set(sys.stdlib_module_names)
+    assert foreign <= {"PIL", "numpy", "serving"}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("study")])
@@ -145,63 +148,3 @@ def test_no_imports_run_in_a_circle() -> None:
     while leaves := {name for name, needs in left.items() if not needs & left.keys()}:
         left = {name: needs for name, needs in left.items() if name not in leaves}
     assert left == {}
-
-
-# Both halves decode pictures, and must agree
-
-
-def drawn(mode: str) -> Image.Image:
-    """11x7 pixels of noise in `mode`; P with one transparent entry."""
-    rng = np.random.default_rng(0)
-    if mode == "I;16":
-        return Image.fromarray(rng.integers(0, 65536, (7, 11), dtype=np.uint16))
-    rgba = Image.fromarray(rng.integers(0, 256, (7, 11, 4), dtype=np.uint8))
-    if mode == "P":
-        palette = rgba.convert("RGB").quantize(16)
-        palette.info["transparency"] = 3
-        return palette
-    return rgba.convert("RGB").convert("CMYK") if mode == "CMYK" else rgba.convert(mode)
-
-
-FORMS = {
-    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
-    "JPEG": ("L", "RGB", "CMYK"),
-    "WEBP": ("L", "P", "RGB", "RGBA"),
-    "GIF": ("1", "L", "P", "RGB", "RGBA"),
-    "BMP": ("1", "L", "P", "RGB", "RGBA"),
-    "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"),
-}
-
-
-@pytest.mark.parametrize(("form", "mode"), [(form, mode) for form, modes in FORMS.items() for mode in modes])
-def test_training_and_serving_decode_a_file_to_the_same_bytes(tmp_path: Path, form: str, mode: str) -> None:
-    for orientation in (1,) if form in ("GIF", "BMP") else range(1, 9):  # those two have no EXIF
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        file = tmp_path / f"picture.{form.lower()}"
-        file.write_bytes(encode(drawn(mode), form, **({"exif": exif} if orientation > 1 else {})))
-        upright, _ = header(file)
-        assert upright == ((7, 11) if orientation >= 5 else (11, 7))
-        for width, height in (upright, (32, 32), (5, 4)):
-            for target, channels in (("L", 1), ("RGB", 3)):
-                trained = decode(file, target, (width, height))
-                served = decode_image(file.read_bytes(), (height, width, channels), "plain", "bilinear")
-                np.testing.assert_array_equal(trained, served)
-                assert trained.dtype == served.dtype == np.uint8
-
-
-def test_both_halves_flatten_a_picture_by_the_same_code() -> None:
-    served, trained = (
-        (ROOT / half / "flatten.py").read_text().partition("import io\n")[2]
-        for half in ("serving/images", "training/data")
-    )
-    served = served.replace("from serving.errors import InvalidImage\n\n", "").replace("InvalidImage", "ValueError")
-    assert served == trained
-
-
-@pytest.mark.parametrize("tags", [b"no tags", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04six\0\0\0\0\0"])
-def test_neither_half_minds_a_broken_orientation(tmp_path: Path, tags: bytes) -> None:
-    file = tmp_path / "broken.jpg"
-    colours((9, 6)).save(file, exif=b"Exif\0\0" + tags)
-    trained = decode(file, "RGB", header(file)[0])
-    np.testing.assert_array_equal(trained, decode_image(file.read_bytes(), (6, 9, 3)))

@@ -1,6 +1,6 @@
-"""A decoded picture of any mode -> one of 8 bits a channel, upright and without transparency. Knows no model.
+"""A decoded picture of any mode -> one of 8 bits a channel in sRGB, upright and without transparency.
 
-The same as `training/data/flatten.py`, since serving may not import training; tests/test_layering.py compares the two.
+Knows the pictures' files by what Pillow says of them, and no model.
 """
 
 import io
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from serving.errors import InvalidImage
+from serving.images import profile
 
 _UPRIGHT: dict[int, Image.Transpose] = {  # EXIF 2.3, tag 0x0112
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -22,33 +23,35 @@ _UPRIGHT: dict[int, Image.Transpose] = {  # EXIF 2.3, tag 0x0112
 }
 _BITS, _LARGEST = 258, (341, 281)  # TIFF 6.0: BitsPerSample; SMaxSampleValue, MaxSampleValue
 _JPEG, _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"  # ISO/IEC 10918-1, table B.1
+_PHOTOMETRIC = 262  # TIFF 6.0: PhotometricInterpretation, 0 where 0 is white
+_LARGE = 4_000_000  # pixels whose colours are changed in a tenth of a second
 _DARK = 4096  # of 65,536 levels: below it a 16-bit picture is nearly black, or holds 12 bits or fewer
 
 
-def flat(image: Image.Image, mode: str, any_range: bool = False) -> Image.Image:
+def flat(image: Image.Image, mode: str, any_range: bool = False, coloured: bool = True, shrink: int = 1) -> Image.Image:
     """`image` upright, without transparency, in `mode` (L or RGB); one that is all that already is not copied.
 
     With `any_range`, levels of more than 8 bits are stretched to their own range where the file does not say which they
-    use; otherwise such a picture is refused: InvalidImage.
+    use; otherwise such a picture is refused: InvalidImage. With `coloured` an embedded ICC profile is followed; a large
+    picture may be made smaller by the factor `shrink` for that.
     """
-    deep = _bits(image) > 8
+    bits = _bits(image)
     image.load()
     turn = _UPRIGHT.get(orientation(image))
     upright = image if turn is None else image.transpose(turn)
     if upright.mode.startswith("I") or upright.mode == "F":
-        upright = Image.fromarray(_eight_bits(np.asarray(upright), _largest(image), any_range))
-    elif deep:
+        upright = _grey(np.asarray(upright), image, any_range)
+    elif bits > 8:
         _refuse_nearly_black(upright, any_range)
+    if image.format == "PNG" and "transparency" in upright.info:
+        upright.info["transparency"] = _transparent(upright, bits)
+    if upright.mode == "LAB":
+        upright = profile.from_lab(_shrunk(upright, shrink))
+    elif coloured and (embedded := image.info.get("icc_profile")):
+        upright = _in_srgb(upright, embedded, shrink)
     if upright.has_transparency_data:
         upright = _laid_on_ground(upright)
     return upright if upright.mode == mode else upright.convert(mode)
-
-
-def least(side: int) -> int:
-    """Pixels that a JPEG is decoded to at least, at 1/2, 1/4 or 1/8 of its size, where `side` are wanted: libjpeg is
-    up to eight times as fast then, and the antialiasing that follows averages the rest. On photos that moves a pixel by
-    about as much as a little less quality of the file does."""
-    return side + max(64, side // 2)
 
 
 def orientation(image: Image.Image) -> int:
@@ -87,6 +90,15 @@ def _largest(image: Image.Image) -> float | None:
     return None
 
 
+def _grey(wide: np.ndarray, image: Image.Image, any_range: bool) -> Image.Image:
+    """The (h, w) levels of `image` as L, or as LA where one of them is transparent."""
+    levels = _eight_bits(wide, _largest(image), any_range)
+    grey = Image.fromarray(255 - levels if _is_negative(image) else levels)
+    if image.format == "PNG" and isinstance(clear := image.info.get("transparency"), int):
+        grey.putalpha(Image.fromarray(np.where(wide == clear, np.uint8(0), np.uint8(255))))
+    return grey
+
+
 def _eight_bits(wide: np.ndarray, largest: float | None, any_range: bool) -> np.ndarray:
     """(h, w) of 16-bit or 32-bit integers or of floats -> uint8."""
     low, high = float(wide.min()), float(wide.max())
@@ -122,7 +134,55 @@ def _refuse_nearly_black(image: Image.Image, any_range: bool) -> None:
         )
 
 
+def _is_negative(image: Image.Image) -> bool:
+    """Whether 0 is white: Pillow turns such a TIFF of 8 bits or fewer round, and leaves one of more as it is."""
+    tags = getattr(image, "tag_v2", None)
+    return tags is not None and tags.get(_PHOTOMETRIC) == 0
+
+
+# Colours
+
+
+def _in_srgb(image: Image.Image, embedded: bytes, shrink: int) -> Image.Image:
+    """The colours that its ICC profile means. A profile of another kind of picture is ignored."""
+    if image.mode == "P" or "transparency" in image.info:
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    kind = profile_mode(image.mode)
+    change = profile.transform(embedded, kind) if kind else None
+    if change is None:
+        return image
+    if image.mode in ("LA", "RGBA"):
+        alpha = image.getchannel("A")
+        image = change(image.convert(kind))
+        image.putalpha(alpha)
+        return image
+    return change(_shrunk(image if image.mode == kind else image.convert(kind), shrink))
+
+
+def profile_mode(mode: str) -> str | None:
+    """Which kind of profile belongs to a picture of `mode`: that of L, RGB or CMYK."""
+    if mode in ("1", "L", "LA"):
+        return "L"
+    return mode if mode == "CMYK" else "RGB" if mode in ("P", "RGB", "RGBA", "RGBX", "YCbCr") else None
+
+
+def _shrunk(image: Image.Image, factor: int) -> Image.Image:
+    """A large picture by `factor`, so that its colours are soon changed."""
+    return image.reduce(factor) if factor > 1 and image.width * image.height > _LARGE else image
+
+
 # Transparency
+
+
+def _transparent(image: Image.Image, bits: int) -> Any:
+    """The transparent colour of a PNG in levels of 8 bits. The file has it in its own `bits` (PNG 1.2, section 4.2.9),
+    and so does Pillow 13.0, which scales the pixels only."""
+    clear = image.info["transparency"]
+    if image.mode == "L" and isinstance(clear, int):
+        return (clear & (2**bits - 1)) * 255 // (2**bits - 1)
+    if image.mode == "RGB" and bits == 16:
+        return tuple(level >> 8 for level in clear)
+    return clear
 
 
 def _laid_on_ground(image: Image.Image) -> Image.Image:

@@ -5,16 +5,21 @@ project's errors here.
 """
 
 import io
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from serving.errors import ClassifyError, ImageTooLarge, InvalidImage
+from serving.images import profile
 from serving.images.digits import light_on_dark
-from serving.images.flatten import flat, least, whole_jpeg
+from serving.images.fitting import Fit, fit, surplus
+from serving.images.flatten import flat, orientation, profile_mode, whole_jpeg
 from serving.images.formats import picture_format
 from serving.images.seams import OPENERS
+
+MAX_PIXELS = 64_000_000  # of a picture, where nobody says another limit
 
 # Pillow walks over a file's segments in Python, and libjpeg over all pixels for each scan of a JPEG: without limits a
 # few megabytes keep a core busy for seconds, or for many minutes. Cameras and editors stay far below both.
@@ -46,13 +51,14 @@ def decode_image(
     shape: tuple[int, int, int],
     convention: str = "plain",
     resample: str = "bilinear",
-    max_pixels: int = 64_000_000,
+    max_pixels: int = MAX_PIXELS,
+    **options: Any,
 ) -> np.ndarray:
-    """`shape` is the model's (H, W, C), C 1 or 3; returns that shape as uint8.
+    """`shape` is the model's (H, W, C), C 1 or 3; returns that shape as uint8. `options` are those of `to_array`.
 
     Raises InvalidImage, UnsupportedFormat, ImageTooLarge, or InvalidRequest for an address in place of bytes.
     """
-    return Picture.open(data, max_pixels).to_array(shape, convention, resample).array
+    return Picture.open(data, max_pixels).to_array(shape, convention, resample, **options).array
 
 
 class Picture:
@@ -63,7 +69,7 @@ class Picture:
         self._reads = reads
 
     @classmethod
-    def open(cls, data: bytes | memoryview, max_pixels: int, quick: bool = False) -> "Picture":
+    def open(cls, data: bytes | memoryview, max_pixels: int = MAX_PIXELS, quick: bool = False) -> "Picture":
         """Read the header: the format is enabled and the size within the limit. Raises what decode_image raises.
 
         With `quick` it raises TakesLong, and so may `to_array`, where decoding it takes more than its size tells.
@@ -102,15 +108,41 @@ class Picture:
     def pixels(self) -> int:
         return self._image.width * self._image.height
 
+    @property
+    def mode(self) -> str:
+        """Pillow's name for what a pixel holds."""
+        return self._image.mode
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the upright picture."""
+        image = self._image
+        if image.format == "TIFF":  # Pillow turns it itself, and gives the size that it will have then
+            return image.size
+        if image.format == "PNG" and "exif" not in image.info and b"eXIf" not in self._reads.getvalue():
+            return image.size  # Pillow would decode all pixels to look behind them
+        return (image.height, image.width) if orientation(image) in (5, 6, 7, 8) else image.size
+
     def take_time(self) -> None:
         """Decoding it may take long from now on."""
         self._reads.quick = False
 
-    def to_array(self, shape: tuple[int, int, int], convention: str, resample: str) -> Decoded:
-        """Decode it and bring it to `shape`, once. Raises InvalidImage if its data is damaged."""
+    def to_array(
+        self,
+        shape: tuple[int, int, int],
+        convention: str = "plain",
+        resample: str = "bilinear",
+        resize_to: int | None = None,
+        fill: int | Sequence[int] = 0,
+    ) -> Decoded:
+        """Decode it and bring it to `shape` (H, W, C), once. Raises InvalidImage if its data is damaged.
+
+        `convention` is plain, pad, centre_crop or light_on_dark_centred, `resample` one of FILTERS. `resize_to` is for
+        centre_crop (see `fitting.fit`), `fill` for pad: the level of each channel beside the picture.
+        """
         image = self._image
         try:
-            decoded = self._decoded(shape, convention, FILTERS[resample])
+            decoded = self._decoded(shape, convention, FILTERS[resample], resize_to, fill)
         except Image.DecompressionBombError as err:
             raise ImageTooLarge(f"a piece of the {image.format} image has more pixels than the limit") from err
         except (ClassifyError, TakesLong):
@@ -122,27 +154,62 @@ class Picture:
             array = array[..., None] if shape[2] == 1 else np.repeat(array[..., None], 3, axis=2)
         return decoded._replace(array=array)
 
-    def _decoded(self, shape: tuple[int, int, int], convention: str, resample: Image.Resampling) -> Decoded:
-        image, size = self._image, (shape[1], shape[0])
+    def _decoded(
+        self,
+        shape: tuple[int, int, int],
+        convention: str,
+        resample: Image.Resampling,
+        resize_to: int | None,
+        fill: int | Sequence[int],
+    ) -> Decoded:
+        image, frame = self._image, (shape[1], shape[0])
         centred = convention == "light_on_dark_centred"
         if image.format == "JPEG":
             self._reads.end_with(whole_jpeg(self._reads.getvalue()))
-            if not centred:
-                image.draft(None, (least(size[0]), least(size[1])))
-        pixels = flat(image, "L" if shape[2] == 1 or centred else "RGB", any_range=centred)
         if centred:
-            return Decoded(*light_on_dark(np.asarray(pixels), shape, resample))
-        if convention == "centre_crop":
-            pixels = pixels.crop(_middle(pixels.size, size))
-        return Decoded(np.asarray(pixels if pixels.size == size else pixels.resize(size, resample)))
+            # Without its profile: writing is told from paper by contrast, and a profile keeps that.
+            grey = flat(image, "L", any_range=True, coloured=False)
+            return Decoded(*light_on_dark(np.asarray(grey), shape, resample))
+        shrink = surplus(fit(self.size, frame, convention, resize_to))
+        if image.format == "JPEG" and shrink > 1:
+            # libjpeg decodes to 1/2, 1/4 or 1/8 of the size, up to eight times as fast.
+            before = image.width
+            image.draft(None, (image.width // shrink, image.height // shrink))
+            shrink = max(1, shrink * image.width // before)
+        self._refuse_slow_profile()
+        pixels = flat(image, "L" if shape[2] == 1 else "RGB", shrink=shrink)
+        return Decoded(
+            np.asarray(_fitted(pixels, fit(pixels.size, frame, convention, resize_to), frame, resample, fill))
+        )
+
+    def _refuse_slow_profile(self) -> None:
+        """Where there is no time, a profile that was never seen before takes too much of it."""
+        embedded, kind = self._image.info.get("icc_profile"), profile_mode(self._image.mode)
+        if self._reads.quick and embedded and kind and not profile.is_known(embedded, kind):
+            raise TakesLong
 
 
-def _middle(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The largest box of the proportions of `shape` (width, height) in the middle of a picture of `size`."""
-    scale = min(size[0] / shape[0], size[1] / shape[1])
-    width, height = max(1, round(scale * shape[0])), max(1, round(scale * shape[1]))
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return left, top, left + width, top + height
+def _fitted(
+    pixels: Image.Image,
+    found: Fit,
+    frame: tuple[int, int],
+    resample: Image.Resampling,
+    fill: int | Sequence[int],
+) -> Image.Image:
+    """`pixels` in the model's frame, as `found` says."""
+    if found.cut:
+        pixels = pixels if found.box == (0, 0, *pixels.size) else pixels.crop(found.box)
+        part = pixels if pixels.size == found.size else pixels.resize(found.size, resample)
+    elif found.box == (0, 0, *pixels.size) and pixels.size == found.size:
+        part = pixels
+    else:
+        part = pixels.resize(found.size, resample, found.box)
+    if found.size == frame:
+        return part
+    levels = [fill] if isinstance(fill, int) else list(fill)
+    canvas = Image.new(pixels.mode, frame, tuple(levels * len(pixels.getbands()) if len(levels) == 1 else levels))
+    canvas.paste(part, found.at)
+    return canvas
 
 
 class _Reads(io.BytesIO):

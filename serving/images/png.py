@@ -13,12 +13,16 @@ from serving.images.seams import inflated
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
-def plain_png(data: bytes, shape: tuple[int, int, int], convention: str) -> np.ndarray | None:
+def plain_png(
+    data: bytes, shape: tuple[int, int, int], convention: str, resize_to: int | None = None
+) -> np.ndarray | None:
     """The pixels of a PNG that has the model's `shape` already and holds nothing but them; None for any other file.
 
     What is damaged, is to be centred or has one chunk more is left to the ordinary way, which knows what to say of it.
     """
     height, width, channels = shape
+    if resize_to is not None and resize_to != min(height, width):
+        return None  # the picture is made larger, and its middle cut out
     start, mode = _plain_png_start(height, width, channels)
     if not (data.startswith(start) and data.endswith(_PNG_END) and data[37:41] == b"IDAT"):
         return None

@@ -3,13 +3,17 @@
 `tests/images/test_seams.py` asserts every name and signature that is used here.
 """
 
+import io
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -22,14 +26,16 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 # Called directly: Image.open would refuse what is over the limit without telling its size (Pillow 13.0).
-OPENERS = {
+OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "PNG": PngImagePlugin.PngImageFile,
-    "JPEG": JpegImagePlugin.jpeg_factory,
+    "JPEG": JpegImagePlugin.JpegImageFile,  # not jpeg_factory: of an MPO, the first picture is the one to take
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
 }
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a picture is decoded by one core, as of every other format
 
 
 def inflated(compressed: bytes, mode: str, width: int, height: int, size: int) -> tuple[bytes, Any] | None:

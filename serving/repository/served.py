@@ -140,7 +140,7 @@ class ServedModel:
         if len(data) > INLINE_BYTES:
             return None
         artifact = self.artifact
-        array = plain_png(data, artifact.input_shape, artifact.input_convention)
+        array = plain_png(data, artifact.input_shape, artifact.input_convention, artifact.resize_to)
         if array is not None:
             decoded = Decoded(array)
         else:
@@ -157,7 +157,13 @@ class ServedModel:
 
     def _to_array(self, picture: Picture) -> Decoded:
         artifact = self.artifact
-        return picture.to_array(artifact.input_shape, artifact.input_convention, artifact.resample)
+        return picture.to_array(
+            artifact.input_shape,
+            artifact.input_convention,
+            artifact.resample,
+            artifact.resize_to,
+            artifact.pad_fill,
+        )
 
     def _decode_in_time(self, upload: bytes | Picture, asked: float) -> tuple[Decoded, float]:
         """On a decoder's thread: the picture, and when its decoding began."""

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -193,14 +194,14 @@ def test_links_to_nothing_and_files_that_may_not_be_read_are_damaged(
     folder = pictures(tmp_path, classes(count=12))
     (folder / "a" / "gone.png").symlink_to(folder / "nowhere.png")
     (folder / "b" / "3.png").chmod(0)
-    opened = Image.open
+    opened = Path.open
 
-    def as_a_user(file: Path) -> Image.Image:  # root may read everything
-        if isinstance(file, Path) and file.lstat().st_mode & 0o777 == 0:
+    def as_a_user(file: Path, *options: Any, **named: Any) -> IO[Any]:  # root may read everything
+        if file.lstat().st_mode & 0o777 == 0:
             raise PermissionError(13, "Permission denied", str(file))
-        return opened(file)
+        return opened(file, *options, **named)
 
-    monkeypatch.setattr(Image, "open", as_a_user)
+    monkeypatch.setattr(Path, "open", as_a_user)
     data = load(data=folder)
     assert len(data.x_train) + len(data.x_test) == 23
     said = "\n".join(data.notes)

@@ -1,46 +1,63 @@
-"""A picture's file -> a uint8 array, exactly as the service decodes an upload under the `plain` convention.
+"""A picture's file -> a uint8 array, decoded by the very code that decodes an upload (`serving/images`).
 
-EXIF orientation is applied, transparency laid on white or black, channels are converted, and the picture is resized
-with RESAMPLE. Training may not import serving: this module mirrors `serving/images`, and tests/test_layering.py
-compares the two byte by byte.
+So accuracy from posting the files equals accuracy here, under every convention. What serving refuses is a DatasetError
+that names the file. Knows neither labels nor folders.
 """
 
-import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from serving.errors import ClassifyError
+from serving.images.picture import Picture
 from training.data.dataset import Array, DatasetError, first_line
-from training.data.flatten import flat, least, orientation, whole_jpeg
 
 RESAMPLE = Image.Resampling.BILINEAR  # antialiasing when it shrinks; named in the card, used again by the service
+_HEAD = 256 * 1024  # bytes of a JPEG that mostly hold its header
 
 
 def header(file: Path) -> tuple[tuple[int, int], str]:
     """The (width, height) of the upright picture and its Pillow mode, from the file's header. Raises DatasetError."""
     try:
-        with Image.open(file) as image:
-            # Pillow turns a TIFF itself, and gives the size it will have then
-            turned = image.format != "TIFF" and orientation(image) in (5, 6, 7, 8)
-            return (image.height, image.width) if turned else image.size, image.mode
-    except Exception as err:  # Pillow's plugins raise what they like on damaged files
-        raise DatasetError(f"{file}: not a readable image ({first_line(err)})") from err
+        with file.open("rb") as opened:
+            data = opened.read(_HEAD)
+            if not data.startswith(b"\xff\xd8"):
+                data += opened.read()
+                picture = Picture.open(data)
+            else:  # a folder of photos is gigabytes
+                try:
+                    picture = Picture.open(data)
+                except ClassifyError:  # a long thumbnail stands before the size
+                    picture = Picture.open(data + opened.read())
+        return picture.size, picture.mode
+    except (ClassifyError, OSError) as err:
+        raise _unreadable(file, err) from err
 
 
-def decode(file: Path, mode: str, size: tuple[int, int]) -> Array:
-    """One file under the `plain` convention: (H, W, C) uint8."""
+def decode(
+    file: Path,
+    mode: str,
+    size: tuple[int, int],
+    convention: str = "plain",
+    resample: str = RESAMPLE.name.lower(),
+    resize_to: int | None = None,
+    fill: int | Sequence[int] = 0,
+) -> Array:
+    """One file as (H, W, C) uint8: `mode` is L or RGB, `size` (width, height) in pixels.
+
+    The other arguments are those of `Picture.to_array`, and stand in a card. Raises DatasetError.
+    """
+    shape = (size[1], size[0], 1 if mode == "L" else 3)
     try:
-        # From memory: an uncompressed grey TIFF of orientation 5 to 8 opened by its path comes out garbled (Pillow 13).
-        with Image.open(io.BytesIO(whole_jpeg(file.read_bytes()))) as image:
-            image.draft(None, (least(max(size)),) * 2)  # does nothing but to a JPEG
-            pixels = flat(image, mode)
-    except Exception as err:  # Pillow's plugins raise what they like on damaged files
-        raise DatasetError(f"{file}: not a readable image ({first_line(err)})") from err
-    if pixels.size != size:
-        pixels = pixels.resize(size, RESAMPLE)
-    array = np.asarray(pixels)
-    return array if array.ndim == 3 else array[..., None]
+        return Picture.open(file.read_bytes()).to_array(shape, convention, resample, resize_to, fill).array
+    except (ClassifyError, OSError) as err:
+        raise _unreadable(file, err) from err
+
+
+def _unreadable(file: Path, err: Exception) -> DatasetError:
+    return DatasetError(f"{file}: not a readable image ({err if isinstance(err, ClassifyError) else first_line(err)})")
 
 
 def resized(images: Array, size: int) -> Array:
