@@ -22,12 +22,11 @@ README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of results -->"
 FRONT = README.parents[1] / "README.md"  # has the short table
 FRONT_BEGIN, FRONT_END = "<!-- speed: python -m benchmarks.report --readme -->", "<!-- /speed -->"
+FRONT_PHOTOS = "1024×768 JPEG, 32 connections"  # the cell of a model for photos that stands there
 FRONT_PEERS = {  # name -> what the short table calls it
     "fastapi": "FastAPI + ONNX Runtime",
-    "litserve": "LitServe",
-    "bentoml": "BentoML's tutorial",
     "mosec": "mosec",
-    "mlserver": "MLServer",
+    "bentoml": "BentoML's tutorial",
 }
 
 OPEN = {  # cell -> what it is called
@@ -145,14 +144,15 @@ def newest(results: Sequence[Result]) -> list[Result]:
 
 
 def short_table(results: Sequence[Result]) -> str:
-    """The rates at 32 connections, and with photos, of each model and kind of CPU, as README.md has them."""
+    """The rates at 32 connections of each model and kind of CPU, as README.md has them: of a model for photos with
+    photos, of another with pictures of its own size."""
     rows = []
     for result in newest(results):
         where = f"{result['conditions']['cpu']}, {_kind(result)}, {result['date'].split()[0]}"
         for name, model in result["models"].items():
-            small = model.get("small", "PNG") + ", "
-            for title, cell in _titled(model, medians(model["samples"])):
-                if title == f"{small}32 connections" or not title.startswith(small):
+            small, cells = model.get("small", "PNG") + ", ", medians(model["samples"])
+            for title, cell in _titled(model, cells):
+                if title == (FRONT_PHOTOS if FRONT_PHOTOS in cells else f"{small}32 connections"):
                     rates = [cell.get(server, {}).get("rate") for server in (OURS, *FRONT_PEERS)]
                     said = ["–" if rate is None else _figure(rate) for rate in rates]
                     rows.append(_row([f"`{name}`, {title}", where, *said]))

@@ -1,24 +1,27 @@
-"""The README is true: its tree is the tree, its settings are the settings, its tables are the cards, its curl works."""
+"""The README is true and short: its first screen gives the printed answers in a fresh clone, its tree is the tree."""
 
+import http.client
 import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from dataclasses import fields
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from serving.errors import ClassifyError
-from serving.settings import Settings
 from tests.fixtures.pictures import digit, encode
-from tests.fixtures.server import ROOT, Client, committed_artifacts, running
+from tests.fixtures.server import ROOT, committed_artifacts, environment, free_port, running
 from training import cards
 
 README = (ROOT / "README.md").read_text()
+FIRST_SCREEN = README.partition("\n## ")[0]
 
 
 def tracked() -> list[str]:
@@ -28,77 +31,85 @@ def tracked() -> list[str]:
     return listed.stdout.splitlines()
 
 
-def tree() -> dict[str, str]:
-    """The paths of the README's tree with their descriptions."""
-    (block,) = re.findall(r"```\n(Makefile .*?)```", README, re.S)
-    paths, folder = {}, ""
-    for line in block.splitlines():
-        indent, name, text = re.fullmatch(r"( *)(\S+) *(.*)", line).groups()  # type: ignore[union-attr]
-        path = folder + name if indent else name
-        paths[path.rstrip("/")] = text
-        if not indent:
-            folder = name
-    return paths
+def console(page: str) -> list[tuple[str, str]]:
+    """The commands of its console blocks, each with what is printed below it."""
+    blocks = re.findall(r"```console\n(.*?)```", page, re.S)
+    return [pair for block in blocks for pair in re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", block, re.M)]
 
 
-def test_every_path_of_the_tree_is_there_and_described() -> None:
-    for path, text in tree().items():
-        assert (ROOT / path).exists(), path
-        assert text, path
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 140
+    assert len(README.split()) <= 1300
 
 
-def test_every_module_and_top_level_folder_is_in_the_tree() -> None:
-    named = tree()
-    tops = {path.split("/")[0] for path in named}
-    for path in tracked():
-        top = path.split("/")[0]
-        assert top in tops or "/" not in path or top.startswith(".ci"), f"{top} is not in the README's tree"
-        module = Path(path)
-        if module.parts[0] in ("training", "serving") and module.suffix == ".py" and len(module.parts) == 2:
-            assert module.name == "__init__.py" or path in named, f"{path} is not in the README's tree"
+# The first screen
 
 
-def test_the_settings_table_is_the_dataclass() -> None:
-    rows = dict(re.findall(r"^\| `(SHORTCUT_\w+)` \| (.*?) \| .+ \|$", README, re.M))
-    assert set(rows) == {f"SHORTCUT_{spec.name.upper()}" for spec in fields(Settings)}
-    for spec in fields(Settings):
-        assert rows[f"SHORTCUT_{spec.name.upper()}"].strip("` ") == ("" if spec.default == () else str(spec.default))
+@contextmanager
+def made(clone: Path, port: int, log: Path) -> Iterator[None]:
+    """`make serve` in a clone, with the environment of this checkout, until the port answers as ready."""
+    (clone / ".venv").mkdir()
+    (clone / ".venv" / "bin").symlink_to(ROOT / ".venv" / "bin")
+    shutil.copy(ROOT / "requirements" / "serving.txt", clone / ".venv" / "ready")  # newer than what make compares
+    settings = environment() | {"PORT": str(port), "DEVICE": "cpu"}
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of a make that runs these tests
+        settings.pop(name, None)
+    with log.open("wb") as output:
+        serving = subprocess.Popen(
+            ["make", "serve"], cwd=clone, env=settings, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        while not ready(port):
+            assert serving.poll() is None, log.read_text()
+            time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(serving.pid, signal.SIGTERM)
+        serving.wait(60)
 
 
-def test_the_result_tables_are_the_cards(tmp_path: Path) -> None:
-    for artifact in committed_artifacts():
-        copy = tmp_path / artifact.relative_to(ROOT)
-        copy.mkdir(parents=True)
-        shutil.copy(artifact / "card.json", copy)
-    (tmp_path / "docs").mkdir()
-    for page in ("README.md", "models/README.md", cards.SERVED):
-        shutil.copy(ROOT / page, tmp_path / page)
-    assert cards.main(["--models", str(tmp_path / "models"), "--check"]) == 0
+def ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
-def test_every_code_of_a_failure_is_documented() -> None:
-    for failure in [ClassifyError, *ClassifyError.__subclasses__()]:
-        assert f"`{failure.code}`" in README
+def test_first_screen_gives_the_printed_answers_in_a_fresh_clone(tmp_path: Path) -> None:
+    if not (ROOT / ".venv" / "ready").exists():
+        pytest.skip("`make test` builds .venv")
+    tracked()
+    clone = tmp_path / "shortcut"
+    subprocess.run(["git", "clone", "--quiet", "--local", str(ROOT), str(clone)], check=True)
+    (serve, _), *asked = console(FIRST_SCREEN)
+    assert serve == "make serve"
+    assert len(asked) == 2
+    port = free_port()
+    with made(clone, port, tmp_path / "log"):
+        for command, printed in asked:
+            assert command.startswith("curl ")
+            real = command.replace("localhost:3000", f"127.0.0.1:{port}") + " -s"
+            done = subprocess.run(["sh", "-c", real], cwd=clone, capture_output=True, text=True, check=True)
+            answer, shown = json.loads(done.stdout), json.loads(printed)
+            assert answer.keys() == shown.keys()
+            assert (answer["model"], answer["version"]) == (shown["model"], shown["version"])
+            best, expected = answer["predictions"][0], shown["predictions"][0]
+            assert best["label"] == expected["label"]
+            assert abs(best["probability"] - expected["probability"]) < 0.01
 
 
-def test_the_curl_of_the_readme_gives_the_answer_it_shows(service: Client, tmp_path: Path) -> None:
-    ((command, shown),) = re.findall(r"\$ (curl -F .*)\n(\{.*\})\n", README)
-    (tmp_path / "seven.png").write_bytes(encode(digit("7")))
-    real = shlex.split(command.replace("localhost:3000", f"127.0.0.1:{service.port}"))
-    done = subprocess.run([*real, "-s"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    answer, documented = json.loads(done.stdout), json.loads(shown)
-    assert answer["model"] == documented["model"]
-    assert answer["predictions"][0]["label"] == documented["predictions"][0]["label"] == "7"
-    assert answer.keys() == documented.keys()
-
-
-def test_ones_own_pictures_become_a_served_answer_as_the_readme_says(tmp_path: Path) -> None:
+def test_own_pictures_become_a_served_answer(tmp_path: Path) -> None:
     """Its five lines, on drawn pictures: smaller ones and for one epoch, but by the same commands."""
-    (block,) = re.findall(r"## Your own pictures\n\n```console\n(.*?)```", README, re.S)
-    lines = [shlex.split(line, comments=True) for line in re.findall(r"^\$ (.*)$", block, re.M)]
+    (section,) = re.findall(r"## Your own pictures\n(.*?)^## ", README, re.S | re.M)
+    pairs = console(section)
+    lines = [shlex.split(line, comments=True) for line, _ in pairs]
     (_, folder), (_, target, arguments), evaluate, (setting, *serve), curl = lines
     assert serve == ["make", "serve"]
-    shown = re.findall(r"^(\w+)  (\w+)$", block, re.M)[0]
+    shown = pairs[0][1].split()
     for i in range(24):
         encoded = encode(
             digit("17"[i % 2], (40 + i, 50), ink=(255, 10 * i, 0), ground=(0, 0, 9 * i), mode="RGB"), "JPEG"
@@ -110,16 +121,16 @@ def test_ones_own_pictures_become_a_served_answer_as_the_readme_says(tmp_path: P
 
     # What make would run here: it is not run, since it would set up what the tests run in.
     # Nor does it know of a make that runs these tests, which would say in which folder it is.
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
-    }
-    command = ["make", "-n", target, arguments]
-    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    told = subprocess.run(
+        ["make", "-n", target, arguments], cwd=ROOT, env=clean, capture_output=True, text=True, check=True
+    )
     train = shlex.split(told.stdout.splitlines()[-1])
     for command in ([*train, "--image-size", "32", "--epochs", "1"], evaluate):
         assert command[0] == ".venv-dev/bin/python"
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, env=environment, check=True)
+        subprocess.run(
+            [sys.executable, *command[1:]], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True
+        )
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 1 + 24
 
     (name,) = re.findall(r"^SHORTCUT_DEFAULT_MODEL=(.*)$", setting)
@@ -131,10 +142,24 @@ def test_ones_own_pictures_become_a_served_answer_as_the_readme_says(tmp_path: P
     assert {found["label"] for found in answer["predictions"]} == set(shown)
 
 
-def test_the_commands_of_the_readme_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make ([a-z-]+)", README):
-        assert re.search(rf"^{target}:", makefile, re.M), target
-    for module in re.findall(r"python -m ([a-z0-9_.]+)", README):
-        path = ROOT / module.replace(".", "/")
-        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+# What it names
+
+
+def test_every_top_level_folder_is_in_the_tree() -> None:
+    (block,) = re.findall(r"## Where things are\n\n```\n(.*?)```", README, re.S)
+    lines = block.splitlines()
+    assert len(lines) <= 10
+    named = {name for line in lines for name in re.findall(r"(\S+)/", line[:27])}
+    assert named == {path.split("/")[0] for path in tracked() if "/" in path}
+    assert all(line[27:].strip() for line in lines)
+
+
+def test_table_of_models_is_of_the_cards(tmp_path: Path) -> None:
+    for artifact in committed_artifacts():
+        copy = tmp_path / artifact.relative_to(ROOT)
+        copy.mkdir(parents=True)
+        shutil.copy(artifact / "card.json", copy)
+    (tmp_path / "docs").mkdir()
+    for page in ("models/README.md", cards.SERVED):
+        shutil.copy(ROOT / page, tmp_path / page)
+    assert cards.main(["--models", str(tmp_path / "models"), "--check"]) == 0

@@ -1,7 +1,7 @@
-"""The cards in models/ -> the result tables of README.md and models/README.md: `python -m training.cards`.
+"""The cards in models/ -> the table of results in models/README.md: `python -m training.cards`.
 
 Knows only `card.json`, the NETWORKS table for cards that do not state `macs`, and what `benchmarks.served` wrote.
-`--check` says whether the two files are up to date instead of writing them.
+`--check` says whether the table is up to date instead of writing it.
 """
 
 import argparse
@@ -95,20 +95,17 @@ def replaced(text: str, block: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.cards", description=__doc__.split("\n\n")[0])
     parser.add_argument("--models", type=Path, default=Path("models"), help="default: models")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a table is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the table is out of date")
     args = parser.parse_args(argv)
     served = args.models.parent / SERVED
     block = table(read_cards(args.models), json.loads(served.read_text()) if served.exists() else ())
-    stale = []
-    for page in (args.models / "README.md", args.models.parent / "README.md"):
-        text = page.read_text()
-        if (new := replaced(text, block)) != text:
-            stale.append(str(page))
-            if not args.check:
-                page.write_text(new)
-    if args.check and stale:
-        print(f"out of date: {', '.join(stale)}; run python -m training.cards", file=sys.stderr)
-        return 1
+    page = args.models / "README.md"
+    text = page.read_text()
+    if (new := replaced(text, block)) != text:
+        if args.check:
+            print(f"out of date: {page}; run python -m training.cards", file=sys.stderr)
+            return 1
+        page.write_text(new)
     print(block)
     return 0
 

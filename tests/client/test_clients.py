@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -262,19 +263,30 @@ def test_nothing_of_the_server_is_imported(module: str) -> None:
     assert own == {"serving.errors"}
 
 
-def test_the_readmes_program_runs(service: server.Client, tmp_path: Path) -> None:
-    (_, _, rest) = (ROOT / "README.md").read_text().partition("## Ask it from your program")
-    program = rest.partition("```python\n")[2].partition("```")[0]
+def test_documented_program_runs(service: server.Client) -> None:
+    page = (ROOT / "docs" / "client.md").read_text()
+    program = page.partition("```python\n")[2].partition("```")[0]
     assert "http://localhost:3000" in program
-    (tmp_path / "seven.png").write_bytes(SEVEN)
     program = program.replace("http://localhost:3000", address(service))
     done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env=server.environment() | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", program], cwd=ROOT, env=server.environment(), capture_output=True, text=True, check=True
     )
-    best = service.post("/classify", SEVEN).json()["predictions"][0]
+    picture = (ROOT / "examples" / "seven.png").read_bytes()
+    best = service.post("/classify", picture).json()["predictions"][0]
     assert done.stdout == f"7 {best['probability']}\n"
+
+
+def test_client_can_be_taken_along(service: server.Client, tmp_path: Path) -> None:
+    """By the commands of docs/client.md, without what is installed by pip."""
+    page = (ROOT / "docs" / "client.md").read_text()
+    (commands,) = re.findall(r"```console\n(\$ mkdir .*?)```", page, re.S)
+    home = server.environment() | {"HOME": str(tmp_path)}
+    for line in re.findall(r"^\$ (.*)$", commands, re.M):
+        if not line.startswith("pip "):
+            subprocess.run(["sh", "-c", line], cwd=ROOT, env=home, check=True)
+    command = ["-m", "serving.client", "classify", str(ROOT / "examples" / "seven.png"), "--url", address(service)]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path / "project", env=home, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "seven.png: 7 " in done.stdout

@@ -24,7 +24,7 @@ def section(title: str) -> str:
 
 def test_the_settings_table_stands_in_one_place() -> None:
     assert re.findall(r"^\| `SHORTCUT_\w+` \|", PAGE, re.M) == []
-    assert "../README.md#settings" in section("Settings")
+    assert "settings.md#settings" in section("Settings")
 
 
 def test_every_setting_that_is_named_exists() -> None:
