@@ -1,27 +1,26 @@
 """`python -m serving.classify FILE|FOLDER…`: the service's answers without a server, from the same code."""
 
 import argparse
-import asyncio
 import csv
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from serving.engine import cores
 from serving.engine.measurements import Measurements
-from serving.errors import ClassifyError, StartError, UnknownModel
-from serving.repository.models import Repository
-from serving.repository.served import ServedModel
+from serving.errors import ClassifyError, StartError
+from serving.protocols.native import predictions
+from serving.repository import models
+from serving.repository.answers import Answer, rank
+from serving.repository.predictor import Predictor
 from serving.settings import Settings
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"}  # read from a folder
 TOOLS = {"__MACOSX", "@eaDir", "__pycache__", "$RECYCLE.BIN", "lost+found"}  # folders that tools leave in folders
-AT_ONCE = 16  # pictures in flight
-PATIENCE = 3_600_000  # milliseconds: nobody waits for one of them, so none comes too late
+AT_ONCE = 16  # pictures that are read and computed together
 
 
 def pictures(paths: Iterable[Path]) -> Iterator[Path]:
@@ -36,27 +35,35 @@ def pictures(paths: Iterable[Path]) -> Iterator[Path]:
             yield from (Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES)
 
 
-async def classify_files(served: ServedModel, files: Sequence[Path], top_k: int) -> list[dict[str, Any]]:
+def classify_files(predictor: Predictor, files: Sequence[Path], top_k: int) -> list[dict[str, Any]]:
     """One result per file, in order, shaped as POST /classify/batch shapes them; how far it is goes to a terminal."""
     results: list[dict[str, Any]] = []
     for start in range(0, len(files), AT_ONCE):
-        part = files[start : start + AT_ONCE]
-        results += await asyncio.gather(*(_classify(served, file, top_k) for file in part))
+        results += _classify(predictor, files[start : start + AT_ONCE], top_k)
         if len(files) > AT_ONCE and sys.stderr.isatty():
             end = "\n" if len(results) == len(files) else ""
             print(f"\rclassified {len(results):,} of {len(files):,} pictures", end=end, file=sys.stderr, flush=True)
     return results
 
 
-async def _classify(served: ServedModel, file: Path, top_k: int) -> dict[str, Any]:
-    result: dict[str, Any] = {"filename": str(file)}
+def _classify(predictor: Predictor, files: Sequence[Path], top_k: int) -> Iterator[dict[str, Any]]:
+    contents = [_content(file) for file in files]
+    outcomes = iter(predictor.predict([content for content in contents if isinstance(content, bytes)]))
+    for file, content in zip(files, contents, strict=True):
+        outcome = next(outcomes) if isinstance(content, bytes) else content
+        if isinstance(outcome, Answer):
+            yield {"filename": str(file), **predictions(outcome, rank(outcome, top_k))}
+        elif isinstance(outcome, ClassifyError):
+            yield {"filename": str(file), **outcome.body()}
+        else:
+            yield {"filename": str(file), "error": f"cannot be read: {outcome.strerror}", "code": "unreadable_file"}
+
+
+def _content(file: Path) -> bytes | OSError:
     try:
-        result |= served.answer(await served.answer_of(file.read_bytes()), top_k)
-    except ClassifyError as err:
-        result.update(err.body())
+        return file.read_bytes()
     except OSError as err:
-        result.update(error=f"cannot be read: {err.strerror}", code="unreadable_file")
-    return result
+        return err
 
 
 def write_csv(path: Path, results: Sequence[dict[str, Any]], top_k: int) -> None:
@@ -97,24 +104,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--top-k must be at least 1, got {args.top_k}")
     try:
         settings = Settings.from_environment()
-        name = args.model or settings.default_model
-        wanted = f"{name}:{args.version}" if args.version is not None else settings.versions
-        settings = replace(settings, versions=wanted, default_model=name, deadline_ms=PATIENCE)
-        _, threads = cores.layout(
-            settings.workers, settings.provider
-        )  # as the service's workers, so that the choice is theirs
-        served = Repository(settings, threads, Measurements(settings.cache)).find(name, args.version)
-        if served.model.measuring:
-            served.take_faster()
-    except (StartError, UnknownModel) as err:
+        # As the service's workers, so that the choice is theirs.
+        _, threads = cores.layout(settings.workers, settings.provider)
+        path = models.folder_of(settings, args.model, args.version)
+        predictor = Predictor.open(
+            path,
+            options=models.options(settings, threads),
+            measurements=Measurements(settings.cache),
+            max_pixels=settings.max_pixels,
+        )
+    except StartError as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
     files = list(pictures(args.files))
     if not files:
         print(f"error: no picture by its name in {', '.join(map(str, args.files))}", file=sys.stderr)
         return 1
-    top_k = min(args.top_k, len(served.artifact.labels))
-    results = asyncio.run(classify_files(served, files, top_k))
+    top_k = min(args.top_k, len(predictor.artifact.labels))
+    results = classify_files(predictor, files, top_k)
     if args.csv:
         try:
             write_csv(args.csv, results, top_k)
@@ -125,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif any(path.is_dir() for path in args.files):
         print(_table(results))
     else:
-        head = {"model": served.artifact.name, "version": served.artifact.version}
+        head = {"model": predictor.artifact.name, "version": predictor.artifact.version}
         print(json.dumps(head | {"results": results}, indent=2, ensure_ascii=False))
     return 1 if any("error" in result for result in results) else 0
 

@@ -7,8 +7,10 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # before BentoML is impor
 # later ones are taken from the heap, and that stays as large as it once was (100 MB of two workers' 580 in the soak).
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 * 1024 * 1024))
 
+import asyncio
 import gc
 import logging
+import signal
 import sys
 from typing import Any
 
@@ -98,12 +100,13 @@ class ImageClassifier:
         metrics.join(folder)
         try:
             tracing.start()
-            metrics.start([route.path for route in EDGE.router.routes])
+            metrics.start(EDGE.router.labels)
             repository = models.Repository(
                 SETTINGS,
                 THREADS,
                 Measurements(SETTINGS.cache, folder),
                 None if SETTINGS.watch else models.started_with(folder),
+                lost=_end_worker,
             )
         except StartError as err:
             log.error("%s", err)
@@ -123,6 +126,17 @@ class ImageClassifier:
         tracing.stop()
 
 
+LAST_SECONDS = 1.0  # in which a worker that must end writes what it has to say
+
+
+def _end_worker(hangs: bool) -> None:
+    """A model cannot be computed any more in this process: end it, so that BentoML starts another."""
+    if hangs:  # a thread cannot be stopped, and would keep the process; its loop has yet to answer who waits
+        asyncio.get_running_loop().call_later(LAST_SECONDS, os._exit, 1)
+    else:
+        os.kill(os.getpid(), signal.SIGINT)  # without the draining of SIGTERM, which would take new connections
+
+
 def _switch(repository: Repository) -> None:
     _Loaded.repository = repository
 
@@ -138,7 +152,8 @@ def _ready() -> None:
 
 
 def _document() -> dict[str, Any]:
-    return openapi.document(SETTINGS, [model["name"] for model in _repository().describe()["models"]])
+    router = EDGE.router
+    return openapi.document(router.routes, router.protocols, list(_repository().models), bool(SETTINGS.api_keys))
 
 
 def _schema() -> Any:
@@ -154,6 +169,7 @@ def _edge() -> worker.Edge:
         batch_images=SETTINGS.max_batch_images,
         extra_fields=SETTINGS.max_extra_fields,
         explain_grid=SETTINGS.explain_grid,
+        pixels=SETTINGS.max_pixels,
     )
     routes = [
         *native.Native(_repository, limits).routes(),

@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
         try:
             self._reserve(request.length or 0)
         except ClassifyError as err:
-            return failure(err)
+            return request.failure(err)
         self._state = State.BODY
         self._arriving = Arriving(request, Body(request.length, route.max_bytes), route)
         if request.expects_continue:
@@ -299,7 +299,7 @@ class Connection(asyncio.Protocol):
         self._lingering = True
         if request is not None:
             request.close = True
-            request.respond(failure(err))
+            request.respond(request.failure(err))
             return
         if not dropping and not self._transport.is_closing():
             response = failure(err)

@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
@@ -89,6 +89,7 @@ class Request:
         "body",
         "connection",
         "context",
+        "failure",
         "label",
         "parameters",
         "pending",
@@ -124,6 +125,7 @@ class Request:
         self.started = time.perf_counter()
         self.request_id = _request_id(head.fields)
         self.label = ""  # the route in metrics
+        self.failure: Callable[[ClassifyError], Response] = failure  # how its protocol writes what went wrong
         self.parameters: dict[str, str] = {}  # of the path
         self.context: Any = None  # what the route's `admit` found out for its handler
         self.pending: Cancellable | None = None  # what the answer waits for; cancelled if the client goes away

@@ -1,7 +1,11 @@
-"""How long a queue's pieces take, and therefore how many may wait in it: no more than can be done in time.
+"""How many pictures may wait in a queue, and who has a place in it.
 
-Knows moments and numbers only. All are in seconds, of time.perf_counter().
+`ServiceTime` measures how long a piece takes and therefore how many can be done in time. `Permit` is some places that
+were reserved and are not used yet. Knows moments and numbers only. All are in seconds, of time.perf_counter().
 """
+
+from types import TracebackType
+from typing import Protocol
 
 WEIGHT = 0.2  # of the newest measurement in the moving average
 # A measurement counts for at most this many times the average. One batch that took long because the whole machine was
@@ -43,3 +47,44 @@ class ServiceTime:
     def why(self) -> str:
         """What to add to "the limit is {room}"."""
         return "" if self.room == self._limit else ", what can be done in time at the present pace"
+
+
+class Reserving(Protocol):
+    """A queue some of whose places are reserved."""
+
+    reserved: int
+
+
+class Permit:
+    """Places in a queue that were reserved before the pictures for them are decoded.
+
+    `queue.admit(n)` makes it; each picture that is queued takes one place. Who holds the permit calls `release` when no
+    more will come, whatever has happened: the places that are left go back. (`with` does so.)
+    """
+
+    __slots__ = ("_queue", "left")
+
+    def __init__(self, queue: Reserving, count: int):
+        self._queue = queue
+        self.left = count
+        queue.reserved += count
+
+    def use(self) -> None:
+        """One picture is queued now, or will not be: its place goes back."""
+        if self.left < 1:
+            raise RuntimeError("more pictures are queued than were admitted")
+        self.left -= 1
+        self._queue.reserved -= 1
+
+    def release(self) -> None:
+        """Give back what is left; a second time does nothing."""
+        self._queue.reserved -= self.left
+        self.left = 0
+
+    def __enter__(self) -> "Permit":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

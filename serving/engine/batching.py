@@ -12,12 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from serving.engine.admission import ServiceTime
-from serving.errors import DeadlineExceeded, Overloaded
+from serving.engine.admission import Permit, ServiceTime
+from serving.errors import ClassifyError, DeadlineExceeded, Overloaded, Unavailable
 
 log = logging.getLogger("shortcut")
 
@@ -32,11 +32,14 @@ BATCH_SHARE = 0.125  # fraction of the deadline that one batch may take, since o
 STUCK_SECONDS = 30.0  # a batch that has run for longer than this and than three deadlines will not end
 
 
-class Job:
-    """One image (H, W, C) that waits for its batch; `done` is called with the job once `answer` is there: its
-    probabilities (K,), or what went wrong. Moments are by time.perf_counter()."""
+Rows: TypeAlias = "np.ndarray | Sequence[Exception]"  # of a batch: the answer of each image, or what went wrong
 
-    __slots__ = ("answer", "asked", "began", "cancelled", "computed", "done", "image", "queued", "taken", "unsure")
+
+class Job:
+    """One image (H, W, C) that waits for its batch; `done` is called with the job once `answer` is there: its row of
+    what the model computed, or what went wrong. Moments are by time.perf_counter()."""
+
+    __slots__ = ("answer", "asked", "cancelled", "computed", "done", "image", "queued", "taken")
     answer: np.ndarray | Exception
     taken: float  # when its batch began
     computed: float  # and ended
@@ -46,22 +49,7 @@ class Job:
         self.done = done
         self.queued = time.perf_counter()
         self.asked = self.queued if asked is None else asked  # what its deadline counts from
-        self.began = self.asked  # when its decoding began
-        self.unsure: str | None = None  # why the decoder finds that the answer should not be relied on
         self.cancelled = False  # set it when nobody waits any more: the image is not computed, `done` is not called
-
-    def probabilities(self) -> np.ndarray:
-        """Its answer; raises what went wrong, once."""
-        answer = self.answer
-        if not isinstance(answer, Exception):
-            return answer
-        # The error's traceback holds this frame and its callers', which hold the job: none may lead back to the error,
-        # or only the garbage collector would free them.
-        self.answer = RuntimeError("the error was raised before")
-        try:
-            raise answer
-        finally:
-            del answer
 
 
 class Meter(Protocol):
@@ -74,11 +62,11 @@ class Meter(Protocol):
 
 
 class Batcher:
-    """One model's queue in one worker. `run` maps (N, H, W, C) uint8 to (N, K) float32 and may block.
+    """One model's queue in one worker. `run` maps (N, H, W, C) uint8 to N rows of float32 and may block.
 
     Belongs to the event loop it is used on. `image_seconds` is what an image of a batch costs; a batch of more than
-    INLINE_SECONDS is called on `executor`. One batch runs at a time. `stuck` is told if one does not end, after how
-    many seconds, and gives what to answer.
+    INLINE_SECONDS is called on `executor`. One batch runs at a time. `failed` turns what a run raised into what its
+    images are answered. `stuck` is told if a batch does not end, after how many seconds, and gives what to answer.
     """
 
     def __init__(
@@ -91,8 +79,10 @@ class Batcher:
         queue: int = 512,
         deadline_seconds: float = 10.0,
         stuck: Callable[[float], Exception] | None = None,
+        failed: Callable[[Exception], Exception] = lambda err: err,
     ):
-        self._run = run
+        self.reserved = 0  # places of permits, whose images are still being decoded
+        self.unavailable = ""  # why nothing can be computed now: what waits and what comes is answered so
         self._executor = executor
         self._meter = meter
         self._service_time = ServiceTime(queue, DEADLINE_SHARE * deadline_seconds)
@@ -101,12 +91,14 @@ class Batcher:
         self._busy = False  # a batch runs, or a turn of the loop that will start one is due
         self._swept = False  # of cancelled jobs, since the last batch began
         self._stuck = stuck
+        self._failed = failed
         self._on_thread: list[Job] = []  # the batch that runs there
         self._watch: asyncio.TimerHandle | None = None
-        self.costs(image_seconds)
+        self.compute_by(run, image_seconds)
 
-    def costs(self, image_seconds: float) -> None:
-        """What an image costs from now on."""
+    def compute_by(self, run: Callable[[np.ndarray], np.ndarray], image_seconds: float) -> None:
+        """What computes from the next batch on, and what an image costs then. From any thread."""
+        self._run = run
         self._inline = int(min(INLINE_SECONDS / max(image_seconds, 1e-9), MAX_BATCH))
         self._service_time.set(image_seconds if image_seconds < float("inf") else 0.0)
 
@@ -119,36 +111,49 @@ class Batcher:
         """How many may wait."""
         return self._service_time.room
 
+    def admit(self, count: int = 1) -> Permit:
+        """Reserve places for `count` images before the cost of decoding them: who has the permit submits them, and
+        releases what is left. Raises Overloaded where there is no room, or Unavailable."""
+        self.check(count)
+        return Permit(self, count)
+
+    def check(self, count: int = 1) -> None:
+        """Raises what `admit` would raise now, and reserves nothing."""
+        if self.unavailable:
+            raise Unavailable(self.unavailable)
+        if len(self._waiting) + self.reserved + count > self._service_time.room:
+            self._make_room(count)
+
+    def _make_room(self, count: int) -> None:
+        """Raises Overloaded unless clients that went away have left enough places."""
+        if not self._swept:
+            self._swept = True
+            self._waiting = deque(job for job in self._waiting if not job.cancelled)
+        waiting = len(self._waiting) + self.reserved
+        # A request for more than there will ever be room for has its chance when nothing else waits.
+        if waiting + count > max(self._service_time.room, 0 if waiting else count):
+            self._meter.rejected(count)
+            raise Overloaded(
+                f"{waiting} images are waiting; the limit is {self._service_time.room}{self._service_time.why}"
+            )
+
     def submit(
-        self, image: np.ndarray, done: Callable[[Job], None], asked: float | None = None, admitted: bool = False
+        self, image: np.ndarray, done: Callable[[Job], None], permit: Permit | None = None, asked: float | None = None
     ) -> Job:
-        """Queue one image; `done` is called on the event loop. Its deadline counts from `asked`, by default from now.
-        Raises Overloaded, unless it was `admitted` before, together with others."""
-        if not admitted:
-            self.admit()
+        """Queue one image on a place of `permit`, or on one of its own; `done` is called on the event loop. Its
+        deadline counts from `asked`, by default from now. Raises what `admit` raises, where there is no permit."""
+        if permit is None:
+            self.check()
+        else:
+            permit.use()
         job = Job(image, done, asked)
         self._waiting.append(job)
-        self._start(asyncio.get_running_loop())
-        return job
-
-    def admit(self, count: int = 1) -> None:
-        """Raises Overloaded if `count` more images find no room; ask before they are decoded, too."""
-        if len(self._waiting) + count > self._service_time.room:
-            if not self._swept:
-                self._swept = True
-                self._waiting = deque(job for job in self._waiting if not job.cancelled)  # of clients that went away
-            waiting = len(self._waiting)
-            if waiting + count > max(self._service_time.room, 0 if waiting else count):
-                self._meter.rejected(count)
-                raise Overloaded(
-                    f"{waiting} images are waiting; the limit is {self._service_time.room}{self._service_time.why}"
-                )
-
-    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run a batch after this turn of the loop, so that requests which are read together run together."""
         if not self._busy:
+            # After this turn of the loop, so that requests which are read together run together.
             self._busy = True
+            loop = asyncio.get_running_loop()
             loop.call_soon(self._next, loop)
+        return job
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         batch = self._gather()
@@ -156,16 +161,23 @@ class Batcher:
             self._busy = False
             self._service_time.ended(0, 0.0, 0.0, more_wait=False)  # all that waited was dropped, if anything did
             return
-        answers: Sequence[np.ndarray | Exception]
+        answers: Rows
         try:
-            images = np.stack([job.image for job in batch])
+            if self.unavailable:
+                raise Unavailable(self.unavailable)
+            images = batch[0].image[None].copy() if len(batch) == 1 else np.stack([job.image for job in batch])
             if len(batch) > self._inline and self._run_on_thread(images, batch, loop):
                 return
-            answers = _each(batch, self._run(images))
+            answers = _rows(batch, self._run(images))
         except Exception as err:  # whatever the runtime raises fails this batch, never the queue
-            answers = [err] * len(batch)
+            answers = self._failures(err, batch)
         self._settle(batch, answers, time.perf_counter())
         loop.call_soon(self._next, loop)  # not at once: the loop reads and answers between two batches
+
+    def _failures(self, err: Exception, batch: list[Job]) -> list[Exception]:
+        """What each image of a batch is answered that failed with `err`."""
+        err.__traceback__ = None  # its frames hold the batch, which holds the error: only a collector would free them
+        return [err if isinstance(err, ClassifyError | WrongRows) else self._failed(err)] * len(batch)
 
     def _run_on_thread(self, images: np.ndarray, batch: list[Job], loop: asyncio.AbstractEventLoop) -> bool:
         """Whether a thread computes the batch now; False where none can be started."""
@@ -183,14 +195,14 @@ class Batcher:
     def _finish(self, loop: asyncio.AbstractEventLoop, batch: list[Job], finished: "Future[np.ndarray]") -> None:
         now = time.perf_counter()
         self._on_thread = []
+        answers: Rows
+        try:
+            answers = _rows(batch, finished.result())
+        except Exception as err:
+            answers = self._failures(err, batch)
         threaded = len(self._waiting) > self._inline
         if threaded:
             self._next(loop)  # first, so that the thread has work while the answers are written
-        answers: Sequence[np.ndarray | Exception]
-        try:
-            answers = _each(batch, finished.result())
-        except Exception as err:
-            answers = [err] * len(batch)
         self._settle(batch, answers, now)
         if not threaded:
             self._next(loop)
@@ -209,8 +221,7 @@ class Batcher:
             answer = self._stuck(ran)
             for job in (*self._on_thread, *self._waiting):
                 if not job.cancelled:
-                    job.answer = answer
-                    _tell(job)
+                    _tell(job, answer)
             self._waiting.clear()
             return
         self._watch = loop.call_later(self._deadline_seconds / 2, self._look, loop)
@@ -218,8 +229,7 @@ class Batcher:
     def _expire(self, job: Job) -> None:
         if not job.cancelled:
             self._meter.expired()
-            job.answer = DeadlineExceeded(f"not computed within {self._deadline_seconds * 1000:.0f} ms")
-            _tell(job)
+            _tell(job, DeadlineExceeded(f"not computed within {self._deadline_seconds * 1000:.0f} ms"))
 
     def _gather(self) -> list[Job]:
         batch: list[Job] = []
@@ -242,7 +252,7 @@ class Batcher:
             batch.append(job)
         return batch
 
-    def _settle(self, batch: list[Job], answers: Sequence[np.ndarray | Exception], now: float) -> None:
+    def _settle(self, batch: list[Job], answers: Rows, now: float) -> None:
         if isinstance(answers[0], Exception):
             self._service_time.ended(0, 0.0, now, bool(self._waiting))  # how soon it failed says nothing
         else:
@@ -250,18 +260,22 @@ class Batcher:
             self._service_time.ended(len(batch), batch[0].taken, now, bool(self._waiting))
         for job, answer in zip(batch, answers, strict=True):
             if not job.cancelled:
-                job.answer = answer
                 job.computed = now
-                _tell(job)
+                _tell(job, answer)
 
 
-def _each(batch: list[Job], answers: np.ndarray) -> list[np.ndarray]:
+class WrongRows(ValueError):
+    """The model gave more or fewer rows than it was given images."""
+
+
+def _rows(batch: list[Job], answers: np.ndarray) -> np.ndarray:
     if len(answers) != len(batch):
-        raise ValueError(f"{len(answers)} answers to {len(batch)} images")
-    return list(answers)
+        raise WrongRows(f"{len(answers)} answers to {len(batch)} images")
+    return answers
 
 
-def _tell(job: Job) -> None:
+def _tell(job: Job, answer: np.ndarray | Exception) -> None:
+    job.answer = answer
     try:
         job.done(job)
     except Exception:  # one client's answer must not cost the others theirs

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -35,6 +35,7 @@ VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 FLUSH_SECONDS = 0.01  # until another worker's /metrics knows of it
 
 UNKNOWN = "unknown"  # the route of any other path
+NATIVE = "native"  # the protocol of a route that names none
 
 log = logging.getLogger("shortcut")
 access_log = logging.getLogger("shortcut.access")
@@ -96,9 +97,9 @@ _SHORT = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
 
 _MODEL = ("model", "version")
 
-_REQUESTS = Counter("shortcut_requests", "Requests answered", ("route", "status"))
+_REQUESTS = Counter("shortcut_requests", "Requests answered", ("protocol", "route", "status"))
 _REQUEST = Histogram(
-    "shortcut_request_seconds", "Seconds from a request's head to its answer", ("route",), buckets=_SECONDS
+    "shortcut_request_seconds", "Seconds from a request's head to its answer", ("protocol", "route"), buckets=_SECONDS
 )
 _DECODE = Histogram("shortcut_decode_seconds", "Seconds to decode an image", _MODEL, buckets=_SHORT)
 _QUEUE = Histogram("shortcut_queue_seconds", "Seconds an image waited for its batch", _MODEL, buckets=_SHORT)
@@ -258,18 +259,24 @@ def _unsure(model: str, version: str, reason: str) -> _Tally:
     return _Tally(_UNSURE.labels(model, version, reason))
 
 
-def start(routes: Sequence[str]) -> None:
-    """In a process that answers requests, once logging and tracing are set up. The 500s of `routes` are counted from 0,
-    so that an alert sees the first one: Prometheus cannot tell one that appears from one that was there."""
+_protocols: dict[str, str] = {}  # of each route
+
+
+def start(protocols: Mapping[str, str]) -> None:
+    """In a process that answers requests, once logging and tracing are set up; `protocols` has a protocol for each
+    route. Their 500s are counted from 0, so that an alert sees the first one: Prometheus cannot tell one that appears
+    from one that was there."""
     global detailed
     detailed = tracing.enabled or access_log.isEnabledFor(logging.INFO)
-    for route in (*routes, UNKNOWN):
+    _protocols.update(protocols)
+    for route in (*protocols, UNKNOWN):
         _series(route, 500)
 
 
 @functools.cache  # routes and statuses are few and fixed
 def _series(route: str, status: int) -> tuple[_Tally, _Tally]:
-    return _Tally(_REQUESTS.labels(route, str(status))), _Tally(_REQUEST.labels(route))
+    protocol = _protocols.get(route, NATIVE)
+    return _Tally(_REQUESTS.labels(protocol, route, str(status))), _Tally(_REQUEST.labels(protocol, route))
 
 
 def finished(route: str, status: int, started: float, request_id: str, stages: Sequence[Stage] = ()) -> None:

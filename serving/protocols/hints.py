@@ -1,7 +1,5 @@
 """What people often send instead of a picture, and what to tell them. Looks at bytes and declared types only."""
 
-from typing import NoReturn
-
 from serving.edge.http1 import Request
 from serving.edge.multipart import Part
 from serving.errors import ClassifyError, InvalidImage, InvalidRequest, UnsupportedFormat
@@ -20,18 +18,12 @@ def refuse_coding(request: Request) -> None:
         raise UnsupportedFormat(f"a body with Content-Encoding: {coding[:40]!a} is not taken; send it as it is")
 
 
-START = 64  # bytes of what was sent that `explain` needs
+START = 64  # bytes of what was sent that `explained` needs
 
 
-def explain(err: InvalidImage, start: bytes, content_type: str) -> NoReturn:
-    """Raise the decoder's error, or one that says more, for what a client sent that begins with `start`."""
-    meant = _meant(err, start, content_type)
-    try:
-        if meant is None:
-            raise err
-        raise meant from err
-    finally:
-        del err, meant  # this frame is in the error's traceback: what is in no cycle needs no garbage collector
+def explained(err: Exception, start: bytes, content_type: str) -> Exception:
+    """The decoder's error, or one that says more, for what a client sent that begins with `start`."""
+    return (_meant(err, start, content_type) or err) if isinstance(err, InvalidImage) else err
 
 
 def _meant(err: InvalidImage, start: bytes, content_type: str) -> ClassifyError | None:

@@ -6,42 +6,46 @@ Both ways of sending a picture, as the body or in a form, and every size of it g
 import asyncio
 import base64
 import functools
-import time
+import json
+import weakref
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
 from serving.edge import multipart
-from serving.edge.http1 import JSON, VARY, Cancellable, Request, Response, json_response
-from serving.edge.router import Route, guarded
-from serving.errors import ClassifyError, InvalidImage, InvalidParameter, InvalidRequest, UnsupportedFormat
+from serving.edge.http1 import JSON, VARY, Request, Response, json_response
+from serving.edge.router import Protocol, Route, failed
+from serving.errors import ClassifyError, InvalidParameter, InvalidRequest, UnsupportedFormat
 from serving.images.png import to_png
 from serving.operations import metrics
-from serving.protocols import hints
+from serving.protocols import hints, native_openapi
 from serving.protocols.hints import START
 from serving.repository import occlusion
+from serving.repository.answers import Answer, Outcome, Ranking
+from serving.repository.many import predict_many
 from serving.repository.models import Repository
-from serving.repository.served import Decoding, Outcome, ServedModel, stages
+from serving.repository.served import ServedModel
 
 DEFAULT_TOP_K = 3
-TURN_SECONDS = 0.005  # of the event loop that the pictures of a batch upload may take before others have their turn
-MAX_LARGE = 2  # pictures of one batch upload that may be with the decoders
 CACHED_QUERY_BYTES = 200  # longer queries are parsed each time: a client must not fill the memory with them
 MAX_VALUE = 40  # characters of a client's value that a message repeats
+EARLY_BYTES = 64 * 1024  # a longer body is refused before it is read, where the queue is full
 
 
 @dataclass(frozen=True)
 class Parameters:
     """`model`, `version` and `min_probability` are None for the default, the latest, and none; `min_probability` is a
-    number from 0 to 1, or "card" for the threshold that the model's card names."""
+    number from 0 to 1, or "card" for the threshold that the model's card names. `given` are the names of those that the
+    client has sent."""
 
     model: str | None = None
     version: int | None = None
     top_k: int = DEFAULT_TOP_K
     min_probability: float | str | None = None
     explain: bool = False
+    given: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Limits:
     batch_images: int
     extra_fields: int  # of a form, beside its images
     explain_grid: int = 0  # parts of a side of an occlusion map; 0: none is computed
+    pixels: int = 64_000_000  # of one image
 
 
 def parse_query(query: bytes) -> Parameters:
@@ -74,10 +79,12 @@ def _parameters(pairs: list[tuple[str, str]], kind: str) -> Parameters:
         if name not in _READERS:
             known = ", ".join(_READERS)
             raise InvalidParameter(f"the {kind} {name[:MAX_VALUE]!a} is not known; there is {known}")
+        if not text:
+            raise InvalidParameter(f"{name} is empty; leave it out for the default")
         value = _READERS[name](name, text)
         if given.setdefault(name, value) != value:
             raise InvalidParameter(f"{name} is given twice, and differently")
-    return Parameters(**given)
+    return Parameters(**given, given=frozenset(given))
 
 
 def _integer(low: int, name: str, text: str) -> int:
@@ -113,6 +120,9 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
 }
 
 
+NATIVE = Protocol(metrics.NATIVE, schemas=native_openapi.SCHEMAS)
+
+
 class Native:
     """The handlers. `repository` gives the models that are served at that moment."""
 
@@ -123,21 +133,43 @@ class Native:
     def routes(self) -> list[Route]:
         limits = self._limits
         return [
-            Route("POST", "/classify", self.classify, max_bytes=limits.body_bytes, admit=self._admit),
-            Route("POST", "/classify/batch", self.classify_batch, max_bytes=limits.batch_body_bytes, admit=self._admit),
-            Route("GET", "/models", self.list_models),
-            Route("GET", "/models/{name}", self.describe_model),
+            Route(
+                "POST",
+                "/classify",
+                self.classify,
+                max_bytes=limits.body_bytes,
+                admit=self._admit,
+                protocol=NATIVE,
+                operation=lambda models: native_openapi.classify(
+                    models, limits.body_bytes, limits.pixels, limits.explain_grid
+                ),
+            ),
+            Route(
+                "POST",
+                "/classify/batch",
+                self.classify_batch,
+                max_bytes=limits.batch_body_bytes,
+                admit=self._admit,
+                protocol=NATIVE,
+                operation=lambda models: native_openapi.classify_batch(models, limits.batch_images),
+            ),
+            Route("GET", "/models", self.list_models, protocol=NATIVE, operation=native_openapi.list_models),
+            Route(
+                "GET", "/models/{name}", self.describe_model, protocol=NATIVE, operation=native_openapi.describe_model
+            ),
         ]
 
     def _admit(self, request: Request) -> None:
         """Before the body is read: refuse what the head tells already."""
-        if b"content-encoding" in request.fields:
+        fields = request.fields
+        if b"content-encoding" in fields:
             hints.refuse_coding(request)
         asked = parse_query(request.query)
         served = self._repository().find(asked.model, asked.version)
-        is_form = multipart.is_multipart(request.header(b"content-type"))
-        if asked.model is not None or not is_form:
-            served.admit()  # a form may name another model
+        is_form = b"content-type" in fields and multipart.is_multipart(request.header(b"content-type"))
+        # A form may name another model.
+        if (request.length is None or request.length > EARLY_BYTES) and (asked.model is not None or not is_form):
+            served.check()
         request.context = asked, served, is_form
 
     def classify(self, request: Request) -> Coroutine[Any, Any, Response] | None:
@@ -150,46 +182,32 @@ class Native:
                     f"one field `image` a request, got {len(images)}; POST /classify/batch takes several"
                 )
             data = images[0].data
-            served.admit()
         if asked.explain:
             return self._explain(request, served, asked, data)
         request.body = data[:START]  # a large picture is kept no longer than it takes to decode it
-        done = functools.partial(self._answer, request, served, asked)
         try:
-            request.pending = served.classify(data, done)
-        except InvalidImage as err:
-            hints.explain(err, request.body, request.header(b"content-type"))
+            request.pending = served.predict(data, functools.partial(_respond, request, served, asked))
+        except ClassifyError as err:
+            request.respond(_failed(request, err))
         return None
-
-    def _answer(self, request: Request, served: ServedModel, asked: Parameters, outcome: Outcome) -> None:
-        request.respond(guarded(lambda: self._response(request, served, asked, outcome), request))
-
-    def _response(self, request: Request, served: ServedModel, asked: Parameters, outcome: Outcome) -> Response:
-        try:
-            content = served.body(outcome, asked.top_k, asked.min_probability)
-        except InvalidImage as err:
-            hints.explain(err, request.body, request.header(b"content-type"))
-        if metrics.detailed:
-            request.stages = stages(outcome)
-        return Response(200, content, JSON)
 
     async def _explain(self, request: Request, served: ServedModel, asked: Parameters, data: bytes) -> Response:
         """The answer, what the network saw, where it looked, and where the time went."""
         if not self._limits.explain_grid:
             raise InvalidParameter("explain=1 is not answered here: SHORTCUT_EXPLAIN_GRID is 0")
-        start = request.body = data[:START]
+        request.body = data[:START]
         try:
-            job, falls, seconds = await occlusion.explain(served, data, self._limits.explain_grid)
-        except InvalidImage as err:
-            hints.explain(err, start, request.header(b"content-type"))
-        request.stages = stages(job)
+            answer, falls, seconds = await occlusion.explain(served, data, self._limits.explain_grid)
+        except ClassifyError as err:
+            return _failed(request, err)
+        request.stages = answer.stages
         milliseconds = {stage.name: round(1000 * (stage.end - stage.start), 3) for stage in request.stages}
         return json_response(
             {
-                "model": served.artifact.name,
-                "version": served.artifact.version,
-                **served.answer(job, asked.top_k, asked.min_probability),
-                "seen": base64.b64encode(await asyncio.to_thread(to_png, job.image)).decode(),
+                "model": answer.model,
+                "version": answer.version,
+                **predictions(answer, served.rank(answer, asked.top_k, asked.min_probability)),
+                "seen": base64.b64encode(await asyncio.to_thread(to_png, answer.image)).decode(),
                 "occlusion": falls,
                 "milliseconds": milliseconds | {"explain": round(1000 * seconds, 3)},
             }
@@ -207,11 +225,16 @@ class Native:
         limit = self._limits.batch_images
         if len(images) > limit:
             raise InvalidRequest(f"{len(images)} images in one request; the limit is {limit}")
-        served.admit(len(images))
         request.body = b""
-        results: list[dict[str, Any]] = [{"filename": part.filename} for part in images]
-        upload = _Upload(served, asked, results)
-        await upload.classify([part.data for part in images])
+        names, pictures = [part.filename for part in images], [part.data for part in images]
+        del images
+        results: list[dict[str, Any]] = []
+        for name, outcome in zip(names, await predict_many(served, pictures), strict=True):
+            if isinstance(outcome, Answer):
+                ranking = served.rank(outcome, asked.top_k, asked.min_probability)
+                results.append({"filename": name, **predictions(outcome, ranking)})
+            else:
+                results.append({"filename": name, **outcome.body()})
         return json_response({"model": served.artifact.name, "version": served.artifact.version, "results": results})
 
     def _form(
@@ -229,94 +252,116 @@ class Native:
             return images, asked, served
         fields = [(part.name, part.data[: 16 * 1024].decode("utf-8", "replace").strip()) for part in texts]
         given = _parameters(fields, "form field")
-        changes = {}
-        for name, _ in fields:
-            value, query = getattr(given, name), getattr(asked, name)
-            if query != getattr(Parameters, name) and query != value:
+        for name in given.given & asked.given:
+            if getattr(given, name) != getattr(asked, name):
                 raise InvalidParameter(f"{name} is given in the query and in the form, and differently")
-            changes[name] = value
-        asked = replace(asked, **changes)
+        both = {name: getattr(source, name) for source in (asked, given) for name in source.given}
+        asked = Parameters(**both, given=asked.given | given.given)
         return images, asked, self._repository().find(asked.model, asked.version)
 
     def list_models(self, request: Request) -> Response:
-        return json_response(self._repository().describe())
+        repository = self._repository()
+        return json_response(
+            {
+                "default": repository.default,
+                "models": [{"name": name, "versions": _versions(repository, name)} for name in repository.models],
+                "refused": [
+                    {"name": path.parent.name, "version": int(path.name), "error": refusal.reason}
+                    for path, refusal in repository.refused.items()
+                ],
+            }
+        )
 
     def describe_model(self, request: Request) -> Response:
-        card = self._repository().describe_model(request.parameters["name"])
-        return json_response(card, headers=VARY)  # browsers get a page at this address
+        """What GET /models says of it, and the latest version's card."""
+        name, repository = request.parameters["name"], self._repository()
+        latest = repository.find(name)
+        content = {
+            "name": name,
+            "default": name == repository.default,
+            "versions": _versions(repository, name),
+            "card": latest.artifact.card,
+        }
+        return json_response(content, headers=VARY)  # browsers get a page at this address
 
 
-class _Upload:
-    """The pictures of one batch upload on their way."""
+def _versions(repository: Repository, name: str) -> list[dict[str, Any]]:
+    versions = repository.models[name]
+    return [describe(versions[version]) for version in sorted(versions)]
 
-    def __init__(self, served: ServedModel, asked: Parameters, results: list[dict[str, Any]]):
-        self._served, self._asked, self._results = served, asked, results
-        self._left = len(results)
-        self._pending: list[Cancellable] = []
-        self._large: set[int] = set()  # those that wait for a decoder or were decoded on one, and have no answer yet
-        self._progress = asyncio.Event()
-        self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def classify(self, pictures: list[bytes]) -> None:
-        """Fills the results. Raises what is no picture's fault: Overloaded, Unavailable, DeadlineExceeded."""
-        try:
-            await self._start(pictures)
-            await self._finished
-        finally:
-            for pending in self._pending:
-                pending.cancelled = True
-            self._pending.clear()
-            if self._finished.done() and not self._finished.cancelled():
-                self._finished.exception()  # it was raised above, or an earlier one was
+def describe(served: ServedModel) -> dict[str, Any]:
+    """One version, as GET /models says it."""
+    artifact, model = served.artifact, served.model
+    return {
+        "version": artifact.version,
+        "labels": list(artifact.labels),
+        "input_shape": list(artifact.input_shape),
+        "input_convention": artifact.input_convention,
+        "provider": model.provider,
+        "precision": model.backend.precision,
+        "provider_reason": model.reason,
+        "measuring": model.measuring,
+        "images_per_second": round(1 / model.image_seconds, 1),
+        "largest_deviation": model.deviation,
+        "metrics": artifact.card.get("metrics"),
+    }
 
-    async def _start(self, pictures: list[bytes]) -> None:
-        """Send each picture on its way. Small ones are decoded at once: others have their turn between them. Of the
-        large ones a few at a time, so that one upload does not take all the room there is for them."""
-        turn = time.perf_counter()
-        for index, data in enumerate(pictures):
-            if time.perf_counter() - turn > TURN_SECONDS:
-                await asyncio.sleep(0)
-                turn = time.perf_counter()
-            try:
-                pending = self._served.classify(data, functools.partial(self._done, index), admitted=True)
-            except ClassifyError as err:
-                self._failed(index, err)
-                continue
-            self._pending.append(pending)
-            if isinstance(pending, Decoding):
-                self._large.add(index)
-                while len(self._large) > MAX_LARGE and not self._finished.done():
-                    self._progress.clear()
-                    await self._progress.wait()
 
-    def _done(self, index: int, outcome: Outcome) -> None:
-        self._large.discard(index)
-        self._progress.set()
-        try:
-            self._results[index] |= self._served.answer(outcome, self._asked.top_k, self._asked.min_probability)
-        except ClassifyError as err:
-            self._failed(index, err)
-        except Exception as err:
-            self._end(err)
+def predictions(answer: Answer, ranking: Ranking) -> dict[str, Any]:
+    """What is said of a picture: its `predictions`, and `unsure` where they should not be relied on."""
+    labels, (best, unsure) = answer.labels, ranking
+    content: dict[str, Any] = {"predictions": [{"label": labels[i], "index": i, "probability": p} for i, p in best]}
+    return content if unsure is None else content | {"unsure": unsure}
+
+
+# The answer of POST /classify, without a detour through dictionaries: half the time of json.dumps
+
+
+class _Text:
+    """What is the same in every answer of a version, written once."""
+
+    def __init__(self, served: ServedModel):
+        artifact = served.artifact
+        self.start = _json({"model": artifact.name, "version": artifact.version})[:-1] + ',"predictions":['
+        self.labels = [
+            _json({"label": label, "index": i})[:-1] + ',"probability":' for i, label in enumerate(artifact.labels)
+        ]
+
+
+_texts: weakref.WeakKeyDictionary[ServedModel, _Text] = weakref.WeakKeyDictionary()
+
+
+def body(served: ServedModel, ranking: Ranking) -> bytes:
+    """As json.dumps would write the model, the version and `predictions`."""
+    text = _texts.get(served)
+    if text is None:
+        text = _texts[served] = _Text(served)
+    labels = text.labels
+    best = ",".join([f"{labels[i]}{p!r}}}" for i, p in ranking.best])
+    doubt = "" if ranking.unsure is None else f',"unsure":"{ranking.unsure}"'
+    return f"{text.start}{best}]{doubt}}}".encode()
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def _respond(request: Request, served: ServedModel, asked: Parameters, outcome: Outcome) -> None:
+    """The one picture of a request has its outcome."""
+    try:
+        if isinstance(outcome, Answer):
+            if metrics.detailed:
+                request.stages = outcome.stages
+            ranking = served.rank(outcome, asked.top_k, asked.min_probability)
+            response = Response(200, body(served, ranking), JSON)
         else:
-            self._one_less()
+            response = _failed(request, outcome)
+    except Exception as err:
+        response = failed(request, err)
+    request.respond(response)
 
-    def _failed(self, index: int, err: ClassifyError) -> None:
-        if err.status >= 500:
-            self._end(err)
-        else:
-            self._results[index] |= err.body()
-            self._one_less()
 
-    def _one_less(self) -> None:
-        self._left -= 1
-        if self._left == 0:
-            self._end(None)
-
-    def _end(self, err: Exception | None) -> None:
-        if self._finished.done():
-            return
-        if err is None:
-            self._finished.set_result(None)
-        else:
-            self._finished.set_exception(err)
+def _failed(request: Request, err: Exception) -> Response:
+    """`request.body` holds the beginning of what was sent in place of a picture."""
+    return failed(request, hints.explained(err, request.body, request.header(b"content-type")))

@@ -12,6 +12,7 @@ from serving.edge.router import Route
 from serving.edge.seams import SWAGGER
 from serving.errors import NotFound, Unavailable
 from serving.operations import metrics
+from serving.protocols.native_openapi import probe
 
 PAGE = Path(__file__).parents[1] / "page"
 HTML = ("index.html", "model.html", "docs.html")
@@ -33,6 +34,11 @@ HEADERS: Headers = (
 TEXT: Headers = (("content-type", "text/plain; charset=utf-8"),)
 
 
+_IS_ALIVE = probe("isAlive", "The process answers")
+_IS_READY = probe("isReady", "Every model is warm and matched its golden outputs", "503")
+_METRICS = probe("metrics", "Prometheus metrics", "401")
+
+
 class _File(NamedTuple):
     content: bytes
     headers: Headers
@@ -52,10 +58,10 @@ class Pages:
 
     def routes(self) -> list[Route]:
         return [
-            Route("GET", "/livez", self.livez, open=True),
+            Route("GET", "/livez", self.livez, open=True, operation=_IS_ALIVE),
             Route("GET", "/healthz", self.livez, open=True),
-            Route("GET", "/readyz", self.readyz, open=True),
-            Route("GET", "/metrics", self.metrics),
+            Route("GET", "/readyz", self.readyz, open=True, operation=_IS_READY),
+            Route("GET", "/metrics", self.metrics, operation=_METRICS),
             Route("GET", "/docs.json", lambda request: json_response(self._document())),
             Route("GET", "/schema.json", lambda request: json_response(self._schema())),
             Route("GET", "/docs", lambda request: _whole(self._docs, request), open=True),
@@ -66,11 +72,11 @@ class Pages:
         ]
 
     def livez(self, request: Request) -> Response:
-        return Response(200, b"\n", TEXT)
+        return Response(200, b"alive\n", TEXT)
 
     def readyz(self, request: Request) -> Response:
         self._ready()
-        return Response(200, b"\n", TEXT)
+        return Response(200, b"ready\n", TEXT)
 
     async def metrics(self, request: Request) -> Response:
         """Made on a thread: with many workers it takes a tenth of a second, and no request shall wait for that."""

@@ -10,13 +10,15 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from serving import artifacts
 from serving.engine import cores, selection
 from serving.engine.measurements import Measurements
 from serving.errors import StartError, Unavailable, UnknownModel
+from serving.repository.runner import Lost, stay
 from serving.repository.served import ServedModel
 from serving.settings import Settings
 
@@ -56,7 +58,7 @@ def verify(
         return _identity(artifact), selection.choose(artifact, measurements, wanted)
 
     contents = {}
-    paths = _selected(settings)
+    paths, _ = _selected(settings)
     pool = ThreadPoolExecutor(min(AT_ONCE, max(1, cores.available() // threads)))
     try:
         for path, (identity, choice) in zip(paths, pool.map(look, paths), strict=True):
@@ -81,21 +83,37 @@ def started_with(shared: Path | None) -> dict[str, Started]:
         return {}
 
 
-def _selected(settings: Settings) -> list[Path]:
+def _selected(settings: Settings, before: str | None = None) -> tuple[list[Path], str]:
+    """The folders to load, and the default model."""
     paths = artifacts.select(settings.models, settings.versions)
-    names = dict.fromkeys(path.parent.name for path in paths)
-    if settings.default_model not in names:
+    default = _default(settings, paths, before)
+    if default is None:
+        there = ", ".join(dict.fromkeys(path.parent.name for path in paths))
         raise StartError(
-            f"SHORTCUT_DEFAULT_MODEL={settings.default_model}: no such model in {settings.models}; "
-            f"there is {', '.join(names)}"
+            f"SHORTCUT_DEFAULT_MODEL={settings.default_model}: no such model in {settings.models}; there is {there}"
         )
-    return paths
+    return paths, default
 
 
-def _as_started(paths: list[Path], contents: Mapping[str, Started], default: str) -> list[Path]:
-    """`paths`; for a worker that replaces another in a service that does not watch its folder, what that has served."""
-    started = [path for path in map(Path, contents) if path.is_dir()]
-    return started if any(path.parent.name == default for path in started) else paths
+def _default(settings: Settings, paths: list[Path], before: str | None = None) -> str | None:
+    """The model that the settings name; where they name none, the only one there is; where others have joined that
+    since, still the one of `before`. None if none of these is among `paths`."""
+    names = list(dict.fromkeys(path.parent.name for path in paths))
+    if settings.default_model in names:
+        return settings.default_model
+    if settings.default_model != Settings.default_model:  # somebody has asked for it
+        return None
+    return before if before in names else names[0] if len(names) == 1 else None
+
+
+def folder_of(settings: Settings, name: str | None = None, version: int | None = None) -> Path:
+    """The folder of the model that a request of that name (or none) and version (or the latest) would mean, without
+    loading any. Raises StartError, which says what there is."""
+    if name is None:
+        name = _selected(settings)[1]
+    versions = settings.versions if version is None else f"{name}:{version}"
+    paths, name = _selected(replace(settings, default_model=name, versions=versions))
+    return max((path for path in paths if path.parent.name == name), key=lambda path: int(path.name))
 
 
 class Repository:
@@ -113,17 +131,22 @@ class Repository:
         measurements: Measurements,
         contents: Mapping[str, Started] | None = None,
         before: "Repository | None" = None,
+        lost: Lost = stay,
     ):
-        self.default = settings.default_model
         self.refused: dict[Path, Refusal] = {}  # versions that cannot be served
-        self._settings, self._threads, self._measurements = settings, threads, measurements
+        self._settings, self._threads, self._measurements, self._lost = settings, threads, measurements, lost
         self._contents = contents or {}
-        self._models: dict[str, dict[int, ServedModel]] = {}
-        paths = _as_started(_selected(settings), self._contents, self.default)
+        self.models: dict[str, dict[int, ServedModel]] = {}  # by name and version
+        # A worker that replaces another, in a service that does not watch its folder, serves what that has served.
+        paths = [path for path in map(Path, self._contents) if path.is_dir()]
+        default = _default(settings, paths)
+        if default is None:
+            paths, default = _selected(settings, None if before is None else before.default)
+        self.default: str = default
         self._stamps = {path: _stamp(path) for path in paths}
         for name in dict.fromkeys(path.parent.name for path in paths):
             self._load_model(name, [path for path in paths if path.parent.name == name], before)
-        if self.default not in self._models:
+        if self.default not in self.models:
             reasons = [one.reason for path, one in self.refused.items() if path.parent.name == self.default]
             raise StartError("; ".join(reasons))
 
@@ -134,15 +157,16 @@ class Repository:
         `refused`, and tried again less and less often; where no other was asked for, the model stays as it is. Raises
         StartError if the folder or the default model is gone.
         """
-        stamps = {path: _stamp(path) for path in _selected(self._settings)}
+        paths, _ = _selected(self._settings, self.default)
+        stamps = {path: _stamp(path) for path in paths}
         now = time.monotonic()
         if stamps == self._stamps and not any(refusal.again <= now for refusal in self.refused.values()):
             return None
-        return Repository(self._settings, self._threads, self._measurements, before=self)
+        return Repository(self._settings, self._threads, self._measurements, before=self, lost=self._lost)
 
     def _load_model(self, name: str, paths: list[Path], before: "Repository | None") -> None:
         """Serve the versions `paths` of one model, and what of `before` is the same."""
-        old = {} if before is None else before._models.get(name, {})
+        old = {} if before is None else before.models.get(name, {})
         versions: dict[int, ServedModel] = {}
         for path in paths:
             number = int(path.name)
@@ -158,7 +182,7 @@ class Repository:
                 versions[number] = loaded
         versions = versions or old or self._earlier(name)
         if versions:
-            self._models[name] = versions
+            self.models[name] = versions
 
     def _try(self, path: Path, refusal: Refusal | None) -> ServedModel | None:
         """The version loaded; None where it is refused, or was, and is not to be tried again yet."""
@@ -182,7 +206,7 @@ class Repository:
         load = functools.partial(selection.load, artifact, self._measurements, wanted)
         faster = functools.partial(selection.faster, measurements=self._measurements, options=wanted)
         first = load() if started is None else load(proof=started.proof)
-        return ServedModel(first, self._settings, load, faster)
+        return ServedModel(first, self._settings, load, faster, self._lost)
 
     def _earlier(self, name: str) -> dict[int, ServedModel]:
         """The newest version of a model that is not refused and can be served."""
@@ -201,7 +225,7 @@ class Repository:
             theirs[one].retire()
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return (model for versions in self._models.values() for model in versions.values())
+        return (model for versions in self.models.values() for model in versions.values())
 
     @property
     def computes(self) -> bool:
@@ -212,41 +236,16 @@ class Repository:
         """The named model (or the default) in the given version (or its latest). Raises UnknownModel, or Unavailable
         where it is refused."""
         name = self.default if name is None else name
-        versions = self._models.get(name)
+        versions = self.models.get(name)
         if versions is None and any(path.parent.name == name for path in self.refused):
             raise Unavailable(f"{_shown(name)} cannot be served at the moment: GET /models says why")
         if versions is None:
-            raise UnknownModel(f"no model {_shown(name)}; there is {', '.join(self._models)}")
+            raise UnknownModel(f"no model {_shown(name)}; there is {', '.join(self.models)}")
         if version is None:
             return versions[max(versions)]
         if version not in versions:
             raise UnknownModel(f"{name} has no version {version}; there is {', '.join(map(str, sorted(versions)))}")
         return versions[version]
-
-    def describe(self) -> dict[str, Any]:
-        """The body of GET /models."""
-        return {
-            "default": self.default,
-            "models": [
-                {"name": name, "versions": [versions[v].describe() for v in sorted(versions)]}
-                for name, versions in self._models.items()
-            ],
-            "refused": [
-                {"name": path.parent.name, "version": int(path.name), "error": refusal.reason}
-                for path, refusal in self.refused.items()
-            ],
-        }
-
-    def describe_model(self, name: str) -> dict[str, Any]:
-        """The body of GET /models/{name}: what GET /models says of it, and the latest version's card."""
-        latest = self.find(name)
-        versions = self._models[name]
-        return {
-            "name": name,
-            "default": name == self.default,
-            "versions": [versions[v].describe() for v in sorted(versions)],
-            "card": latest.artifact.card,
-        }
 
 
 def _identity(artifact: artifacts.Artifact) -> str:

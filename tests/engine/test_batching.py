@@ -69,22 +69,27 @@ async def classify(queue: Batcher, images: list[np.ndarray], asked: float | None
     def setter(future: "asyncio.Future[Job]") -> Callable[[Job], None]:
         return lambda job: None if future.done() else future.set_result(job)
 
-    queue.admit(len(images))
+    permit = queue.admit(len(images))
     pairs = zip(images, futures, strict=True)
-    jobs = [queue.submit(image, setter(future), asked, admitted=True) for image, future in pairs]
+    jobs = [queue.submit(image, setter(future), permit, asked) for image, future in pairs]
     try:
         for future in futures:
             job = await future
             if isinstance(job.answer, Exception):
-                job.probabilities()
+                raise job.answer
         return jobs
     finally:
         for job in jobs:
             job.cancelled = True
 
 
+def row(job: Job) -> np.ndarray:
+    assert isinstance(job.answer, np.ndarray)
+    return job.answer
+
+
 async def answers(queue: Batcher, images: list[np.ndarray]) -> list[list[float]]:
-    return [job.probabilities().tolist() for job in await classify(queue, images)]
+    return [row(job).tolist() for job in await classify(queue, images)]
 
 
 def test_a_lone_image_runs_at_once_and_alone() -> None:
@@ -254,10 +259,9 @@ def test_submitted_images_are_answered_by_callback_and_errors_too(seconds: float
         return done
 
     first, second = asyncio.run(asyncio.wait_for(scenario(), 10))
-    assert first.probabilities().tolist() == [12]
+    assert row(first).tolist() == [12]
     assert first.queued <= first.taken <= first.computed
-    with pytest.raises(RuntimeError, match="the runtime failed"):
-        second.probabilities()
+    assert str(second.answer) == "the runtime failed"
 
 
 def test_an_answer_that_cannot_be_given_costs_nobody_else_theirs() -> None:
@@ -292,13 +296,13 @@ def test_the_queue_is_no_longer_than_can_be_computed_in_time() -> None:
         waiting = [asyncio.create_task(classify(queue, [image(1)])) for _ in range(5)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="5 images are waiting; the limit is 5, what can be done in time"):
-            queue.admit()
+            queue.check()
         assert (meter.refused, len(queue)) == (1, 5)
         model.gate.set()
         await asyncio.gather(running, *waiting)
         for _ in range(40):  # much faster than was thought: the limit grows as that is seen
             await classify(queue, [image(1)])
-        queue.admit(100)
+        queue.check(100)
 
     asyncio.run(scenario(Model()))
 

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 
 from serving import artifacts
-from serving.engine.batching import Job
 from serving.engine.measurements import Measurements
 from serving.errors import ImageTooLarge, StartError, Unavailable, UnknownModel
 from serving.images.picture import decode_image
 from serving.operations import metrics
 from serving.repository import models
 from serving.repository.models import Repository, started_with, verify
-from serving.repository.served import INLINE_PIXELS
+from serving.repository.decoding import INLINE_PIXELS
 from serving.settings import Settings
 from tests.fixtures import toy
 from tests.fixtures.pictures import colours, encode
@@ -62,6 +61,19 @@ def test_a_default_that_is_not_there_ends_the_start(settings: Settings) -> None:
         list(verify(wrong, 1, Measurements(settings.cache)))
 
 
+def test_only_model_is_the_default_where_none_is_named(settings: Settings, tmp_path: Path) -> None:
+    toy.write_artifact(tmp_path / "models")
+    unnamed = replace(settings, models=tmp_path / "models", default_model=Settings.default_model, cache=tmp_path)
+    repository = Repository(unnamed, 1, Measurements(tmp_path))
+    assert repository.find().artifact.name == "toy-colours"
+    toy.write_artifact(tmp_path / "models", name="another")
+    renewed = repository.renewed()
+    assert renewed is not None
+    assert renewed.find().artifact.name == "toy-colours"  # requests go on meaning the same
+    with pytest.raises(StartError, match="there is another, toy-colours"):
+        Repository(unnamed, 1, Measurements(tmp_path))
+
+
 def test_the_parent_decides_for_every_model_and_the_workers_follow(settings: Settings, tmp_path: Path) -> None:
     auto = replace(settings, provider="auto", cache=tmp_path)
     measurements = Measurements(tmp_path)
@@ -72,101 +84,20 @@ def test_the_parent_decides_for_every_model_and_the_workers_follow(settings: Set
     assert reasons == [choice.reason for choice in chosen]
 
 
-def outcome(*probabilities: float, unsure: str | None = None) -> Job:
-    """An answered job."""
-    job = Job(np.zeros((8, 8, 3), np.uint8), lambda job: None)
-    job.answer, job.unsure = np.array(probabilities, np.float32), unsure
-    return job
-
-
-def test_predictions_are_ranked_with_ties_by_index(repository: Repository) -> None:
-    ranked = repository.find().answer(outcome(0.25, 0.5, 0.25), 3)["predictions"]
-    assert [p["index"] for p in ranked] == [1, 0, 2]
-    assert ranked[0] == {"label": "green", "index": 1, "probability": 0.5}
-    assert len(repository.find().answer(outcome(0.25, 0.5, 0.25), 99)["predictions"]) == 3
-
-
-@pytest.mark.parametrize("top_k", [1, 2, 99])
-@pytest.mark.parametrize("unsure", [None, "no_figure"])
-def test_the_body_is_what_json_would_write(repository: Repository, top_k: int, unsure: str | None) -> None:
-    served = repository.find()
-    job = outcome(1e-7, 0.9999999, 0.0123456, unsure=unsure)
-    whole = {"model": "toy-colours", "version": 2, **served.answer(job, top_k)}
-    assert ("unsure" in whole) == (unsure is not None)
-    assert served.body(job, top_k) == json.dumps(whole, separators=(",", ":")).encode()
-
-
-@pytest.mark.parametrize(
-    ("least", "picture", "expected"),
-    [
-        (None, None, None),
-        (0.5, None, None),
-        (0.9, None, "low_probability"),
-        (0.9, "several_figures", "several_figures"),
-        (None, "no_figure", "no_figure"),
-        ("card", None, "low_probability"),
-    ],
-)
-def test_an_answer_that_should_not_be_relied_on_says_so_and_is_counted(
-    repository: Repository, least: float | str | None, picture: str | None, expected: str | None
-) -> None:
-    served = repository.find()
-    served.artifact.card["threshold"] = {"probability": 0.8}
-    asked = f'shortcut_unsure_answers_total{{model="toy-colours",reason="{expected}",version="2"}} '
-
-    def counted() -> float:
-        return float((metrics.exposition().decode().partition(asked)[2].split() or ["0"])[0])
-
-    before = counted()
-    answer = served.answer(outcome(0.25, 0.75, 0.0, unsure=picture), 1, least)
-    assert answer.get("unsure") == expected
-    assert counted() - before == (expected is not None)
-
-
-def test_without_a_threshold_in_the_card_nothing_is_below_it(repository: Repository) -> None:
-    served = repository.find(version=1)
-    assert "unsure" not in served.answer(outcome(0.4, 0.3, 0.3), 1, "card")
-
-
-def test_where_no_threshold_was_found_every_answer_is_below_it(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    served = repository.find(version=1)
-    monkeypatch.setitem(served.artifact.card, "threshold", None)
-    assert served.answer(outcome(1.0, 0.0, 0.0), 1, "card")["unsure"] == "low_probability"
-
-
-def test_an_answer_that_is_no_number_is_not_given(repository: Repository) -> None:
-    with pytest.raises(ArithmeticError):
-        repository.find().body(outcome(*[float("nan")] * 3), 1)
-
-
 @pytest.mark.parametrize("side", [8, 2 * int(INLINE_PIXELS**0.5)])
 def test_small_and_big_pictures_are_decoded_alike(repository: Repository, side: int) -> None:
     served = repository.find()
     picture = encode(colours((side, side)))
-    answered = asyncio.run(served.answer_of(picture))
+    answered = asyncio.run(served.answer(picture))
     image = decode_image(picture, (8, 8, 3))
     expected = toy.expected(image[None], toy.weights((8, 8, 3), 3, seed=2))[0]
-    assert answered.probabilities().tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert answered.probabilities.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_the_pixel_limit_is_the_settings(repository: Repository) -> None:
-    answered = asyncio.run(repository.find().answer_of(encode(colours((8, 8)).resize((2000, 1000)), "BMP")))
-    with pytest.raises(ImageTooLarge, match="the limit is 1,000,000"):
-        answered.probabilities()
-    with pytest.raises(ImageTooLarge, match="the limit is 1,000,000"):
-        asyncio.run(repository.find().answer_of(encode(colours((8, 8)).resize((2000, 1000)))))
-
-
-def test_what_is_served_is_described(repository: Repository) -> None:
-    described = repository.describe()
-    assert described["default"] == "toy-colours"
-    assert [v["version"] for v in described["models"][0]["versions"]] == [1, 2]
-    one = repository.describe_model("toy-colours")
-    assert one["card"]["name"] == "toy-colours"
-    assert one["versions"][0]["provider"] == "CPUExecutionProvider"
-    assert one["versions"][0]["provider_reason"] == "SHORTCUT_PROVIDER=cpu"
+    for form in ("BMP", "PNG"):
+        with pytest.raises(ImageTooLarge, match="the limit is 1,000,000"):
+            asyncio.run(repository.find().answer(encode(colours((8, 8)).resize((2000, 1000)), form)))
 
 
 def test_beside_a_bad_version_good_ones_are_served_and_nothing_is_left_behind(tmp_path: Path) -> None:
@@ -297,7 +228,8 @@ def test_what_was_changed_since_the_service_started_is_not_served_under_the_same
     later = Repository(settings, 1, Measurements(tmp_path), contents)  # of a worker that replaces a dead one
     with pytest.raises(Unavailable):
         later.find("other")
-    assert "changed since the service started" in later.describe()["refused"][0]["error"]
+    [refusal] = later.refused.values()
+    assert "changed since the service started" in refusal.reason
     assert started_with(None) == started_with(tmp_path / "nothing") == {}
 
 

@@ -57,8 +57,8 @@ def test_the_map_says_how_far_the_best_class_falls(sound: runtime.Model) -> None
             left = toy.expected(hidden[None], matrix)[0, best]
             assert falls[row, column] == pytest.approx(whole[best] - left, abs=1e-5)
     assert np.abs(falls).max() > 0.01  # or nothing was measured
-    np.testing.assert_array_equal(found.job.image, PIXELS)
-    np.testing.assert_allclose(found.job.probabilities(), whole, atol=1e-5)
+    np.testing.assert_array_equal(found.answer.image, PIXELS)
+    np.testing.assert_allclose(found.answer.probabilities, whole, atol=1e-5)
 
 
 def test_the_parts_of_a_picture_that_cannot_be_divided_evenly_cover_it() -> None:
@@ -84,9 +84,9 @@ def test_all_its_pictures_need_room(sound: runtime.Model) -> None:
 
     async def scenario() -> None:
         served = model(sound, run, Settings(queue=17), seconds=0.02)  # slow enough for a thread
-        first = asyncio.create_task(served.answer_of(encode(PICTURE)))
+        first = asyncio.create_task(served.answer(encode(PICTURE)))
         await asyncio.to_thread(begun.wait, 10)
-        second = asyncio.create_task(served.answer_of(encode(PICTURE)))
+        second = asyncio.create_task(served.answer(encode(PICTURE)))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="1 images are waiting; the limit is 17"):
             await occlusion.explain(served, encode(PICTURE), 4)  # 17 more
@@ -111,7 +111,7 @@ def test_others_are_answered_between_its_pictures(sound: runtime.Model) -> None:
         task = asyncio.create_task(occlusion.explain(served, encode(PICTURE), 8))
         while len(sizes) < 3:
             await asyncio.sleep(0)
-        await served.answer_of(encode(PICTURE))
+        await served.answer(encode(PICTURE))
         assert not task.done()
         before = sum(sizes)
         await task

@@ -2,8 +2,6 @@
 
 import asyncio
 import gc
-import os
-import signal
 import threading
 import time
 import weakref
@@ -20,13 +18,13 @@ from PIL import Image
 from serving import artifacts
 from serving.engine import batching
 from serving.engine import selection as runtime
-from serving.engine.batching import Job
 from serving.engine.measurements import Measurements
 from serving.engine.providers import Backend
 from serving.engine.selection import Options
 from serving.errors import DeadlineExceeded, Overloaded, StartError, Unavailable
 from serving.images import picture as images
-from serving.repository import served as served_module
+from serving.protocols.native import describe
+from serving.repository.answers import Answer, Outcome
 from serving.repository.served import ServedModel
 from serving.settings import Settings
 from tests.fixtures import toy
@@ -43,7 +41,7 @@ def upload(artifact: artifacts.Artifact) -> bytes:
 
 
 def ask(served: ServedModel, data: bytes) -> np.ndarray:
-    return asyncio.run(served.answer_of(data)).probabilities()
+    return asyncio.run(served.answer(data)).probabilities
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -81,24 +79,23 @@ def test_a_provider_that_fails_is_replaced_by_another(artifact: artifacts.Artifa
     wait_until(lambda: served.computes)
     assert asked == [Backend("cuda", "tf32")]
     assert np.abs(ask(served, image) - artifact.golden_probabilities[0]).max() < 1e-5
-    described = served.describe()
+    described = describe(served)
     assert described["provider"] == "CPUExecutionProvider"
     assert described["provider_reason"].startswith("cuda tf32 failed (CUDA error: device lost); ")
 
 
 def test_a_worker_without_another_provider_ends_to_be_replaced(
-    sound: runtime.Model, artifact: artifacts.Artifact, monkeypatch: pytest.MonkeyPatch
+    sound: runtime.Model, artifact: artifacts.Artifact
 ) -> None:
     def load(without: Backend | None) -> runtime.Model:
         raise StartError("nothing else is here")
 
-    ended: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "kill", lambda process, number: ended.append((process, number)))
-    served = ServedModel(replace(sound, run=broken), Settings(), load)
+    ended: list[bool] = []
+    served = ServedModel(replace(sound, run=broken), Settings(), load, lost=ended.append)
     with pytest.raises(Unavailable):
         ask(served, upload(artifact))
     wait_until(lambda: bool(ended))
-    assert ended == [(os.getpid(), signal.SIGINT)]
+    assert ended == [False]
     assert not served.computes
 
 
@@ -117,7 +114,7 @@ def test_a_model_moves_to_a_faster_backend_while_it_is_asked(
     fast = replace(sound, run=noting("fast"), backend=Backend("openvino", "bf16"), reason="the fastest")
     slow = replace(sound, run=noting("slow"), measuring=True)
     served = ServedModel(slow, Settings(), lambda backend: sound, lambda model: fast)
-    assert served.describe()["measuring"]
+    assert describe(served)["measuring"]
     image = upload(artifact)
     first = ask(served, image)
     thread = threading.Thread(target=served.take_faster)
@@ -125,7 +122,7 @@ def test_a_model_moves_to_a_faster_backend_while_it_is_asked(
     thread.join(10)
     assert np.array_equal(ask(served, image), first)
     assert used == ["slow", "fast"]
-    described = served.describe()
+    described = describe(served)
     assert (described["provider"], described["precision"]) == ("OpenVINO", "bf16")
     assert (described["provider_reason"], described["measuring"]) == ("the fastest", False)
 
@@ -161,16 +158,16 @@ def test_no_more_large_pictures_wait_for_a_decoder_than_can_be_decoded_in_time(
         return decode(picture, *arguments)
 
     async def scenario(served: ServedModel, picture: bytes) -> None:
-        waiting = [asyncio.create_task(served.answer_of(picture)) for _ in range(2)]
+        waiting = [asyncio.create_task(served.answer(picture)) for _ in range(2)]
         while len(begun) < 2:  # two decoders
             await asyncio.sleep(0.01)
-        waiting += [asyncio.create_task(served.answer_of(picture)) for _ in range(8)]
+        waiting += [asyncio.create_task(served.answer(picture)) for _ in range(8)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="8 large pictures wait to be decoded; the limit is 8, what can be"):
-            await served.answer_of(picture)
+            await served.answer(picture)
         waiting[-1].cancel()  # its client has gone, and leaves its place
         await asyncio.sleep(0)
-        waiting[-1] = asyncio.create_task(served.answer_of(picture))
+        waiting[-1] = asyncio.create_task(served.answer(picture))
         await asyncio.sleep(0)
         gate.set()
         await asyncio.gather(*waiting)
@@ -182,24 +179,23 @@ def test_no_more_large_pictures_wait_for_a_decoder_than_can_be_decoded_in_time(
 
 
 def test_the_deadline_counts_from_when_it_was_asked(sound: runtime.Model, artifact: artifacts.Artifact) -> None:
-    async def submitted(asked: float) -> Job:
-        future: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+    async def submitted(asked: float) -> Outcome:
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         served = ServedModel(sound, Settings(deadline_ms=1000), lambda backend: sound)
-        served.submit(images.Decoded(artifact.golden_images[0]), future.set_result, asked)
+        served.submit(artifact.golden_images[0], future.set_result, asked=asked)
         return await future
 
-    with pytest.raises(DeadlineExceeded):
-        asyncio.run(submitted(time.perf_counter() - 1.1)).probabilities()
-    asyncio.run(submitted(time.perf_counter() - 0.1)).probabilities()
+    assert isinstance(asyncio.run(submitted(time.perf_counter() - 1.1)), DeadlineExceeded)
+    assert isinstance(asyncio.run(submitted(time.perf_counter() - 0.1)), Answer)
 
 
 def test_a_burst_of_large_pictures_does_not_make_the_next_one_look_slow(sound: runtime.Model) -> None:
     async def scenario(served: ServedModel, picture: bytes) -> None:
         for _ in range(20):
-            await served.answer_of(picture)
-        usual = served._decoding.seconds
-        await asyncio.gather(*(served.answer_of(picture) for _ in range(40)))
-        assert served._decoding.seconds < 10 * usual  # and not the time of the burst, 40 times that
+            await served.answer(picture)
+        usual = served.decoder.service_time.seconds
+        await asyncio.gather(*(served.answer(picture) for _ in range(40)))
+        assert served.decoder.service_time.seconds < 10 * usual  # and not the time of the burst, 40 times that
 
     served = ServedModel(sound, Settings(), lambda backend: sound)
     asyncio.run(asyncio.wait_for(scenario(served, encode(colours((400, 400)), "PNG")), 60))
@@ -221,14 +217,15 @@ def test_what_takes_long_though_it_is_small_is_not_decoded_on_the_event_loop(
     sound: runtime.Model, laborious: bytes
 ) -> None:
     served = ServedModel(sound, Settings(), lambda backend: sound)
-    assert served._decode_now(laborious, 0.0) is None
-    assert isinstance(served._decode_now(encode(colours(), "JPEG"), 0.0), images.Decoded)
+    assert served.decoder.now(laborious) is None
+    assert isinstance(served.decoder.now(encode(colours(), "JPEG")), images.Decoded)
 
 
 def test_a_batch_that_never_ends_is_given_up_and_the_worker_with_it(
     sound: runtime.Model, artifact: artifacts.Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, ended = threading.Event(), []
+    gate = threading.Event()
+    ended: list[bool] = []
 
     def hang(images: np.ndarray) -> np.ndarray:
         gate.wait(20)
@@ -236,25 +233,23 @@ def test_a_batch_that_never_ends_is_given_up_and_the_worker_with_it(
 
     async def scenario(served: ServedModel) -> None:
         image = upload(artifact)
-        running = asyncio.create_task(served.answer_of(image))
+        running = asyncio.create_task(served.answer(image))
         await asyncio.sleep(0.01)
-        waiting = asyncio.create_task(served.answer_of(image))
+        waiting = asyncio.create_task(served.answer(image))
         with pytest.raises(DeadlineExceeded):  # though nothing takes it from the queue
-            (await waiting).probabilities()
+            await waiting
         with pytest.raises(Unavailable):
-            (await running).probabilities()
+            await running
         with pytest.raises(Unavailable):
-            served.admit()
+            served.check()
         await asyncio.sleep(0.1)
         gate.set()
 
     monkeypatch.setattr(batching, "STUCK_SECONDS", 0.5)
-    monkeypatch.setattr(served_module, "LAST_SECONDS", 0.01)
-    monkeypatch.setattr(os, "_exit", ended.append)
     slow = replace(sound, run=hang, image_seconds=1.0)
-    served = ServedModel(slow, Settings(deadline_ms=100), lambda backend: sound)
+    served = ServedModel(slow, Settings(deadline_ms=100), lambda backend: sound, lost=ended.append)
     asyncio.run(asyncio.wait_for(scenario(served), 20))
-    assert ended == [1]
+    assert ended == [True]
 
 
 def test_a_model_is_freed_with_its_last_request_even_if_no_garbage_is_collected(

@@ -1,0 +1,149 @@
+"""Many pictures or arrays of one request -> an answer or an error for each, in order.
+
+They take the same way as a lone picture, and others have their turn between them. Knows nothing of the protocol that
+brought them.
+"""
+
+import asyncio
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from serving.artifacts import Artifact
+from serving.engine.admission import Permit
+from serving.engine.batching import Job
+from serving.errors import ClassifyError, InvalidRequest
+from serving.repository.answers import Answer, Outcome
+from serving.repository.served import Decoding, ServedModel
+
+TURN_SECONDS = 0.005  # of the event loop that the pictures of a request may take before others have their turn
+MAX_LARGE = 2  # pictures of one request that may be with the decoders
+SERVICE_FAILS = 500  # the status from which on a failure is the service's, and no picture's
+
+Pictures = Sequence[bytes] | np.ndarray
+
+
+@overload
+async def predict_many(
+    served: ServedModel,
+    pictures: Pictures,
+    *,
+    partial: Literal[False],
+    permit: Permit | None = None,
+    asked: float | None = None,
+) -> list[Answer]: ...
+@overload
+async def predict_many(
+    served: ServedModel,
+    pictures: Pictures,
+    *,
+    partial: Literal[True] = True,
+    permit: Permit | None = None,
+    asked: float | None = None,
+) -> list[Answer | ClassifyError]: ...
+async def predict_many(
+    served: ServedModel,
+    pictures: Pictures,
+    *,
+    partial: bool = True,
+    permit: Permit | None = None,
+    asked: float | None = None,
+) -> Any:
+    """`pictures` are files, or an array (N, H, W, C) uint8 of the model's own H, W and C. An answer for each, in order.
+
+    With `partial`, a picture that cannot be decoded has its error in its place; without, the first one is raised.
+    Raises what is no picture's fault (Overloaded, Unavailable, DeadlineExceeded, and whatever nobody expected) as soon
+    as it is known, and then no further picture is tried. If the task is cancelled, since the client has gone, what is
+    left is not computed. `permit` has a place for each, and is released by whoever made it; without one, places are
+    reserved here. `asked` is when an array's deadline began, by time.perf_counter(); by default now.
+    """
+    if isinstance(pictures, np.ndarray):
+        check_array(pictures, served.artifact)
+    if len(pictures) == 0:
+        return []
+    if permit is not None:
+        return await _Request(served, pictures, partial, permit, asked).outcomes()
+    with served.admit(len(pictures)) as own:
+        return await _Request(served, pictures, partial, own, asked).outcomes()
+
+
+def check_array(images: np.ndarray, artifact: Artifact) -> None:
+    """Raises InvalidRequest where the model does not take it."""
+    if images.dtype != np.uint8 or images.shape[1:] != artifact.input_shape:
+        wanted, given = ("x".join(map(str, shape)) for shape in (artifact.input_shape, images.shape))
+        raise InvalidRequest(f"{artifact.name} takes Nx{wanted} of uint8, got {given} of {images.dtype}")
+
+
+class _Request:
+    """The pictures of one request on their way."""
+
+    def __init__(
+        self, served: ServedModel, pictures: Pictures, partial: bool, permit: Permit, asked: float | None = None
+    ):
+        self._served, self._pictures, self._partial, self._permit = served, pictures, partial, permit
+        self._asked = time.perf_counter() if asked is None else asked
+        self._outcomes: list[Answer | ClassifyError | None] = [None] * len(pictures)
+        self._left = len(pictures)
+        self._pending: list[Job | Decoding] = []
+        self._large: set[int] = set()  # those that wait for a decoder or were decoded on one, and have no answer yet
+        self._progress = asyncio.Event()
+        self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def outcomes(self) -> Any:
+        try:
+            await self._start()
+            await self._finished
+            return self._outcomes
+        finally:
+            for pending in self._pending:
+                pending.cancelled = True
+            self._pending.clear()
+            if self._finished.done() and not self._finished.cancelled():
+                self._finished.exception()  # it was raised above, or an earlier one was
+
+    async def _start(self) -> None:
+        """Send each picture on its way. Small ones are decoded at once: others have their turn between them. Of the
+        large ones a few at a time, so that one request does not take all the room there is for them."""
+        turn = time.perf_counter()
+        for index, picture in enumerate(self._pictures):
+            if time.perf_counter() - turn > TURN_SECONDS:
+                await asyncio.sleep(0)
+                turn = time.perf_counter()
+            if self._finished.done():  # it has failed: what was not started yet need not be
+                return
+            self._start_one(index, picture)
+            while len(self._large) > MAX_LARGE and not self._finished.done():
+                self._progress.clear()
+                await self._progress.wait()
+
+    def _start_one(self, index: int, picture: bytes | np.ndarray) -> None:
+        done = functools.partial(self._done, index)
+        try:
+            if isinstance(picture, np.ndarray):
+                self._pending.append(self._served.submit(picture, done, self._permit, self._asked))
+                return
+            pending = self._served.predict(picture, done, self._permit)
+        except Exception as err:
+            self._done(index, err)
+            return
+        self._pending.append(pending)
+        if isinstance(pending, Decoding):
+            self._large.add(index)
+
+    def _done(self, index: int, outcome: Outcome) -> None:
+        self._large.discard(index)
+        self._progress.set()
+        if self._finished.done():
+            return
+        if isinstance(outcome, Answer) or (
+            self._partial and isinstance(outcome, ClassifyError) and outcome.status < SERVICE_FAILS
+        ):
+            self._outcomes[index] = outcome
+            self._left -= 1
+            if self._left == 0:
+                self._finished.set_result(None)
+        else:
+            self._finished.set_exception(outcome)
