@@ -1,91 +1,74 @@
-"""How much there is to read: `python -m benchmarks.lines` counts the lines of code of each part beside their limits.
+"""How much there is to read: `python -m benchmarks.lines` prints one table of all rooms and their lines of code.
 
-A line of code is neither blank nor only a comment nor part of a docstring.
+A line of code is neither blank nor only a comment nor part of a docstring. A report for people: it limits nothing.
 """
 
 import ast
 import io
 import sys
 import tokenize
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-_NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-
-# What somebody reads who wants to know how a picture becomes an answer, and how pictures become a model: paths, and the
-# lines of code they may have. A path counts where it is named with the longest beginning.
-PARTS: dict[str, tuple[tuple[str, ...], int]] = {
-    "core of serving": (
-        (
-            "serving/protocols/native.py",
-            "serving/protocols/hints.py",
-            "serving/repository/",
-            "serving/engine/",
-            "serving/images/",
-            "serving/artifacts.py",
-            "serving/processes.py",
-            "serving/errors.py",
-        ),
-        2300,
-    ),
-    "finding a digit's figure": (
-        (
-            "serving/images/digits.py",
-            "serving/images/figure.py",
-            "serving/images/ground.py",
-            "serving/images/parts.py",
-        ),
-        500,
-    ),
-    "trying backends": (("serving/engine/probing.py", "serving/engine/openvino_cpu.py"), 300),
-    "training": (("training/",), 1900),
-    "changing and drawing pictures": (
-        ("training/recipes/augmentation.py", "training/recipes/distortion.py", "training/recipes/drawn.py"),
-        250,
-    ),
-    "people's pictures": (("training/data/",), 750),
-    "publishing others' models": (("training/export.py", "training/artifact/inspection.py"), 150),
-    "families of networks": (("training/networks/", "training/efficientnet_lite0.py"), 800),
-}
+HALVES = ("serving", "training", "study", "benchmarks", "deploy", "fuzz", "tests")
+_NO_CODE = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 
-def lines_of_code(path: Path) -> int:
-    source = path.read_text()
-    lines: set[int] = set()
+class Count(NamedTuple):
+    """Of one file."""
+
+    code: int
+    comments: int  # lines that are or end with one
+    docstrings: int
+
+
+def count(source: str) -> Count:
+    code: set[int] = set()
+    comments: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in _NO_CODE:
-            lines.update(range(token.start[0], token.end[0] + 1))
+        if token.type == tokenize.COMMENT:
+            comments.add(token.start[0])
+        elif token.type not in _NO_CODE:
+            code.update(range(token.start[0], token.end[0] + 1))
+    docstrings: set[int] = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
+            first = node.body[0]
             if (
                 isinstance(first, ast.Expr)
                 and isinstance(first.value, ast.Constant)
                 and isinstance(first.value.value, str)
             ):
-                lines.difference_update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
-    return len(lines)
+                docstrings.update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    return Count(len(code - docstrings), len(comments), len(docstrings))
 
 
-def counts() -> dict[str, int]:
-    """Lines of code of every part."""
-    found = dict.fromkeys(PARTS, 0)
-    places = {place: name for name, (places, _) in PARTS.items() for place in places}
-    for half in ("serving", "training"):
-        for file in (ROOT / half).rglob("*.py"):
-            path = file.relative_to(ROOT).as_posix()
-            if named := [place for place in places if path.startswith(place)]:
-                found[places[max(named, key=len)]] += lines_of_code(file)
-    return found
+def rooms() -> dict[str, list[Path]]:
+    """The files of each room; those that are in none are their half's own."""
+    found: dict[str, list[Path]] = {}
+    for half in HALVES:
+        for file in sorted((ROOT / half).rglob("*.py")):
+            folders = file.relative_to(ROOT).parts[:-1]
+            found.setdefault("/".join(folders[:2]), []).append(file)
+    return dict(sorted(found.items()))
 
 
 def main() -> int:
-    over = False
-    for name, lines in counts().items():
-        limit = PARTS[name][1]
-        over |= lines > limit
-        print(f"{name:<25} {lines:>6,} lines of code, at most {limit:,}")
-    return int(over)
+    print(f"{'':<26}{'files':>7}{'code':>9}{'comments':>10}{'docstrings':>12}  longest file")
+    totals: Counter[str] = Counter()
+    for room, files in rooms().items():
+        counts = [count(file.read_text()) for file in files]
+        code, comments, docstrings = (sum(column) for column in zip(*counts, strict=True))
+        longest = max(zip(counts, files, strict=True), key=lambda pair: pair[0].code)
+        print(
+            f"{room:<26}{len(files):>7,}{code:>9,}{comments:>10,}{docstrings:>12,}  "
+            f"{longest[1].name} {longest[0].code:,}"
+        )
+        totals.update(files=len(files), code=code, comments=comments, docstrings=docstrings)
+    print(f"{'all':<26}{totals['files']:>7,}{totals['code']:>9,}{totals['comments']:>10,}{totals['docstrings']:>12,}")
+    return 0
 
 
 if __name__ == "__main__":

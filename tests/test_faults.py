@@ -102,7 +102,9 @@ def counted(client: Client) -> float:
     assert client.post("/classify", PICTURE).status == 200
     time.sleep(0.1)  # until another worker's /metrics knows of it
     text = client.get("/metrics").body.decode()
-    return float(text.partition('shortcut_requests_total{route="/classify",status="200"} ')[2].split()[0])
+    return float(
+        text.partition('shortcut_requests_total{protocol="native",route="/classify",status="200"} ')[2].split()[0]
+    )
 
 
 def wait_for_workers(client: Client, seconds: float) -> None:
@@ -169,7 +171,7 @@ def test_a_disk_that_takes_nothing_does_not_hurt_serving(script: str, monkeypatc
             big = encode(colours((1500, 1000)), "BMP")
             assert client.post("/classify", big).status == 200
             text = client.get("/metrics").body.decode()
-            assert 'shortcut_requests_total{route="/classify",status="200"}' in text
+            assert 'shortcut_requests_total{protocol="native",route="/classify",status="200"}' in text
         log = (folder / "log").read_text()
         assert "Traceback" not in log
         assert "elemetry" not in log  # ONNX Runtime's, which would want to write an identifier

@@ -209,7 +209,9 @@ def test_health_and_metrics(service: Client) -> None:
 
 def requests_counted(service: Client) -> float:
     text = service.get("/metrics").body.decode()
-    (value,) = re.findall(r'^shortcut_requests_total{route="/classify",status="200"} (\S+)$', text, re.M)
+    (value,) = re.findall(
+        r'^shortcut_requests_total{protocol="native",route="/classify",status="200"} (\S+)$', text, re.M
+    )
     return float(value)
 
 

@@ -38,14 +38,14 @@ def run(folder: Path | None) -> list[str]:
 
 def test_requests_are_counted_by_route_and_status() -> None:
     lines = run(None)
-    assert 'shortcut_requests_total{route="/classify",status="200"} 3.0' in lines
-    assert 'shortcut_requests_total{route="unknown",status="404"} 1.0' in lines
-    assert 'shortcut_request_seconds_bucket{le="0.005",route="/classify"} 3.0' in lines
+    assert 'shortcut_requests_total{protocol="native",route="/classify",status="200"} 3.0' in lines
+    assert 'shortcut_requests_total{protocol="native",route="unknown",status="404"} 1.0' in lines
+    assert 'shortcut_request_seconds_bucket{le="0.005",protocol="native",route="/classify"} 3.0' in lines
 
 
 def test_processes_that_share_a_folder_are_summed(tmp_path: Path) -> None:
     run(tmp_path)
-    assert 'shortcut_requests_total{route="/classify",status="200"} 6.0' in run(tmp_path)
+    assert 'shortcut_requests_total{protocol="native",route="/classify",status="200"} 6.0' in run(tmp_path)
 
 
 def test_a_second_service_leaves_the_metrics_of_the_first_alone(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_second_service_leaves_the_metrics_of_the_first_alone(tmp_path: Path) 
             assert first.post("/classify", encode(colours())).status == 200
         with running(tmp_path / "second.log", **settings) as second:
             assert '"/classify",status="200"' not in second.get("/metrics").body.decode()
-        expect(first, 'shortcut_requests_total{route="/classify",status="200"} 4.0')
+        expect(first, 'shortcut_requests_total{protocol="native",route="/classify",status="200"} 4.0')
 
 
 def expect(client: Client, *lines: str) -> str:
@@ -99,7 +99,7 @@ def test_an_operator_sees_where_time_goes_and_what_is_loaded(observed: tuple[Cli
         f'shortcut_batch_images_bucket{{le="1.0",{of}}} 3.0',
         f"shortcut_queue_images{{{of}}} 0.0",
         f"shortcut_queue_room_images{{{of}}} 1024.0",  # of both workers
-        'shortcut_requests_total{route="/classify",status="500"} 0.0',
+        'shortcut_requests_total{protocol="native",route="/classify",status="500"} 0.0',
         'shortcut_model_workers{model="toy-colours",precision="float32",provider="CPUExecutionProvider",version="1"} '
         "2.0",
     )

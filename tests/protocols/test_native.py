@@ -129,6 +129,10 @@ def test_form_fields_count_like_the_query(service: Client, path: str) -> None:
     [
         ("?model=digits_cnn-mnist", ("model", None, b"toy-colours"), "in the query and in the form"),
         ("?top_k=2", ("top_k", None, b"1"), "in the query and in the form"),
+        ("?top_k=3", ("top_k", None, b"5"), "in the query and in the form"),  # 3 is the default
+        ("?explain=0", ("explain", None, b"1"), "in the query and in the form"),
+        ("?top_k=", ("model", None, b"toy-colours"), "top_k is empty"),
+        ("", ("top_k", None, b""), "top_k is empty"),
         ("", ("model_name", None, b"toy-colours"), "the form field 'model_name' is not known; there is model"),
         ("?model_name=x", ("top_k", None, b"1"), "the query parameter 'model_name' is not known"),
         ("?top_k=1&top_k=2", ("model", None, b"toy-colours"), "twice"),
@@ -195,8 +199,12 @@ def test_a_large_picture_whose_client_has_gone_is_not_computed(tmp_path: Path) -
             connection.close()
         assert client.post("/classify", large).status == 200
         text = client.get("/metrics").body.decode()
-        answered = float(text.partition('shortcut_requests_total{route="/classify",status="200"} ')[2].split()[0])
-        gone = float(text.partition('shortcut_requests_total{route="/classify",status="499"} ')[2].split()[0])
+        answered = float(
+            text.partition('shortcut_requests_total{protocol="native",route="/classify",status="200"} ')[2].split()[0]
+        )
+        gone = float(
+            text.partition('shortcut_requests_total{protocol="native",route="/classify",status="499"} ')[2].split()[0]
+        )
         assert gone >= 15, text  # a picture takes some 50 ms, two at a time
         assert answered + gone == 41
 

@@ -9,7 +9,6 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from serving import artifacts
@@ -18,8 +17,8 @@ from serving.errors import ImageTooLarge, StartError, Unavailable, UnknownModel
 from serving.images.picture import decode_image
 from serving.operations import metrics
 from serving.repository import models
-from serving.repository.models import Repository, started_with, verify
 from serving.repository.decoding import INLINE_PIXELS
+from serving.repository.models import Repository, started_with, verify
 from serving.settings import Settings
 from tests.fixtures import toy
 from tests.fixtures.pictures import colours, encode
