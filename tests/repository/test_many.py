@@ -13,8 +13,9 @@ import pytest
 from serving import artifacts
 from serving.engine import selection as runtime
 from serving.engine.measurements import Measurements
+from serving.engine.providers import Backend
 from serving.engine.selection import Options
-from serving.errors import ClassifyError, InvalidImage, InvalidRequest, Overloaded, Unavailable
+from serving.errors import ClassifyError, InvalidImage, InvalidRequest, Overloaded, StartError, Unavailable
 from serving.images.picture import Picture
 from serving.repository.answers import Answer
 from serving.repository.many import MAX_LARGE, predict_many
@@ -148,7 +149,11 @@ def test_the_services_failure_ends_the_request(sound: runtime.Model) -> None:
         raise RuntimeError("device lost")
 
     decoded: list[bytes] = []
-    model = served(replace(sound, run=broken))
+
+    def nothing_else(backend: Backend | None) -> runtime.Model:
+        raise StartError("there is no other")
+
+    model = ServedModel(replace(sound, run=broken), Settings(), nothing_else)
     predict = model.predict
 
     def counting(data: bytes, *more: Any) -> Any:

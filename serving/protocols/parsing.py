@@ -1,0 +1,59 @@
+"""Large bodies -> values, beside the event loop: JSON, and pictures as base64 text in it. Knows no protocol.
+
+A small body is parsed at once, since waking a thread costs more.
+"""
+
+import asyncio
+import binascii
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from serving.errors import InvalidRequest
+
+T = TypeVar("T")
+
+INLINE_BYTES = 64 * 1024  # a body of up to this is parsed on the event loop, in a millisecond or two
+_PARSERS = ThreadPoolExecutor(2, "parse")  # of a worker: more would only share the interpreter
+
+
+async def parsed(body: bytes, parse: Callable[[bytes], T]) -> T:
+    """What `parse` makes of a body; a large one on a thread. Raises what it raises.
+
+    `parse` reads, decodes and checks whatever takes long for a large body, and returns what is needed of it. Drop
+    `request.body` before you await this, so that the body is freed as soon as it is parsed.
+    """
+    if len(body) <= INLINE_BYTES:
+        return parse(body)
+    return await asyncio.get_running_loop().run_in_executor(_PARSERS, parse, body)
+
+
+def load_json(body: bytes, constants: bool = False) -> Any:
+    """The value of a JSON text in UTF-8. NaN and Infinity are no JSON, but taken with `constants`. Raises
+    InvalidRequest."""
+    try:
+        return json.loads(body, parse_constant=None if constants else _no_number)
+    except (ValueError, RecursionError) as err:  # no UTF-8, no JSON, or thousands of lists in each other
+        raise InvalidRequest(f"the body is no valid JSON: {_short(err)}") from None
+
+
+def from_base64(text: Any, what: str = "b64") -> bytes:
+    """The bytes of base64 text (RFC 4648, section 4), with or without line ends and a `data:` URL's beginning; `what`
+    names the field in messages. Raises InvalidRequest."""
+    if not isinstance(text, str):
+        raise InvalidRequest(f"{what} must be base64 text, got {type(text).__name__}")
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return binascii.a2b_base64("".join(text.split()) if "\n" in text else text, strict_mode=True)
+    except (binascii.Error, ValueError) as err:
+        raise InvalidRequest(f"{what} is no valid base64: {_short(err)}") from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON's")
+
+
+def _short(err: Exception) -> str:
+    return str(err)[:100] or type(err).__name__
