@@ -111,7 +111,7 @@ def accuracy(run: Run, artifact: artifacts.Artifact, split: TestSplit) -> float:
     right = 0
     for start in range(0, len(split), max(BATCHES)):
         indices = range(start, min(start + max(BATCHES), len(split)))
-        best = run(np.stack([split.array(i) for i in indices])).argmax(axis=1)
+        best = run(np.stack([split.array(i) for i in indices])).probabilities.argmax(axis=1)
         right += sum(artifact.labels[k] == split.labels[i] for i, k in zip(indices, best, strict=True))
     return 100 * right / len(split)
 

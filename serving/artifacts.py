@@ -22,7 +22,8 @@ FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pil
 
 @dataclass(frozen=True)
 class Artifact:
-    """One verified version. `onnx` is the model's bytes; golden arrays are (n, H, W, C) uint8 and (n, K) float32."""
+    """One verified version. `onnx` is the model's bytes; golden arrays are (n, H, W, C) uint8, (n, K) float32 and (n,)
+    float32. golden.npz need not hold the last one: it is how unfamiliar the pictures are to the network."""
 
     name: str
     version: int
@@ -38,6 +39,13 @@ class Artifact:
     golden_probabilities: np.ndarray = field(repr=False)
     resize_to: int | None = None
     pad_fill: tuple[int, ...] = (0,)
+    golden_unfamiliarity: np.ndarray | None = field(repr=False, default=None)
+
+    @property
+    def unfamiliarity_threshold(self) -> float | None:
+        """Above it a picture is unfamiliar; None where the card names none."""
+        found = (self.card.get("unfamiliarity") or {}).get("threshold")
+        return None if found is None else float(found)
 
 
 def select(models: Path, versions: str = "") -> list[Path]:
@@ -124,7 +132,7 @@ def read(path: Path) -> Artifact:
     """Read `path` (models/<name>/<version>), checking every listed file's SHA-256 before anything in it is used."""
     card = _read_card(path / "card.json")
     contents = {name: _verified(path / name, card["files"].get(name)) for name in ("model.onnx", "golden.npz")}
-    images, probabilities = _read_golden(path / "golden.npz", contents["golden.npz"], card)
+    images, probabilities, unfamiliarity = _read_golden(path / "golden.npz", contents["golden.npz"], card)
     return Artifact(
         name=path.parent.name,
         version=int(path.name),
@@ -140,6 +148,7 @@ def read(path: Path) -> Artifact:
         golden_probabilities=probabilities,
         resize_to=card.get("resize_to"),
         pad_fill=tuple(card.get("pad_fill", (0,))),
+        golden_unfamiliarity=unfamiliarity,
     )
 
 
@@ -163,13 +172,14 @@ def _read_card(path: Path) -> dict[str, Any]:
             and card.get("resample", "bilinear") in FILTERS
             and _fits_convention(card, shape)
             and isinstance(files, dict)
+            and _is_threshold(card.get("unfamiliarity"))
         )
     except (KeyError, TypeError) as err:
         raise StartError(f"{path}: lacks or mistypes {err}") from err
     if not sound:
         raise StartError(
-            f"{path}: name, labels, input_shape, input_convention, resample, resize_to, pad_fill or files is not as it "
-            "must be"
+            f"{path}: name, labels, input_shape, input_convention, resample, resize_to, pad_fill, files or "
+            "unfamiliarity is not as it must be"
         )
     return card
 
@@ -191,6 +201,14 @@ def _fits_convention(card: dict[str, Any], shape: list[int]) -> bool:
     )
 
 
+def _is_threshold(unfamiliarity: Any) -> bool:
+    """Whether it is nothing, or `{"threshold": <number or null>, …}`."""
+    if unfamiliarity is None:
+        return True
+    value = unfamiliarity.get("threshold") if isinstance(unfamiliarity, dict) else "no mapping"
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON's")
 
@@ -209,13 +227,16 @@ def _verified(path: Path, listed: Any) -> bytes:
     return content
 
 
-def _read_golden(path: Path, content: bytes, card: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def _read_golden(path: Path, content: bytes, card: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             images, probabilities = archive["image"], archive["probabilities"]
+            unfamiliarity = archive.get("unfamiliarity")
     except Exception as err:  # zip, header and dtype damage each raise a class of their own
         raise StartError(f"{path}: is no readable golden.npz ({err})") from err
     fits = images.shape[1:] == tuple(card["input_shape"]) and probabilities.shape == (len(images), len(card["labels"]))
     if not fits or images.dtype != np.uint8 or len(images) == 0:
         raise StartError(f"{path}: arrays {images.shape} {images.dtype} and {probabilities.shape} do not fit the card")
-    return images, probabilities
+    if unfamiliarity is not None and (unfamiliarity.shape != (len(images),) or not np.isfinite(unfamiliarity).all()):
+        raise StartError(f"{path}: unfamiliarity {unfamiliarity.shape} is not a finite number for each image")
+    return images, probabilities, unfamiliarity

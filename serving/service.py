@@ -81,8 +81,10 @@ class ImageClassifier:
             folder = shared.create(WORKERS * metrics.FOLDER_BYTES)
             if address is not None:
                 address.check()
-            for choice in models.verify(SETTINGS, THREADS, Measurements(SETTINGS.cache, folder), folder):
-                log.info("%s: %s, %s images/s", choice.name, choice.backend, f"{choice.rate:,.0f}")
+            kept = []  # all of them, as a worker will: what that takes of memory is what a worker will take
+            for model, known in models.verify(SETTINGS, THREADS, Measurements(SETTINGS.cache, folder), folder):
+                log.info("%s: %s, %s images/s", model.name, known.backend, f"{known.rate:,.0f}")
+                kept.append(model)
             for sentence in artifacts.misnamed(SETTINGS.models):
                 log.warning("not served: %s", sentence)
         except StartError as err:

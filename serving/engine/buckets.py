@@ -3,11 +3,32 @@
 Knows arrays and seconds only.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-Run = Callable[[np.ndarray], np.ndarray]
+
+class Outputs(NamedTuple):
+    """What a network answers to N images."""
+
+    probabilities: np.ndarray  # (N, K) float32
+    # (N,) float32, higher is stranger; None where the network does not say
+    unfamiliarity: np.ndarray | None = None
+
+    def first(self, count: int) -> "Outputs":
+        return Outputs(self.probabilities[:count], None if self.unfamiliarity is None else self.unfamiliarity[:count])
+
+
+Run = Callable[[np.ndarray], Outputs]
+
+
+def joined(parts: Sequence[Outputs]) -> Outputs:
+    """The answers to several batches as those to one."""
+    strange = [part.unfamiliarity for part in parts if part.unfamiliarity is not None]
+    return Outputs(np.concatenate([part.probabilities for part in parts]), np.concatenate(strange) if strange else None)
+
 
 SIZES = (1, 4, 16)  # what may be prepared; twice as many gain 10 % at most, and cost twice the memory
 FORMED = (1, 2, 4, 8, 16, 32)  # the batches that a service forms between idle and saturated
@@ -36,10 +57,28 @@ def worthwhile(seconds: Mapping[int, float]) -> dict[int, float]:
     return kept
 
 
+def batch_seconds(seconds: Mapping[int, float]) -> dict[int, float]:
+    """What a batch of each size of FORMED takes; `seconds` is what a run of each prepared size takes."""
+    found = plans(seconds, max(FORMED))
+    return {size: found[size][0] for size in FORMED}
+
+
+def with_recomputing(fast: Mapping[int, float], exact: Mapping[int, float], share: float) -> dict[int, float]:
+    """What a batch of each size takes if each of its images is computed again with probability `share`: the run of the
+    whole batch, and on average the run of those images. `exact` is what a batch of some sizes takes when it is computed
+    again; between them the time grows evenly."""
+    sizes, taken = [0, *sorted(exact)], [0.0, *(exact[size] for size in sorted(exact))]
+
+    def again(count: int) -> float:
+        chances = [math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(count + 1)]
+        return float(np.dot(chances, np.interp(range(count + 1), sizes, taken)))
+
+    return {size: seconds + again(size) for size, seconds in fast.items()}
+
+
 def images_per_second(seconds: Mapping[int, float]) -> float:
     """The geometric mean over FORMED of the rate at which a batch of that size is computed."""
-    found = plans(seconds, max(FORMED))
-    return float(np.exp(np.mean([np.log(size / found[size][0]) for size in FORMED])))
+    return float(np.exp(np.mean([np.log(size / seconds[size]) for size in FORMED])))
 
 
 def in_buckets(runs: Mapping[int, Run], seconds: Mapping[int, float] | None = None) -> Run:
@@ -49,20 +88,21 @@ def in_buckets(runs: Mapping[int, Run], seconds: Mapping[int, float] | None = No
     known = {size: (seconds or {}).get(size, 1.0 + size / 1000) for size in runs}
     table = [sizes for _, sizes in plans(known, most)]
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> Outputs:
         count = len(images)
         if count in runs:
             return runs[count](images)
-        answers, start = [], 0
+        answers: list[Outputs] = []
+        start = 0
         for size in (most,) * (count // most) + table[count % most]:
             part = images[start : start + size]
             start += size
             missing = size - len(part)
             if missing:
                 filled = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
-                answers.append(runs[size](filled)[:-missing])
+                answers.append(runs[size](filled).first(len(part)))
             else:
                 answers.append(runs[size](part))
-        return np.concatenate(answers)
+        return joined(answers)
 
     return run

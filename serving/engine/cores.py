@@ -50,23 +50,23 @@ def _allowed() -> set[int]:
 
 def _quota() -> float | None:
     """In processors: the least that this process's cgroup and those around it have; None where none has any."""
-    found = [quota for folder in _cgroups() if (quota := _quota_of(folder)) is not None]
+    found = [quota for folder in cgroups("cpu") if (quota := _quota_of(folder)) is not None]
     return min(found, default=None)
 
 
-def _cgroups() -> Iterator[Path]:
+def cgroups(controller: str) -> Iterator[Path]:
     """The folders of this process's cgroup and of those around it, in either version. In a container the path that the
     kernel names may lead nowhere, and its own cgroup is what is mounted at the top."""
     try:
         lines = OWN_CGROUPS.read_text().splitlines()
     except OSError:
         lines = []
-    for line in [*lines, "0::/", "1:cpu:/"]:
+    for line in [*lines, "0::/", f"1:{controller}:/"]:
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         # Version 2 names no controllers. The folder of version 1 may also be called after one of two.
-        for top in [CGROUPS] if not controllers else [CGROUPS / controllers, CGROUPS / "cpu"]:
+        for top in [CGROUPS] if not controllers else [CGROUPS / controllers, CGROUPS / controller]:
             folder = top / path.lstrip("/")
             while ".." not in folder.parts and folder.is_relative_to(top):
                 yield folder

@@ -1,4 +1,4 @@
-"""What was measured on this machine, remembered: artifact and machine -> the fastest backend that gave right answers.
+"""What was measured on this machine, remembered: artifact and machine -> how the artifact is best computed here.
 
 One JSON file, `providers.json`, in the folder SHORTCUT_CACHE; a missing, damaged or unwritable one only costs the
 measurement, once a start: what could not be written there, or what the next start should not rely on, goes into a file
@@ -25,13 +25,39 @@ MAX_ENTRIES = 256  # the oldest go
 
 @dataclass(frozen=True)
 class Measurement:
-    """The fastest backend, the images a second of every one that gave right answers, fastest first, and why others did
-    not."""
+    """How one version is best computed: the fastest backend, the images a second of every one that gave right answers,
+    fastest first, and why others did not."""
 
     backend: Backend
     rates: dict[str, float]
     refused: list[str]
     seconds: dict[int, float] = field(default_factory=dict)  # what a run of each batch size takes on that backend
+    image_seconds: float = 0.0  # of an image in a large batch, with the close calls that are computed again
+    recomputed_share: float = 0.0  # of the golden images, that are computed again in float32
+    deviation: float = 0.0  # the largest difference to a golden probability, where all were compared
+    bytes: int = 0  # of memory, that loading the backend took at its peak
+
+    @property
+    def rate(self) -> float:
+        """Images a second."""
+        return self.rates.get(str(self.backend), 0.0)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, entry: Any) -> "Measurement":
+        """Raises KeyError, TypeError, ValueError or AttributeError for what `as_json` has not made."""
+        return cls(
+            Backend(**(entry["backend"] | {"buckets": tuple(entry["backend"]["buckets"])})),
+            {str(name): float(rate) for name, rate in entry["rates"].items()},
+            [str(reason) for reason in entry["refused"]],
+            {int(size): float(taken) for size, taken in entry["seconds"].items()},
+            float(entry["image_seconds"]),
+            float(entry["recomputed_share"]),
+            float(entry["deviation"]),
+            int(entry["bytes"]),
+        )
 
 
 class Measurements:
@@ -40,33 +66,39 @@ class Measurements:
     def __init__(self, folder: Path, shared: Path | None = None):
         self._cache, self._own = _file(folder), _file(shared)
         self._shared = shared
-        self._entries: dict[str, Any] = {}
-        self.turn = threading.RLock()  # for the thread that measures: it needs the machine for itself
+        # What the next start may rely on, and what holds for this service only: the former goes into the cache.
+        self._lasting: dict[str, Any] = {}
+        self._passing: dict[str, Any] = {}
+        self.measuring = threading.Lock()  # held while something is measured
+        self._lock = threading.Lock()  # held while entries are read or changed, which waits for no measurement
 
     def find(self, key: str) -> Measurement | None:
-        with self.turn:
-            if key not in self._entries:  # another worker may have measured it meanwhile
-                for path in filter(None, (self._cache, self._own)):
+        with self._lock:
+            if key not in self._passing and key not in self._lasting:  # another worker may have measured it meanwhile
+                for path, entries in ((self._cache, self._lasting), (self._own, self._passing)):
                     with contextlib.suppress(OSError, ValueError):
-                        self._entries |= _entries(path.read_bytes())
+                        entries |= {} if path is None else _entries(path.read_bytes())
+            entry = self._passing.get(key, self._lasting.get(key))
         try:
-            entry = self._entries[key]
-            rates = {str(name): float(rate) for name, rate in entry["rates"].items()}
-            backend = Backend(**(entry["backend"] | {"buckets": tuple(entry["backend"]["buckets"])}))
-            seconds = {int(size): float(taken) for size, taken in entry["seconds"].items()}
-            return Measurement(backend, rates, [str(reason) for reason in entry["refused"]], seconds)
+            return Measurement.from_json(entry)
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
 
     def keep(self, key: str, measurement: Measurement, lasting: bool = True) -> None:
-        """For the next start too, if it is `lasting`; within a `turn`. Does without where it cannot write. Two services
-        that write at once both leave a whole file."""
-        self._entries.pop(key, None)
-        self._entries = dict(list(self._entries.items())[1 - MAX_ENTRIES :]) | {key: asdict(measurement)}
-        for path in filter(None, (self._cache if lasting else None, self._own)):
-            with contextlib.suppress(OSError):
-                self._write(path)
-                return
+        """For the next start too, if it is `lasting`. Does without where it cannot write. Two services that write at
+        once both leave a whole file."""
+        with self._lock:
+            if lasting:
+                self._passing.pop(key, None)
+                self._lasting = _with(self._lasting, key, measurement)
+                if self._cache is not None:
+                    with contextlib.suppress(OSError):
+                        _write(self._cache, self._lasting)
+                        return
+            self._passing = _with(self._passing, key, measurement)
+            if self._own is not None:
+                with contextlib.suppress(OSError):
+                    _write(self._own, self._passing)
 
     @contextlib.contextmanager
     def trying(self, key: str) -> Iterator[None]:
@@ -86,16 +118,23 @@ class Measurements:
         finally:
             mark.unlink(missing_ok=True)
 
-    def _write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".providers-")
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(self._entries, file, indent=1)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+
+def _with(entries: dict[str, Any], key: str, measurement: Measurement) -> dict[str, Any]:
+    """The newest entries with one more."""
+    others = {name: entry for name, entry in entries.items() if name != key}
+    return dict(list(others.items())[1 - MAX_ENTRIES :]) | {key: measurement.as_json()}
+
+
+def _write(path: Path, entries: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".providers-")
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(entries, file, indent=1)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def _entries(text: str | bytes) -> dict[str, Any]:

@@ -11,26 +11,30 @@ from typing import Any
 
 import numpy as np
 
-from serving.engine.buckets import Run
+from serving.engine.buckets import Outputs, Run
+
+
+class NotHere(RuntimeError):
+    """This machine, or this environment, has not what is needed."""
 
 
 @functools.cache  # the plugin and its list of devices, once in a process
 def _core() -> Any:
     if platform.machine() not in ("x86_64", "AMD64"):
-        raise RuntimeError(f"OpenVINO is used on x86-64 only, this is {platform.machine()}")
+        raise NotHere(f"OpenVINO is used on x86-64 only, this is {platform.machine()}")
     try:
         import openvino
     except ImportError as err:
-        raise RuntimeError("openvino is not installed (requirements/serving.txt has it)") from err
+        raise NotHere("openvino is not installed (requirements/serving.txt has it)") from err
     return openvino.Core()
 
 
 def open_runs(onnx: bytes, precision: str, threads: int, sizes: Sequence[int]) -> dict[int, Run]:
     """A run for each batch size, computing in "float32" or "bf16"; the run for size 0 takes any. None of them may be
-    called by two threads at once. Raises RuntimeError, or whatever OpenVINO raises."""
+    called by two threads at once. Raises NotHere, or whatever OpenVINO raises."""
     core = _core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise RuntimeError("this CPU has no bf16 instructions")
+        raise NotHere("this CPU has no bf16 instructions")
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": threads,
@@ -51,11 +55,12 @@ def _as_run(compiled: Any) -> Run:
     from openvino import Tensor
 
     request = compiled.create_infer_request()
+    names = [name for output in compiled.outputs for name in output.names]
+    wanted = ["probabilities", *(["unfamiliarity"] if "unfamiliarity" in names else [])]
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> Outputs:
         request.set_input_tensor(Tensor(np.ascontiguousarray(images), shared_memory=True))
         request.infer()
-        answers: np.ndarray = request.get_output_tensor().data
-        return answers.copy()  # the next run writes there
+        return Outputs(*(request.get_tensor(name).data.copy() for name in wanted))  # the next run writes there
 
     return run

@@ -1,4 +1,4 @@
-"""Backends are tried in a child process: an artifact and backends -> what each takes for a batch, or why it is refused.
+"""Backends are tried in a child process: an artifact and backends -> what each takes, or why it is refused.
 
 Native code may end its process on some processor, never return, or compute nonsense. Here it ends, or blocks, a child
 only. The child checks each backend on the golden inputs and then times them in turn, so that whatever else the machine
@@ -15,16 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from types import MappingProxyType
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
 from serving import artifacts
-from serving.engine.buckets import FORMED, Run
-from serving.engine.exactness import golden_check
+from serving.engine import memory
+from serving.engine.buckets import FORMED, Outputs, Run
+from serving.engine.exactness import Check, CloseCalls, golden_check
 from serving.engine.providers import Backend, ProviderError, open_run
 
 CHILD = ("-m", "serving.engine.probing")
@@ -36,15 +38,28 @@ HANGS_SECONDS = 60.0  # without any progress of the child
 UNDISTURBED = 0.7
 NICENESS = 10  # requests that are served meanwhile go first
 _DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
+# Of memory, that the child takes: the libraries, and a multiple of the model for the backends that it has open at once.
+CHILD_BYTES, CHILD_TIMES = 200 * 10**6, 8
+# Signals of native code that meets a processor for which it is wrong: it will do so again.
+_LASTING_SIGNALS = {signal.SIGILL, signal.SIGFPE, signal.SIGSEGV, signal.SIGBUS}
+
+
+class Trial(NamedTuple):
+    """What a backend takes that gives right answers."""
+
+    seconds: dict[int, float]  # for a run of each of its batch sizes, close calls found but not computed again
+    again: Mapping[int, float] = MappingProxyType({})  # for a number of close calls in float32; empty where none is
+    recomputed_share: float = 0.0  # of the golden images, that are computed again
+    bytes: int = 0  # of memory, to load and check it, at the peak
 
 
 @dataclass
 class Findings:
-    """What each backend takes for a batch of each size, or why it is refused; `lasting` if the next start may rely on
-    it: nothing disturbed the timing, and nothing was refused that may do better another time."""
+    """What each backend takes, or why it is refused; `lasting` if the next start may rely on it: nothing disturbed the
+    timing, and nothing was refused that may do better another time."""
 
-    seconds: dict[Backend, dict[int, float]]
-    refused: dict[Backend, str]
+    trials: dict[Backend, Trial] = field(default_factory=dict)
+    refused: dict[Backend, str] = field(default_factory=dict)
     lasting: bool = True
 
 
@@ -55,9 +70,35 @@ def probe(
     hangs_seconds: float = HANGS_SECONDS,
     child: Sequence[str] = CHILD,
 ) -> Findings:
-    """Never raises: where no child can be started, every backend is refused for that reason."""
-    found = Findings({}, {})
+    """Never raises: where no child can be started, every backend is refused for that reason, which may pass."""
+    found = Findings()
     left = list(backends)
+    try:
+        _probe(artifact, left, found, threads, hangs_seconds, child)
+    except Exception as err:  # no room for temporary files, no process, an answer that was cut off
+        reason = f"no process can be started: {err.strerror or err}" if isinstance(err, OSError) else repr(err)
+        found.refused |= dict.fromkeys(left, reason)
+        found.lasting = False
+    return found
+
+
+def _probe(
+    artifact: artifacts.Artifact,
+    left: list[Backend],
+    found: Findings,
+    threads: int,
+    hangs_seconds: float,
+    child: Sequence[str],
+) -> None:
+    """Fill `found`; of `left` stays what no child has answered for. Raises OSError, and ValueError or KeyError where an
+    answer cannot be read."""
+    room, needed = memory.left(), CHILD_BYTES + CHILD_TIMES * len(artifact.onnx)
+    if room is not None and room < needed:  # where memory is short some orchestrators end everything, not the child
+        found.refused |= dict.fromkeys(
+            left, f"not measured: {memory.megabytes(room)} of memory are left, and it takes {memory.megabytes(needed)}"
+        )
+        found.lasting = False
+        return
     while left:
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as mark:
             mark.write(b"-1")
@@ -70,27 +111,23 @@ def probe(
                 "mark": mark.fileno(),
                 "parent": os.getpid(),
             }
-            try:
-                ended = _run([sys.executable, *child, json.dumps(request)], output, errors, mark, hangs_seconds)
-            except OSError as err:
-                ended = f"no process can be started: {err.strerror}"
+            ended, lasting = _run([sys.executable, *child, json.dumps(request)], output, errors, mark, hangs_seconds)
             if not ended:
                 output.seek(0)
                 _read(json.load(output), left, found)
-                return found
+                return
             current, _ = _progress(mark.fileno())
             errors.seek(0)
             last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
-        found.lasting &= ended.startswith("ends its process")  # a hang, or want of memory, may pass
+        found.lasting &= lasting
         if current < 0:  # it had not come to any backend
             found.refused |= dict.fromkeys(left, ": ".join([ended, *last]))
-            return found
+            return
         found.refused[left.pop(current)] = ended
-    return found
 
 
-def _run(command: list[str], output: Any, errors: Any, mark: Any, hangs_seconds: float) -> str:
-    """What went wrong; empty if nothing did. Raises OSError."""
+def _run(command: list[str], output: Any, errors: Any, mark: Any, hangs_seconds: float) -> tuple[str, bool]:
+    """What went wrong, and whether it would again; empty if nothing did. Raises OSError."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(
         command,
@@ -112,13 +149,15 @@ def _run(command: list[str], output: Any, errors: Any, mark: Any, hangs_seconds:
                 if now != before:
                     before, since = now, time.monotonic()
                 elif time.monotonic() - since > hangs_seconds:
-                    return f"does not answer for {hangs_seconds:.0f} s"
+                    return f"does not answer for {hangs_seconds:.0f} s", False
     finally:
         process.kill()
         process.wait()
     if code == -signal.SIGKILL:
-        return "was killed, for want of memory perhaps"
-    return f"ends its process by {signal.Signals(-code).name}" if code < 0 else code * "ends its process with an error"
+        return "was killed, for want of memory perhaps", False
+    if code < 0:
+        return f"ends its process by {signal.Signals(-code).name}", -code in _LASTING_SIGNALS
+    return ("ends its process with an error", False) if code else ("", True)
 
 
 def _progress(mark: int) -> tuple[int, int]:
@@ -129,10 +168,14 @@ def _progress(mark: int) -> tuple[int, int]:
 
 def _read(answer: dict[str, Any], backends: Sequence[Backend], found: Findings) -> None:
     for backend, result in zip(backends, answer["results"], strict=True):
-        if isinstance(result, str):
-            found.refused[backend] = result
+        if "refused" in result:
+            found.refused[backend] = result["refused"]
+            found.lasting &= result["lasting"]
         else:
-            found.seconds[backend] = {int(size): float(taken) for size, taken in result.items()}
+            seconds, again = (
+                {int(size): float(taken) for size, taken in result[part].items()} for part in ("seconds", "again")
+            )
+            found.trials[backend] = Trial(seconds, again, result["recomputed_share"], result["bytes"])
     found.lasting &= answer["undisturbed"]
 
 
@@ -168,45 +211,87 @@ def main(request: str) -> None:
 def _answer(
     artifact: artifacts.Artifact, backends: Sequence[Backend], threads: int, mark: _Mark, answers: TextIO
 ) -> None:
-    runs: dict[int, Run] = {}
-    results: list[str | dict[int, float]] = ["" for _ in backends]
+    runs: dict[Backend, Run] = {}  # what is timed: of each sound backend, and of each referee
+    calls: dict[Backend, CloseCalls] = {}  # of those that are less exact than float32
+    results: list[dict[str, Any]] = [{} for _ in backends]
+    bytes_of: dict[Backend, int] = {}
+    numbers: dict[Backend, int] = {}  # which of `backends` is tried, or needs the referee that is
     for number, backend in enumerate(backends):
         mark.at(number)
+        numbers[backend] = number
         try:
-            run = open_run(artifact.onnx, backend, threads)
-            golden_check(run, backend, artifact)
-            runs[number] = run
+            run, check = _open_checked(artifact, backend, threads, bytes_of)
+            if backend.precision != "float32":
+                calls[backend] = CloseCalls.of(check, artifact.unfamiliarity_threshold)
+                if backend.exact not in runs:  # what decides the close calls, if it is right itself
+                    numbers.setdefault(backend.exact, number)
+                    runs[backend.exact], _ = _open_checked(artifact, backend.exact, threads, bytes_of)
         except ProviderError as err:
-            results[number] = str(err)
+            results[number] = {"refused": str(err), "lasting": err.lasting}
+            continue
+        runs[backend] = run if backend not in calls else _finding_close_calls(run, calls[backend])
     started, own = time.perf_counter(), time.process_time()
-    sizes = {number: backends[number].sizes for number in runs}
-    on_gpu = any(backends[number].provider == "cuda" for number in runs)  # which the processor waits for
+    on_gpu = any(backend.provider == "cuda" for backend in runs)  # which the processor waits for
     # One thread's own time leaves out what requests take of its core meanwhile.
     clock = time.process_time if threads == 1 and not on_gpu else time.perf_counter
-    seconds = _time_in_turn(runs, sizes, artifact.golden_images, mark, clock)
+    seconds = _time_in_turn(runs, artifact.golden_images, lambda backend: mark.at(numbers[backend]), clock)
     undisturbed = time.process_time() - own > UNDISTURBED * (time.perf_counter() - started)
-    for number, taken in seconds.items():
-        results[number] = taken
+    for backend, result in zip(backends, results, strict=True):
+        if "refused" not in result:
+            less_exact = backend in calls
+            share = _recomputed_share(runs[backend], calls[backend], artifact.golden_images) if less_exact else 0.0
+            again = seconds[backend.exact] if less_exact else {}
+            needed = bytes_of[backend] + (bytes_of[backend.exact] if less_exact else 0)
+            result |= {"seconds": seconds[backend], "again": again, "recomputed_share": share, "bytes": needed}
     json.dump({"results": results, "undisturbed": undisturbed or on_gpu}, answers)
 
 
+def _open_checked(
+    artifact: artifacts.Artifact, backend: Backend, threads: int, bytes_of: dict[Backend, int]
+) -> tuple[Run, Check]:
+    """A run that reproduces the golden outputs; notes the memory that it took. Raises ProviderError."""
+    growth = memory.Growth()
+    run = open_run(artifact.onnx, backend, threads)
+    check = golden_check(run, backend, artifact)
+    bytes_of.setdefault(backend, growth.peak())
+    return run, check
+
+
+def _finding_close_calls(fast: Run, calls: CloseCalls) -> Run:
+    """`fast` as it is served, but for the close calls, whose number hangs on the pictures: their time is added."""
+
+    def run(images: np.ndarray) -> Outputs:
+        outputs = fast(images)
+        calls.among(outputs)
+        return outputs
+
+    return run
+
+
+def _recomputed_share(run: Run, calls: CloseCalls, images: np.ndarray) -> float:
+    """The share of `images` whose answers are close calls."""
+    size = min(len(images), max(FORMED))
+    close = sum(len(calls.among(run(images[start : start + size]))) for start in range(0, len(images), size))
+    return close / len(images)
+
+
 def _time_in_turn(
-    runs: dict[int, Run], sizes: dict[int, tuple[int, ...]], golden: np.ndarray, mark: _Mark, clock: Callable[[], float]
-) -> dict[int, dict[int, float]]:
+    runs: dict[Backend, Run], golden: np.ndarray, mark: Callable[[Backend], None], clock: Callable[[], float]
+) -> dict[Backend, dict[int, float]]:
     """The least seconds that each run takes for a batch of each of its sizes, by `clock`."""
-    found: dict[int, dict[int, float]] = {number: {} for number in runs}
+    found: dict[Backend, dict[int, float]] = {backend: {} for backend in runs}
     for size in FORMED:
         images = np.resize(golden, (size, *golden.shape[1:]))
-        taken: dict[int, list[float]] = {number: [] for number in runs if size in sizes[number]}
+        taken: dict[Backend, list[float]] = {backend: [] for backend in runs if size in backend.sizes}
         end = time.perf_counter() + len(taken) * TIMED_SECONDS / len(FORMED)
         while time.perf_counter() < end or any(len(each) < LEAST_RUNS for each in taken.values()):
-            for number, each in taken.items():
-                mark.at(number)
+            for backend, each in taken.items():
+                mark(backend)
                 started = clock()
-                runs[number](images)
+                runs[backend](images)
                 each.append(clock() - started)
-        for number, each in taken.items():
-            found[number][size] = min(each)
+        for backend, each in taken.items():
+            found[backend][size] = min(each)
     return found
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import onnxruntime as ort
 
 from serving.engine import openvino_cpu
-from serving.engine.buckets import FORMED, SIZES, Run, in_buckets
+from serving.engine.buckets import FORMED, SIZES, Outputs, Run, in_buckets
 
 # Execution providers of ONNX Runtime, and OpenVINO itself.
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "openvino": "OpenVINO", "cpu": "CPUExecutionProvider"}
@@ -29,7 +29,15 @@ ort.set_default_logger_severity(3)  # a provider that cannot load is reported on
 
 
 class ProviderError(RuntimeError):
-    """The provider is not to be had on this machine, or does not reproduce the golden outputs."""
+    """The provider is not to be had on this machine, or does not reproduce the golden outputs.
+
+    `lasting` where that will be so at the next start on this machine too. Whatever a library raises may pass: memory
+    may have been short.
+    """
+
+    def __init__(self, message: str, lasting: bool = False):
+        super().__init__(message)
+        self.lasting = lasting
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ def open_run(onnx: bytes, backend: Backend, threads: int, seconds: Mapping[int, 
     try:
         runs = openvino_cpu.open_runs(onnx, backend.precision, threads, backend.buckets or (0,))
     except Exception as err:  # RuntimeError, or a class of OpenVINO's
-        raise ProviderError(one_line(err)) from err
+        raise ProviderError(one_line(err), isinstance(err, openvino_cpu.NotHere)) from err
     return in_buckets(runs, seconds) if backend.buckets else runs[0]
 
 
@@ -116,15 +124,20 @@ def open_session(onnx: bytes, backend: Backend, threads: int, options: ort.Sessi
 
 
 def as_run(session: ort.InferenceSession, backend: Backend, seconds: Mapping[int, float] | None = None) -> Run:
-    def run(images: np.ndarray) -> np.ndarray:
-        return session.run(_OUTPUTS, {"image": images})[0]
+    outputs = output_names(session)
+
+    def run(images: np.ndarray) -> Outputs:
+        return Outputs(*session.run(outputs, {"image": images}))
 
     if backend.graphs:
         return in_buckets({size: bound_run(session, size, "cuda") for size in backend.buckets}, seconds)
     return in_buckets(dict.fromkeys(backend.buckets, run), seconds) if backend.buckets else run
 
 
-_OUTPUTS = ("probabilities",)
+def output_names(session: ort.InferenceSession) -> list[str]:
+    """Of the outputs that are served, in the order of `Outputs`."""
+    found = {output.name for output in session.get_outputs()}
+    return ["probabilities", *(["unfamiliarity"] if "unfamiliarity" in found else [])]
 
 
 def bound_run(session: ort.InferenceSession, size: int, device: str) -> Run:
@@ -132,20 +145,25 @@ def bound_run(session: ort.InferenceSession, size: int, device: str) -> Run:
 
     Not run where there is no GPU, but for its way on the device "cpu". Source: ONNX Runtime's page on CUDA graphs.
     """
-    [image], [output] = session.get_inputs(), session.get_outputs()
+    [image] = session.get_inputs()
+    shapes = {output.name: (size, *output.shape[1:]) for output in session.get_outputs()}
     given = ort.OrtValue.ortvalue_from_numpy(np.zeros((size, *image.shape[1:]), np.uint8), device, 0)
-    answer = ort.OrtValue.ortvalue_from_numpy(np.zeros((size, *output.shape[1:]), np.float32), device, 0)
+    answers = [
+        ort.OrtValue.ortvalue_from_numpy(np.zeros(shapes[name], np.float32), device, 0)
+        for name in output_names(session)
+    ]
     binding = session.io_binding()
     binding.bind_ortvalue_input(image.name, given)
-    binding.bind_ortvalue_output(output.name, answer)
+    for name, answer in zip(output_names(session), answers, strict=True):
+        binding.bind_ortvalue_output(name, answer)
     options = ort.RunOptions()
     if device == "cuda":
         options.add_run_config_entry("gpu_graph_id", str(size))  # recorded at the first run, repeated from then on
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> Outputs:
         given.update_inplace(np.ascontiguousarray(images))
         session.run_with_iobinding(binding, options)
-        return np.array(answer.numpy())  # the next run writes there
+        return Outputs(*(np.array(answer.numpy()) for answer in answers))  # the next run writes there
 
     return run
 
@@ -157,9 +175,11 @@ def one_line(err: Exception) -> str:
 def _cuda_session(onnx: bytes, options: ort.SessionOptions, backend: Backend) -> ort.InferenceSession:
     """Not run where there is no GPU. Source: ONNX Runtime's "CUDA Execution Provider" page."""
     if "CUDAExecutionProvider" not in ort.get_available_providers():
-        raise ProviderError("this onnxruntime was built without CUDA (install requirements/serving-gpu.txt)")
+        raise ProviderError(
+            "this onnxruntime was built without CUDA (install requirements/serving-gpu.txt)", lasting=True
+        )
     if not cuda_may_work():
-        raise ProviderError("no NVIDIA GPU was found")
+        raise ProviderError("no NVIDIA GPU was found", lasting=True)
     ort.preload_dlls()
     # Without this entry a missing library falls back to the CPU while the provider still counts as available.
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -2,8 +2,12 @@
 
 A model is served at once, by ONNX Runtime on the processor. Which backend is faster is found out meanwhile, in a child
 process, and remembered; then the model moves there. Knows nothing of requests or queues.
+
+Three values tell of it: `Options` (what is allowed), `Measurement` (what is known of an artifact on this machine, which
+processes and starts hand on), `Model` (what runs).
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +16,17 @@ from typing import NamedTuple
 import numpy as np
 
 from serving.artifacts import Artifact
-from serving.engine.buckets import Run, images_per_second, worthwhile
-from serving.engine.exactness import RULE, deciding_close_calls, golden_check
+from serving.engine import memory
+from serving.engine.buckets import batch_seconds, images_per_second, with_recomputing, worthwhile
+from serving.engine.exactness import RULE, CloseCalls, ServedRun, deciding_close_calls, golden_check
 from serving.engine.measurements import Measurement, Measurements
-from serving.engine.probing import Findings, probe
+from serving.engine.probing import Findings, Trial, probe
 from serving.engine.providers import BACKENDS, PROVIDERS, Backend, ProviderError, machine, open_run
 from serving.errors import StartError
 
 LESS_EXACT = 1.25  # times as fast must a backend be that is less exact than float32
+log = logging.getLogger("shortcut")
+RESERVE = 0.1  # fraction of the memory there is that no model moves into: requests need it
 CPU = Backend("cpu")
 
 
@@ -50,16 +57,30 @@ class Options(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """A served version: `run` maps (N, H, W, C) uint8 to (N, K) float32 probabilities, for one thread at a time."""
+    """A served version: `run` maps (N, H, W, C) uint8 to Outputs, for one thread at a time. That of a less exact backend
+    also takes thresholds: see `rows`."""
 
     artifact: Artifact
-    run: Run
+    run: ServedRun
     backend: Backend
     reason: str
     deviation: float  # the largest difference to a golden probability
     load_seconds: float
     image_seconds: float  # of one image in a large batch, warm
+    recomputed_share: float = 0.0  # of the golden images, that are computed again in float32
     measuring: bool = False  # whether `faster` may find a better backend
+
+    def rows(self, images: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
+        """(N, H, W, C) uint8 -> (N, K) float32 probabilities, or (N, K + 1) where the last is the unfamiliarity.
+
+        `thresholds` (N,) are those by which the best probabilities will be judged, NaN for none: a less exact backend
+        computes again in float32 what is near them.
+        """
+        if thresholds is None or self.backend.precision == "float32":
+            probabilities, unfamiliarity = self.run(images)
+        else:
+            probabilities, unfamiliarity = self.run(images, thresholds)
+        return probabilities if unfamiliarity is None else np.column_stack([probabilities, unfamiliarity])
 
     @property
     def name(self) -> str:
@@ -76,38 +97,29 @@ class Model:
         )
 
 
-class Proof(NamedTuple):
-    """What a process has found about ONNX Runtime and one artifact: others on that machine need not find it again."""
-
-    machine: str
-    deviation: float  # the largest difference to a golden probability
-    image_seconds: float
-
-
 def load(
     artifact: Artifact,
     measurements: Measurements,
     options: Options,
     without: Backend | None = None,
-    proof: Proof | None = None,
+    checked: Measurement | None = None,
 ) -> Model:
     """A warm model as soon as there is one that gives right answers: on the processor by ONNX Runtime, where that is
-    allowed; with a `proof` a few golden images are enough. `without` is a backend that has failed. Raises StartError
-    if a demanded provider is not to be had or nothing reproduces the golden outputs."""
+    allowed. `checked` is what another process of this machine has found of that: a few golden images are enough then.
+    `without` is a backend that has failed. Raises StartError if a demanded provider is not to be had or nothing
+    reproduces the golden outputs."""
     backends = options.backends(without)
-    if proof is not None and proof.machine != machine():
-        proof = None
     if CPU in backends:
         reason = "the provider that is ready first; whether another is faster is being measured"
         only = len(backends) == 1
         try:
-            return _open(artifact, CPU, options, str(options) if only else reason, measuring=not only, proof=proof)
+            return _open(artifact, CPU, options, str(options) if only else reason, checked=checked, measuring=not only)
         except ProviderError as err:
             if only:
                 raise StartError(_none(artifact, options, [f"{CPU}: {err}"])) from err
     measurement = measure(artifact, measurements, options, backends)
     try:
-        return _open(artifact, measurement.backend, options, _because(measurement, options), measurement.seconds)
+        return _open(artifact, measurement.backend, options, _because(measurement, options), measurement)
     except ProviderError as err:
         raise StartError(_none(artifact, options, [f"{measurement.backend}: {err}"])) from err
 
@@ -115,8 +127,17 @@ def load(
 def faster(model: Model, measurements: Measurements, options: Options) -> Model:
     """The same version on the fastest backend; takes seconds where that must be measured first, in a child process.
 
-    The model as it was, with the reason, where none is faster.
+    The model as it was, with the reason, where none is faster or the fastest does not fit into the memory that is left.
+    Never raises: what nobody thought of is logged once, and ends the measuring too.
     """
+    try:
+        return _faster(model, measurements, options)
+    except Exception as err:
+        log.exception("%s is not measured", model.name)
+        return replace(model, measuring=False, reason=f"not measured: {err!r}")
+
+
+def _faster(model: Model, measurements: Measurements, options: Options) -> Model:
     try:
         measurement = measure(model.artifact, measurements, options, options.backends())
     except StartError as err:  # not even the provider in use can be measured
@@ -125,10 +146,21 @@ def faster(model: Model, measurements: Measurements, options: Options) -> Model:
     if measurement.backend == model.backend:
         return replace(model, measuring=False, reason=reason)
     try:
+        _need_memory(measurement)
         with measurements.trying(measurement_key(model.artifact, options.backends(), options)):
-            return _open(model.artifact, measurement.backend, options, reason, measurement.seconds)
+            return _open(model.artifact, measurement.backend, options, reason, measurement)
     except ProviderError as err:
         return replace(model, measuring=False, reason=f"{measurement.backend}: {err}; {reason}")
+
+
+def _need_memory(measurement: Measurement) -> None:
+    """Raises ProviderError if the backend needs more memory than is left beside the reserve."""
+    left, limit = memory.left(), memory.limit()
+    if left is not None and limit is not None and measurement.bytes > left - RESERVE * limit:
+        raise ProviderError(
+            f"loading it takes up to {memory.megabytes(measurement.bytes)} of memory; {memory.megabytes(left)} of "
+            f"{memory.megabytes(limit)} are left, of which {memory.megabytes(RESERVE * limit)} are kept for requests"
+        )
 
 
 def measure(
@@ -136,46 +168,64 @@ def measure(
 ) -> Measurement:
     """Which of the backends is the fastest: known, or found out now. Raises StartError if none is right."""
     key = measurement_key(artifact, backends, options)
-    with measurements.turn:
+    with measurements.measuring:  # a measurement needs the machine for itself
         known = measurements.find(key)
         if known is not None and known.backend.provider in {backend.provider for backend in backends}:
             return known
         findings = probe(artifact, backends, options.threads)
-        if not findings.seconds:
+        if not findings.trials:
             raise StartError(_none(artifact, options, _reasons(findings)))
-        kept = {
-            backend: worthwhile(seconds) if backend.buckets else seconds
-            for backend, seconds in findings.seconds.items()
-        }
-        rates = {backend: images_per_second(seconds) for backend, seconds in kept.items()}
-        order = sorted(rates, key=lambda b: -rates[b] / (1 if b.precision == "float32" else LESS_EXACT))
-        best = order[0]
-        chosen = replace(best, buckets=tuple(sorted(kept[best])) if best.buckets else ())
-        measurement = Measurement(chosen, {str(b): round(rates[b], 1) for b in order}, _reasons(findings), kept[best])
+        measurement = decide(findings)
         measurements.keep(key, measurement, findings.lasting)
         return measurement
 
 
-class Choice(NamedTuple):
-    """How a version will run, and why."""
+def decide(findings: Findings) -> Measurement:
+    """The fastest as it would be served: with the close calls that it would compute again. A pure function."""
+    prepared = {
+        backend: worthwhile(trial.seconds) if backend.buckets else trial.seconds
+        for backend, trial in findings.trials.items()
+    }
+    served = {backend: _served_seconds(prepared[backend], trial) for backend, trial in findings.trials.items()}
+    rates = {backend: images_per_second(seconds) for backend, seconds in served.items()}
+    order = sorted(rates, key=lambda b: -rates[b] / (1 if b.precision == "float32" else LESS_EXACT))
+    best = order[0]
+    largest = max(served[best])
+    return Measurement(
+        replace(best, buckets=tuple(sorted(prepared[best])) if best.buckets else ()),
+        {str(backend): round(rates[backend], 1) for backend in order},
+        _reasons(findings),
+        seconds=prepared[best],
+        image_seconds=served[best][largest] / largest,
+        recomputed_share=findings.trials[best].recomputed_share,
+        bytes=findings.trials[best].bytes,
+    )
 
-    name: str
-    backend: Backend
-    rate: float  # images a second
-    reason: str
-    proof: Proof | None = None
+
+def _served_seconds(prepared: dict[int, float], trial: Trial) -> dict[int, float]:
+    batches = batch_seconds(prepared)
+    return with_recomputing(batches, trial.again, trial.recomputed_share) if trial.again else batches
 
 
-def choose(artifact: Artifact, measurements: Measurements, options: Options) -> Choice:
-    """In the parent: make sure that the workers can `load`, and say what they will take as far as that is known. Raises
+def choose(artifact: Artifact, measurements: Measurements, options: Options) -> tuple[Model, Measurement]:
+    """In the parent: what the workers can `load`, and where it will be moved to as far as that is known. Raises
     StartError."""
     model = load(artifact, measurements, options)
-    proof = Proof(machine(), model.deviation, model.image_seconds) if model.backend == CPU else None
     known = measurements.find(measurement_key(artifact, options.backends(), options)) if model.measuring else None
-    if known is not None:
-        rate = known.rates.get(str(known.backend), 0.0)
-        return Choice(model.name, known.backend, rate, _because(known, options), proof)
-    return Choice(model.name, model.backend, 1 / model.image_seconds, model.reason, proof)
+    return model, known or measurement_of(model)
+
+
+def measurement_of(model: Model) -> Measurement:
+    """What loading a model has told of the backend that it runs on: other processes need not compare again."""
+    rates = {str(model.backend): 1 / model.image_seconds}
+    return Measurement(
+        model.backend,
+        rates,
+        [],
+        image_seconds=model.image_seconds,
+        recomputed_share=model.recomputed_share,
+        deviation=model.deviation,
+    )
 
 
 def measurement_key(artifact: Artifact, backends: Sequence[Backend], options: Options) -> str:
@@ -190,15 +240,21 @@ def open_backend(
     threads: int,
     seconds: dict[int, float] | None = None,
     sizes: Sequence[int] = (),
-) -> tuple[Run, float]:
+) -> tuple[ServedRun, float]:
     """A run that has reproduced the golden outputs, in batches of `sizes`, with close calls decided in float32; and the
     largest difference to a golden probability. `seconds` as for open_run. Raises ProviderError."""
     run = open_run(artifact.onnx, backend, threads, seconds)
-    deviation, lead = golden_check(run, backend, artifact, sizes)
-    if backend.precision != "float32":
-        # A session of its own, since one that has computed large batches keeps their memory.
-        run = deciding_close_calls(run, open_run(artifact.onnx, backend.exact, threads), lead)
-    return run, deviation
+    check = golden_check(run, backend, artifact, sizes)
+    if backend.precision == "float32":
+        return run, check.deviation
+    # A session of its own, which computes one image at a time in its check: after large batches it would keep their
+    # memory.
+    exact = open_run(artifact.onnx, backend.exact, threads)
+    try:
+        golden_check(exact, backend.exact, artifact, sizes=(1,), every=True)
+    except ProviderError as err:
+        raise ProviderError(f"what decides its close calls, {backend.exact}, {err}", err.lasting) from err
+    return deciding_close_calls(run, exact, CloseCalls.of(check, artifact.unfamiliarity_threshold)), check.deviation
 
 
 def _open(
@@ -206,29 +262,31 @@ def _open(
     backend: Backend,
     options: Options,
     reason: str,
-    seconds: dict[int, float] | None = None,
+    measurement: Measurement | None = None,
+    checked: Measurement | None = None,
     measuring: bool = False,
-    proof: Proof | None = None,
 ) -> Model:
     """A checked and warm model. Raises ProviderError."""
     started = time.perf_counter()
-    if proof is None:
-        run, deviation = open_backend(artifact, backend, options.threads, seconds)
-        seconds = seconds or _timed(run, artifact.golden_images, options.threads)
+    if checked is None:
+        known = measurement.seconds if measurement else None
+        run, deviation = open_backend(artifact, backend, options.threads, known)
     else:
         run, deviation = open_backend(artifact, backend, options.threads, sizes=(1,))
-        deviation, seconds = max(deviation, proof.deviation), {1: proof.image_seconds}
-    largest = max(seconds)
+        deviation = max(deviation, checked.deviation)
+    found = measurement or checked
+    seconds = found.image_seconds if found else _timed(run, artifact.golden_images, options.threads)
+    share = measurement.recomputed_share if measurement else 0.0
     took = time.perf_counter() - started
-    return Model(artifact, run, backend, reason, deviation, took, seconds[largest] / largest, measuring)
+    return Model(artifact, run, backend, reason, deviation, took, seconds, share, measuring)
 
 
-def _timed(run: Run, images: np.ndarray, threads: int) -> dict[int, float]:
-    """The seconds that a batch takes, by its size; of one thread its own time, which is no one else's."""
+def _timed(run: ServedRun, images: np.ndarray, threads: int) -> float:
+    """The seconds that an image takes in a large batch; of one thread its own time, which is no one else's."""
     clock = time.thread_time if threads == 1 else time.perf_counter
     began = clock()
     run(images)
-    return {len(images): max(clock() - began, 1e-9)}
+    return max(clock() - began, 1e-9) / len(images)
 
 
 def _none(artifact: Artifact, options: Options, reasons: Sequence[str]) -> str:

@@ -303,6 +303,7 @@ def describe(served: ServedModel) -> dict[str, Any]:
         "provider_reason": model.reason,
         "measuring": model.measuring,
         "images_per_second": round(1 / model.image_seconds, 1),
+        "recomputed_share": round(model.recomputed_share, 4),
         "largest_deviation": model.deviation,
         "metrics": artifact.card.get("metrics"),
     }

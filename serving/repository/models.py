@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from serving import artifacts
 from serving.engine import cores, selection
-from serving.engine.measurements import Measurements
+from serving.engine.measurements import Measurement, Measurements
 from serving.errors import StartError, Unavailable, UnknownModel
 from serving.repository.runner import Lost, stay
 from serving.repository.served import ServedModel
@@ -32,7 +32,7 @@ class Started(NamedTuple):
     """What the parent has found of a version."""
 
     identity: str
-    proof: selection.Proof | None
+    checked: Measurement | None  # where it has compared all golden images on the backend that workers load
 
 
 class Refusal(NamedTuple):
@@ -45,25 +45,27 @@ class Refusal(NamedTuple):
 
 def verify(
     settings: Settings, threads: int, measurements: Measurements, shared: Path | None = None
-) -> Iterator[selection.Choice]:
-    """In the parent, before any worker: read every artifact and decide how it will run; yields what was decided.
+) -> Iterator[tuple[selection.Model, Measurement]]:
+    """In the parent, before any worker: read every artifact, and decide how it will run. Yields each model as a worker
+    will load it, and what is known of how it will run.
 
     Leaves in the `shared` folder which contents the service starts with. Raises StartError for what would stop a
     Repository.
     """
     wanted = options(settings, threads)
 
-    def look(path: Path) -> tuple[str, selection.Choice]:
+    def look(path: Path) -> tuple[str, selection.Model, Measurement]:
         artifact = artifacts.read(path)
-        return _identity(artifact), selection.choose(artifact, measurements, wanted)
+        return _identity(artifact), *selection.choose(artifact, measurements, wanted)
 
     contents = {}
     paths, _ = _selected(settings)
     pool = ThreadPoolExecutor(min(AT_ONCE, max(1, cores.available() // threads)))
     try:
-        for path, (identity, choice) in zip(paths, pool.map(look, paths), strict=True):
-            contents[str(path)] = Started(identity, choice.proof)
-            yield choice
+        for path, (identity, model, known) in zip(paths, pool.map(look, paths), strict=True):
+            checked = selection.measurement_of(model)
+            contents[str(path)] = identity, checked.as_json() if checked.backend == selection.CPU else None
+            yield model, known
     finally:
         pool.shutdown(cancel_futures=True)
     if shared is not None:
@@ -78,8 +80,11 @@ def started_with(shared: Path | None) -> dict[str, Started]:
     """What the parent has found of each version, by its path; empty if nobody knows."""
     try:
         found = json.loads((shared / STARTED_WITH).read_bytes()) if shared is not None else {}
-        return {path: Started(identity, proof and selection.Proof(*proof)) for path, (identity, proof) in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return {
+            path: Started(identity, checked and Measurement.from_json(checked))
+            for path, (identity, checked) in found.items()
+        }
+    except (OSError, KeyError, ValueError, TypeError, AttributeError):
         return {}
 
 
@@ -205,7 +210,7 @@ class Repository:
         wanted = options(self._settings, self._threads)
         load = functools.partial(selection.load, artifact, self._measurements, wanted)
         faster = functools.partial(selection.faster, measurements=self._measurements, options=wanted)
-        first = load() if started is None else load(proof=started.proof)
+        first = load() if started is None else load(checked=started.checked)
         return ServedModel(first, self._settings, load, faster, self._lost)
 
     def _earlier(self, name: str) -> dict[int, ServedModel]:

@@ -75,7 +75,7 @@ class Predictor:
     def _batch(self, pictures: Sequence[bytes] | np.ndarray, partial: bool) -> Iterator[Answer | ClassifyError]:
         decoded = [self._decode(picture, partial) for picture in pictures]
         images = [one[0] for one in decoded if not isinstance(one, ClassifyError)]
-        rows = iter(self.model.run(np.stack(images)) if images else ())
+        rows = iter(self.model.rows(np.stack(images)) if images else ())
         for one in decoded:
             if isinstance(one, ClassifyError):
                 yield one

@@ -80,7 +80,7 @@ class Runner:
             self.model = model
             self._meter.moved(model.provider, model.backend.precision, model.measuring)
             if self.batcher is not None:
-                self.batcher.compute_by(model.run, model.image_seconds)
+                self.batcher.compute_by(model.rows, model.image_seconds)
                 self.batcher.unavailable = ""
             self.computes = True
             return True

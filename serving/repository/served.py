@@ -49,7 +49,7 @@ class ServedModel:
         self._meter = Meter(self.artifact.name, self.artifact.version)
         self.runner = Runner(model, self._meter, load, faster, lost)
         self.batcher = self.runner.batcher = Batcher(
-            model.run,
+            model.rows,
             ThreadPoolExecutor(1, thread_name_prefix=model.name),
             self._meter,
             image_seconds=model.image_seconds,

@@ -10,7 +10,7 @@ from benchmarks import gpu
 from benchmarks.gpu import NotProved, Placement, main, read_profile
 from serving import artifacts
 from serving.engine import providers
-from serving.engine.buckets import Run
+from serving.engine.buckets import Outputs, Run
 from serving.engine.providers import Backend
 from tests.fixtures import toy
 
@@ -93,8 +93,9 @@ def test_wrong_answers_and_failures_are_no_proof(
     def lies(artifact: artifacts.Artifact, backend: Backend, threads: int) -> tuple[Run, float]:
         run = providers.open_run(artifact.onnx, backend, threads)
 
-        def wrong(images: np.ndarray) -> np.ndarray:  # but not of the golden ones
-            return run(images) if len(images) != 8 else np.roll(run(images), 1, axis=1)
+        def wrong(images: np.ndarray) -> Outputs:  # but not of the golden ones
+            answer = run(images)
+            return answer if len(images) != 8 else Outputs(np.roll(answer.probabilities, 1, axis=1))
 
         return wrong, 0.0
 

@@ -1,14 +1,18 @@
 """Backends that crash, hang or lie do so in a child process."""
 
+import errno
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from serving import artifacts
-from serving.engine import probing
+from serving.engine import memory, probing, selection
 from serving.engine.buckets import FORMED
 from serving.engine.providers import BACKENDS, Backend
 from tests.fixtures import toy
@@ -31,6 +35,8 @@ def probe(artifact: artifacts.Artifact, *names: str, hangs_seconds: float = 60) 
         ("crashes when loaded", "ends its process by SIGSEGV"),
         ("crashes", "ends its process by SIGFPE"),
         ("crashes when timed", "ends its process by SIGILL"),
+        ("aborts", "ends its process by SIGABRT"),
+        ("has no memory", "std::bad_alloc"),
         ("exits", "ends its process with an error"),
         ("lies", "does not reproduce golden.npz"),
         ("lies in large batches", "does not reproduce golden.npz: largest difference inf"),
@@ -42,13 +48,13 @@ def test_what_is_not_sound_is_refused_and_says_why(artifact: artifacts.Artifact,
     found = probe(artifact, name)
     assert found.refused.keys() == {Backend(name)}
     assert found.refused[Backend(name)].startswith(reason)
-    assert found.seconds[Backend("sound")].keys() == set(FORMED)
+    assert found.trials[Backend("sound")].seconds.keys() == set(FORMED)
 
 
 def test_what_hangs_is_given_up_and_may_be_tried_again_at_the_next_start(artifact: artifacts.Artifact) -> None:
     found = probe(artifact, "hangs", hangs_seconds=10)
     assert found.refused == {Backend("hangs"): "does not answer for 10 s"}
-    assert found.seconds.keys() == {Backend("sound")}
+    assert found.trials.keys() == {Backend("sound")}
     assert not found.lasting
 
 
@@ -58,23 +64,88 @@ def test_what_memory_was_short_for_may_be_tried_again_too(artifact: artifacts.Ar
     assert not found.lasting
 
 
+@pytest.mark.parametrize(
+    ("name", "lasting"),
+    [
+        ("absent", True),
+        ("crashes", True),
+        ("lies", True),
+        ("has no memory", False),
+        ("aborts", False),
+        ("is killed", False),
+        ("exits", False),
+        ("fails", False),
+    ],
+)
+def test_only_reasons_that_last_are_remembered(artifact: artifacts.Artifact, name: str, lasting: bool) -> None:
+    assert probe(artifact, name).lasting == lasting
+
+
+def test_close_calls_of_golden_pictures_are_counted_and_timed(tmp_path: Path) -> None:
+    """Of a network that knows nothing: every answer is a close call, and each costs a run in float32 besides."""
+    folder = toy.write_artifact(tmp_path)
+    nothing = np.zeros((8 * 8 * 3, 3), np.float32)
+    toy.replace_onnx(folder, toy.graph("toy-colours", (8, 8, 3), nothing))
+    toy.replace_golden(folder, probabilities=toy.expected(artifacts.read(folder).golden_images, nothing))
+    found = probing.probe(artifacts.read(folder), [Backend("sound", "bf16"), Backend("cpu")], 1, 60, PLANTED)
+    trial = found.trials[Backend("sound", "bf16")]
+    assert trial.recomputed_share == 1.0
+    assert trial.again.keys() == set(FORMED)
+    measurement = selection.decide(found)
+    assert measurement.backend == Backend("cpu")  # as fast, and does not compute twice
+    assert measurement.rates["cpu"] > measurement.rates["sound bf16"]
+
+
+def test_a_referee_that_is_wrong_itself_refuses_the_backend(artifact: artifacts.Artifact) -> None:
+    found = probing.probe(artifact, [Backend("lying referee", "bf16")], 1, 60, PLANTED)
+    assert "does not reproduce golden.npz" in found.refused[Backend("lying referee", "bf16")]
+
+
+def test_without_room_for_temporary_files_everything_is_refused(
+    artifact: artifacts.Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full /tmp."""
+
+    def full(*arguments: Any, **options: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    found = probing.probe(artifact, [Backend("cpu")], 1)
+    assert found.refused == {Backend("cpu"): "no process can be started: No space left on device"}
+    assert not found.lasting
+
+
+def test_nothing_is_measured_where_the_child_has_no_memory(
+    artifact: artifacts.Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "left", lambda: 150_000_000)
+    found = probing.probe(artifact, [Backend("cpu")], 1)
+    assert "150 MB of memory are left, and it takes 20" in found.refused[Backend("cpu")]
+    assert not found.lasting
+
+
 def test_several_bad_ones_cost_a_child_each(artifact: artifacts.Artifact) -> None:
     found = probe(artifact, "crashes", "talks", "crashes when loaded", "lies")
     assert found.refused.keys() == {Backend(name) for name in ("crashes", "crashes when loaded", "lies")}
-    assert found.seconds.keys() == {Backend("sound"), Backend("talks")}
+    assert found.trials.keys() == {Backend("sound"), Backend("talks")}
 
 
 def test_what_is_slower_is_found_to_be(artifact: artifacts.Artifact) -> None:
-    seconds = probe(artifact, "is slow").seconds
-    assert all(seconds[Backend("is slow")][size] > 0.002 * size for size in FORMED)
-    assert seconds[Backend("sound")][32] < seconds[Backend("is slow")][32]
+    trials = probe(artifact, "is slow").trials
+    assert all(trials[Backend("is slow")].seconds[size] > 0.002 * size for size in FORMED)
+    assert trials[Backend("sound")].seconds[32] < trials[Backend("is slow")].seconds[32]
 
 
 def test_the_real_backends_are_tried_for_real(artifact: artifacts.Artifact) -> None:
     """Whatever this processor does to them, the child answers for each."""
     found = probing.probe(artifact, BACKENDS, 1)
-    assert found.seconds.keys() | found.refused.keys() == set(BACKENDS)
-    assert Backend("cpu") in found.seconds
+    assert found.trials.keys() | found.refused.keys() == set(BACKENDS)
+    for backend, trial in found.trials.items():
+        less_exact = backend.precision != "float32"
+        assert bool(trial.again) == less_exact
+        assert trial.bytes > 0
+        assert 0 <= trial.recomputed_share <= less_exact
+    assert Backend("cpu") in found.trials
 
 
 def test_where_no_child_can_work_everything_is_refused(artifact: artifacts.Artifact) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from serving import artifacts
 from serving.engine import selection as runtime
+from serving.engine.buckets import Outputs
 from serving.engine.measurements import Measurements
 from serving.engine.selection import Options
 from serving.errors import DeadlineExceeded, Overloaded
@@ -77,7 +78,7 @@ def test_no_part_is_smaller_than_a_pixel(sound: runtime.Model) -> None:
 def test_all_its_pictures_need_room(sound: runtime.Model) -> None:
     gate, begun = threading.Event(), threading.Event()
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> Outputs:
         begun.set()
         gate.wait(10)
         return sound.run(images)
@@ -102,7 +103,7 @@ def test_others_are_answered_between_its_pictures(sound: runtime.Model) -> None:
     """Whoever asks while a map is computed waits for one wave of it, not for the map."""
     sizes = []
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> Outputs:
         sizes.append(len(images))
         return sound.run(images)
 
@@ -126,7 +127,7 @@ def test_others_are_answered_between_its_pictures(sound: runtime.Model) -> None:
 def test_what_nobody_waits_for_is_not_computed(sound: runtime.Model) -> None:
     sizes = []
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> Outputs:
         sizes.append(len(images))
         return sound.run(images)
 
@@ -144,7 +145,7 @@ def test_what_nobody_waits_for_is_not_computed(sound: runtime.Model) -> None:
 
 
 def test_its_pictures_have_the_deadline_of_the_request(sound: runtime.Model) -> None:
-    def slow(images: np.ndarray) -> np.ndarray:
+    def slow(images: np.ndarray) -> Outputs:
         time.sleep(0.05)
         return sound.run(images)
 

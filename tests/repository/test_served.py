@@ -18,6 +18,7 @@ from PIL import Image
 from serving import artifacts
 from serving.engine import batching
 from serving.engine import selection as runtime
+from serving.engine.buckets import Outputs
 from serving.engine.measurements import Measurements
 from serving.engine.providers import Backend
 from serving.engine.selection import Options
@@ -31,7 +32,7 @@ from tests.fixtures import toy
 from tests.fixtures.pictures import colours, encode, with_chunks
 
 
-def broken(images: np.ndarray) -> np.ndarray:
+def broken(images: np.ndarray) -> Outputs:
     raise RuntimeError("CUDA error: device lost")
 
 
@@ -104,8 +105,8 @@ def test_a_model_moves_to_a_faster_backend_while_it_is_asked(
 ) -> None:
     used = []
 
-    def noting(name: str) -> Callable[[np.ndarray], np.ndarray]:
-        def run(images: np.ndarray) -> np.ndarray:
+    def noting(name: str) -> Callable[[np.ndarray], Outputs]:
+        def run(images: np.ndarray) -> Outputs:
             used.append(name)
             return sound.run(images)
 
@@ -227,7 +228,7 @@ def test_a_batch_that_never_ends_is_given_up_and_the_worker_with_it(
     gate = threading.Event()
     ended: list[bool] = []
 
-    def hang(images: np.ndarray) -> np.ndarray:
+    def hang(images: np.ndarray) -> Outputs:
         gate.wait(20)
         return sound.run(images)
 
