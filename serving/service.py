@@ -19,10 +19,10 @@ import bentoml
 from serving import artifacts
 from serving.edge import seams, server, worker
 from serving.edge.router import Router
-from serving.engine import cores
+from serving.engine import cores, memory
 from serving.engine.measurements import Measurements
 from serving.errors import StartError, Unavailable
-from serving.operations import logs, metrics, shared, tracing
+from serving.operations import deaths, logs, metrics, shared, tracing
 from serving.processes import give_memory_back
 from serving.protocols import native, openapi, pages
 from serving.repository import models, watching
@@ -81,10 +81,8 @@ class ImageClassifier:
             folder = shared.create(WORKERS * metrics.FOLDER_BYTES)
             if address is not None:
                 address.check()
-            kept = []  # all of them, as a worker will: what that takes of memory is what a worker will take
-            for model, known in models.verify(SETTINGS, THREADS, Measurements(SETTINGS.cache, folder), folder):
-                log.info("%s: %s, %s images/s", model.name, known.backend, f"{known.rate:,.0f}")
-                kept.append(model)
+            for name, known in models.verify(SETTINGS, THREADS, Measurements(SETTINGS.cache, folder), folder):
+                log.info("%s: %s, %s images/s", name, known.backend, f"{known.rate:,.0f}")
             for sentence in artifacts.misnamed(SETTINGS.models):
                 log.warning("not served: %s", sentence)
         except StartError as err:
@@ -92,6 +90,7 @@ class ImageClassifier:
         if folder is not None:
             server.create_counts(folder)
         give_memory_back()  # the models were only looked at
+        seams.watch_workers(deaths.Deaths(WORKERS, memory, memory.megabytes).ended)
         log.info("%d workers, %d threads each; starting on %s", WORKERS, THREADS, address or "an address of its own")
         if not SETTINGS.api_keys and address is not None and address.reachable:
             log.warning("everybody who reaches %s may use it: SHORTCUT_API_KEYS is not set", address)
@@ -115,9 +114,12 @@ class ImageClassifier:
             shared.stop_service()  # BentoML would start this worker again for ever
             sys.exit(1)
         repository.replace(None)
+        if (needs := memory.needs(folder, WORKERS, os.getppid())) is not None:
+            log.log(logging.WARNING if needs.much else logging.INFO, "%s", needs)
         _Loaded.repository = repository
         turn = None if folder is None else folder / "loading"
-        watching.take_faster(_repository, bool(SETTINGS.watch), turn)
+        measuring = None if folder is None else folder / "measuring"  # another turn: what is published does not wait
+        watching.take_faster(_repository, bool(SETTINGS.watch), measuring)
         if SETTINGS.watch:
             watching.start(repository, _switch, turn)
         gc.collect()

@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from serving.artifacts import Artifact
+from serving.engine import memory
 from serving.engine.buckets import Outputs, Run
 from serving.engine.providers import Backend, ProviderError, one_line
 
 CLOSE = 0.03  # between the two best probabilities, or between the best one and a threshold, at least
+MARGIN = 1.5  # times the memory that a batch should take: what allocates it takes more at once than it is asked for
 OUTLIERS = 1 / 16  # of the golden images a less exact precision may be off by up to twice its tolerance
 RULE = 3  # the number of golden_check's rule: what was measured under another one is measured again
 MOST_RUNS = 4  # of each batch size, in a check; of a less exact precision as many as all golden images take
@@ -54,7 +56,10 @@ def golden_check(
     best, ordered = reference.argmax(axis=1), np.sort(reference, axis=1)
     clear = ordered[:, -1] - ordered[:, -2] > 2 * tolerance
     largest_of, lead, flipped = np.zeros(len(images)), 0.0, 0
+    room = _Room() if memory.short() else None
     for size in sizes:
+        if room is not None:
+            room.check(size)
         most = max(MOST_RUNS * size, count) if every or not exact else MOST_RUNS * size
         for start in range(0, min(len(images) - size + 1, most), size):
             part = slice(start, start + size)
@@ -76,6 +81,25 @@ def golden_check(
             lasting=True,
         )
     return Check(deviation, lead, strange.deviation())
+
+
+class _Room:
+    """Whether the next larger batch fits into the memory that is left: by what the batches before it have taken, as
+    activations grow with the number of images."""
+
+    def __init__(self) -> None:
+        self._before, self._size = memory.own(), 0
+
+    def check(self, size: int) -> None:
+        """Before batches of `size`. Raises ProviderError."""
+        left, taken = memory.left(), memory.own() - self._before
+        needed = MARGIN * (size - self._size) * max(taken, 0) / self._size if self._size else 0
+        if left is not None and needed > left:
+            raise ProviderError(
+                f"a batch of {size} images takes about {memory.megabytes(needed)} of memory; "
+                f"{memory.megabytes(left)} are left"
+            )
+        self._size = max(size, self._size)
 
 
 class _Unfamiliarity:

@@ -5,13 +5,18 @@ Knows files of /proc and /sys only. Where they do not exist (no Linux), nothing 
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from serving.engine import cores
 
 MEMINFO = Path("/proc/meminfo")
 STATUS = Path("/proc/self/status")
+VMSTAT = Path("/proc/vmstat")
 _RESET = Path("/proc/self/clear_refs")  # "5" written to it starts VmHWM, the peak, anew
+PLENTY = 2 * 10**9  # bytes, beside which no model's batch matters
+ENOUGH = 0.6  # fraction of the memory there is that a service may take before the first request
+_TOLD = "memory"  # the file that one worker makes
 _NO_LIMIT = 2**60  # version 1 writes a little less than 2**63 where there is none
 # The limit, what is used of it, and what of that the kernel drops by itself: of cgroup versions 2 and 1.
 _FILES = (
@@ -30,9 +35,63 @@ def left() -> int | None:
     return min([limit - used for limit, used in _limits()] + _machine("MemAvailable"), default=None)
 
 
+def short() -> bool:
+    """Whether so little is left that what is loaded must be looked at before."""
+    found = left()
+    return found is not None and found < PLENTY
+
+
 def own() -> int:
     """Bytes that this process takes for itself alone: not files, which processes share and the kernel may drop."""
     return _status("RssAnon")
+
+
+def kills() -> int:
+    """How many processes the kernel has ended for want of memory, here and in the cgroups around this process."""
+    found = _number(VMSTAT, "oom_kill")
+    for folder in dict.fromkeys(cores.cgroups("memory")):
+        found += sum(_number(folder / name, "oom_kill") for name in ("memory.events", "memory.oom_control"))
+    return found
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a service takes once its workers have loaded its models, in bytes, beside what there is."""
+
+    workers: int
+    worker: int  # as measured in the first that has loaded
+    parent: int
+    limit: int
+
+    @property
+    def together(self) -> int:
+        return self.parent + self.workers * self.worker
+
+    @property
+    def much(self) -> bool:
+        """Whether little is left for pictures, batches, and moving to a faster backend."""
+        return self.together > ENOUGH * self.limit
+
+    def __str__(self) -> str:
+        sentence = (
+            f"{self.workers} workers take {megabytes(self.worker)} of memory each with their models, "
+            f"{megabytes(self.together)} with the parent; there are {megabytes(self.limit)}"
+        )
+        more = ", too little for pictures, batches and faster providers: see Memory in docs/operations.md"
+        return sentence + more * self.much
+
+
+def needs(shared: Path | None, workers: int, parent: int) -> Needs | None:
+    """In a worker that has loaded its models: what the service takes. None in all but the first that asks, by a file in
+    the `shared` folder, and where it cannot be known. `parent` is its process id."""
+    there = limit()
+    if shared is None or there is None or not own():
+        return None
+    try:
+        (shared / _TOLD).touch(exist_ok=False)
+    except OSError:  # another has told it
+        return None
+    return Needs(workers, own(), _kilobytes(Path(f"/proc/{parent}/status"), "RssAnon"), there)
 
 
 class Growth:
@@ -66,12 +125,13 @@ def _limits() -> Iterator[tuple[int, int]]:
             with contextlib.suppress(OSError, ValueError):
                 limit = int((folder / limited).read_text())  # "max" is no number
                 if limit < _NO_LIMIT:
-                    yield limit, int((folder / used).read_text()) - _stat(folder, dropped)
+                    yield limit, int((folder / used).read_text()) - _number(folder / "memory.stat", dropped)
 
 
-def _stat(folder: Path, name: str) -> int:
+def _number(file: Path, name: str) -> int:
+    """A row `name number` of a file; 0 where it has none."""
     with contextlib.suppress(OSError, ValueError):
-        for line in (folder / "memory.stat").read_text().splitlines():
+        for line in file.read_text().splitlines():
             if line.startswith(f"{name} "):
                 return int(line.split()[1])
     return 0

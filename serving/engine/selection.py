@@ -57,8 +57,10 @@ class Options(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """A served version: `run` maps (N, H, W, C) uint8 to Outputs, for one thread at a time. That of a less exact backend
-    also takes thresholds: see `rows`."""
+    """A served version: `run` maps (N, H, W, C) uint8 to Outputs, for one thread at a time.
+
+    That of a less exact backend also takes thresholds: see `rows`.
+    """
 
     artifact: Artifact
     run: ServedRun
@@ -109,15 +111,20 @@ def load(
     `without` is a backend that has failed. Raises StartError if a demanded provider is not to be had or nothing
     reproduces the golden outputs."""
     backends = options.backends(without)
+    refused: list[str] = []
     if CPU in backends:
         reason = "the provider that is ready first; whether another is faster is being measured"
         only = len(backends) == 1
         try:
             return _open(artifact, CPU, options, str(options) if only else reason, checked=checked, measuring=not only)
         except ProviderError as err:
+            refused.append(f"{CPU}: {err}")
             if only:
-                raise StartError(_none(artifact, options, [f"{CPU}: {err}"])) from err
-    measurement = measure(artifact, measurements, options, backends)
+                raise StartError(_none(artifact, options, refused)) from err
+    try:
+        measurement = measure(artifact, measurements, options, backends)
+    except ProviderError as err:
+        raise StartError(_none(artifact, options, [*refused, str(err)])) from err
     try:
         return _open(artifact, measurement.backend, options, _because(measurement, options), measurement)
     except ProviderError as err:
@@ -140,8 +147,8 @@ def faster(model: Model, measurements: Measurements, options: Options) -> Model:
 def _faster(model: Model, measurements: Measurements, options: Options) -> Model:
     try:
         measurement = measure(model.artifact, measurements, options, options.backends())
-    except StartError as err:  # not even the provider in use can be measured
-        return replace(model, measuring=False, reason=str(err))
+    except ProviderError as err:  # not even the provider in use can be measured
+        return replace(model, measuring=False, reason=f"the provider that was ready first; {err}")
     reason = _because(measurement, options)
     if measurement.backend == model.backend:
         return replace(model, measuring=False, reason=reason)
@@ -166,7 +173,7 @@ def _need_memory(measurement: Measurement) -> None:
 def measure(
     artifact: Artifact, measurements: Measurements, options: Options, backends: Sequence[Backend]
 ) -> Measurement:
-    """Which of the backends is the fastest: known, or found out now. Raises StartError if none is right."""
+    """Which of the backends is the fastest: known, or found out now. Raises ProviderError if none is right."""
     key = measurement_key(artifact, backends, options)
     with measurements.measuring:  # a measurement needs the machine for itself
         known = measurements.find(key)
@@ -174,7 +181,7 @@ def measure(
             return known
         findings = probe(artifact, backends, options.threads)
         if not findings.trials:
-            raise StartError(_none(artifact, options, _reasons(findings)))
+            raise ProviderError("; ".join(_reasons(findings)))
         measurement = decide(findings)
         measurements.keep(key, measurement, findings.lasting)
         return measurement
@@ -299,6 +306,8 @@ def _reasons(findings: Findings) -> list[str]:
     first: dict[str, Backend] = {}
     for backend, reason in findings.refused.items():
         first.setdefault(reason, backend)
+    if len(first) == 1 and len(findings.refused) > 1 and not findings.trials:
+        return list(first)  # no backend was even tried
     return [f"{backend}: {reason}" for reason, backend in first.items()]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from serving import artifacts
-from serving.engine import cores, selection
+from serving.engine import cores, memory, selection
 from serving.engine.measurements import Measurement, Measurements
 from serving.errors import StartError, Unavailable, UnknownModel
 from serving.repository.runner import Lost, stay
@@ -45,9 +45,9 @@ class Refusal(NamedTuple):
 
 def verify(
     settings: Settings, threads: int, measurements: Measurements, shared: Path | None = None
-) -> Iterator[tuple[selection.Model, Measurement]]:
-    """In the parent, before any worker: read every artifact, and decide how it will run. Yields each model as a worker
-    will load it, and what is known of how it will run.
+) -> Iterator[tuple[str, Measurement]]:
+    """In the parent, before any worker: read every artifact, and decide how it will run. Yields the name of each, and
+    what is known of how it will run.
 
     Leaves in the `shared` folder which contents the service starts with. Raises StartError for what would stop a
     Repository.
@@ -60,12 +60,14 @@ def verify(
 
     contents = {}
     paths, _ = _selected(settings)
-    pool = ThreadPoolExecutor(min(AT_ONCE, max(1, cores.available() // threads)))
+    at_once = 1 if memory.short() else AT_ONCE
+    pool = ThreadPoolExecutor(min(at_once, max(1, cores.available() // threads)))
     try:
         for path, (identity, model, known) in zip(paths, pool.map(look, paths), strict=True):
             checked = selection.measurement_of(model)
             contents[str(path)] = identity, checked.as_json() if checked.backend == selection.CPU else None
-            yield model, known
+            yield model.name, known
+            del model  # before the next is waited for
     finally:
         pool.shutdown(cancel_futures=True)
     if shared is not None:

@@ -74,3 +74,15 @@ def test_bentomls_serve_command_has_a_host_and_a_port() -> None:
     assert {"host", "port"} <= names, f"BentoML {bentoml.__version__}: seams.address finds no host and port any more"
     assert isinstance(BentoMLContainer.http.port.get(), int)
     assert isinstance(BentoMLContainer.http.host.get(), str)
+
+
+def test_the_parent_reaps_workers_by_the_method_that_is_wrapped() -> None:
+    from circus.arbiter import Arbiter
+    from circus.watcher import Watcher
+
+    assert list(inspect.signature(Watcher.reap_process).parameters) == ["self", "pid", "status"]
+    assert "watcher.reap_process(pid, status)" in inspect.getsource(Arbiter.reap_processes)
+    manage = inspect.getsource(Watcher.manage_processes)
+    assert "if self.respawn:" in manage
+    assert "yield self._stop()" in manage
+    assert "No active process found for watcher" in inspect.getsource(Arbiter.manage_watchers)
