@@ -390,7 +390,7 @@ def test_measuring_ends_whatever_happens(
 
 @pytest.fixture
 def strange(tmp_path: Path) -> artifacts.Artifact:
-    return artifacts.read(toy.write_artifact(tmp_path / "strange", unfamiliarity=0.5))
+    return artifacts.read(toy.write_artifact(tmp_path / "strange", unfamiliar_from=0.5))
 
 
 def test_every_backend_gives_both_outputs(strange: artifacts.Artifact) -> None:
