@@ -6,6 +6,7 @@ Knows files and hashes, not ONNX Runtime. A damaged artifact raises StartError n
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,28 +161,46 @@ def _read_card(path: Path) -> dict[str, Any]:
     except ValueError as err:
         raise StartError(f"{path}: is no valid JSON ({err})") from err
     try:
-        labels, shape, files = card["labels"], card["input_shape"], card["files"]
-        sound = (
-            card["name"] == path.parent.parent.name
-            and len(labels) >= 2
-            and all(isinstance(label, str) for label in labels)
-            and len(shape) == 3
-            and all(isinstance(n, int) and n > 0 for n in shape)
-            and shape[2] in (1, 3)
-            and card["input_convention"] in CONVENTIONS
-            and card.get("resample", "bilinear") in FILTERS
-            and _fits_convention(card, shape)
-            and isinstance(files, dict)
-            and _is_threshold(card.get("unfamiliarity"))
-        )
+        wrong = next(_wrong(card, path.parent.parent.name), None)
     except (KeyError, TypeError) as err:
         raise StartError(f"{path}: lacks or mistypes {err}") from err
-    if not sound:
-        raise StartError(
-            f"{path}: name, labels, input_shape, input_convention, resample, resize_to, pad_fill, files or "
-            "unfamiliarity is not as it must be"
-        )
+    if wrong is not None:
+        raise StartError(f"{path}: {wrong}")
     return card
+
+
+def _wrong(card: dict[str, Any], folder: str) -> Iterator[str]:
+    """A sentence for each thing in the card that is not as it must be."""
+    labels, shape = card["labels"], card["input_shape"]
+    if card["name"] != folder:
+        yield f"the model is called {card['name']!r}, and its folder {folder!r}: rename the folder"
+    if not (isinstance(labels, list) and len(labels) >= 2 and all(isinstance(label, str) for label in labels)):
+        yield f"labels must be two texts or more, got {_shown(labels)}"
+    if not (
+        isinstance(shape, list)
+        and len(shape) == 3
+        and all(type(n) is int and n > 0 for n in shape)
+        and shape[2] in (1, 3)
+    ):
+        yield f"input_shape must be [height, width, 1 or 3], got {_shown(shape)}"
+        return
+    for name, known in (("input_convention", CONVENTIONS), ("resample", FILTERS)):
+        if card.get(name, "bilinear" if name == "resample" else None) not in known:
+            yield f"{name} must be one of {', '.join(known)}, got {_shown(card.get(name))}"
+    if not _fits_convention(card, shape):
+        given = ", ".join(f"{name} {_shown(card.get(name))}" for name in ("input_convention", "resize_to", "pad_fill"))
+        yield (
+            "resize_to goes with centre_crop and is at least as large as the input; pad_fill goes with pad, and has a "
+            f"level for each channel or one: got {given}"
+        )
+    if not isinstance(card["files"], dict):
+        yield f"files must name each file's sha256, got {_shown(card['files'])}"
+    if not _is_threshold(card.get("unfamiliarity")):
+        yield f"unfamiliarity must be an object whose threshold is a number, got {_shown(card['unfamiliarity'])}"
+
+
+def _shown(value: Any) -> str:
+    return ascii(value)[:60]
 
 
 def _fits_convention(card: dict[str, Any], shape: list[int]) -> bool:

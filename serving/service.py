@@ -24,7 +24,7 @@ from serving.engine.measurements import Measurements
 from serving.errors import StartError, Unavailable
 from serving.operations import deaths, logs, metrics, shared, tracing
 from serving.processes import give_memory_back
-from serving.protocols import native, openapi, pages
+from serving.protocols import doors, openapi, pages
 from serving.repository import models, watching
 from serving.repository.models import Repository
 from serving.settings import Settings
@@ -167,18 +167,11 @@ def _schema() -> Any:
 
 def _edge() -> worker.Edge:
     """Everything that answers requests in this process."""
-    limits = native.Limits(
-        body_bytes=SETTINGS.max_body_bytes,
-        batch_body_bytes=SETTINGS.max_batch_body_bytes,
-        batch_images=SETTINGS.max_batch_images,
-        extra_fields=SETTINGS.max_extra_fields,
-        explain_grid=SETTINGS.explain_grid,
-        pixels=SETTINGS.max_pixels,
-    )
-    routes = [
-        *native.Native(_repository, limits).routes(),
-        *pages.Pages(_ready, _document, _schema).routes(),
-    ]
+    try:
+        own = doors.routes(_repository, SETTINGS, os.environ)
+    except StartError as err:
+        raise SystemExit(f"error: {err}") from err
+    routes = [*own, *pages.Pages(_ready, _document, _schema).routes()]
     largest = max(SETTINGS.max_body_bytes, SETTINGS.max_batch_body_bytes)
     return worker.Edge(
         router=Router(routes, SETTINGS.api_keys),

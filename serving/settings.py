@@ -39,7 +39,10 @@ class Settings:
     """Every setting with its default; `Settings.from_environment()` reads SHORTCUT_<FIELD>."""
 
     models: Path = _text(Path("models"), "folder of <model>/<version>/ artifacts")
-    default_model: str = _text("digits_cnn-mnist", "the model that answers when a request names none")
+    default_model: str = _text(
+        "digits_cnn-mnist",
+        "the model that answers when a request names none; left out, also the only one that there is",
+    )
     versions: str = _text("", "versions to load: empty for the latest of each model, `all`, or `model:1,3 other:2`")
     provider: str = _choice(
         "auto", "what computes: CUDA or the CPU by ONNX Runtime, or OpenVINO", "auto", "cuda", "openvino", "cpu"
@@ -83,6 +86,9 @@ class Settings:
     deadline_ms: int = _number(10_000, "milliseconds after which a waiting image is dropped", 1, 3_600_000)
     watch: int = _number(0, "1 takes up new and removed versions in the models folder without a restart", 0, 1)
     drain_seconds: int = _number(5, "seconds that requests are still answered after SIGTERM", 0, 20)
+    protocols: str = _text(
+        "", "front doors that are open, separated by commas, or `all`; empty for all but the cloud platforms'"
+    )
     log_format: str = _choice("text", "how the log is written to stderr", "text", "json")
     access_log: str = _choice("off", "a line for every request", "off", "on")
     api_keys: tuple[str, ...] = _keys("hashes of the keys that may come in, `sha256:<hex>,…`; none: everybody may")

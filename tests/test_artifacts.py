@@ -83,6 +83,24 @@ def test_a_card_that_does_not_fit_is_refused(artifact: Path, change: dict[str, o
         artifacts.read(artifact)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "other"}, "the model is called 'other', and its folder 'toy-colours': rename the folder"),
+        ({"labels": ["one"]}, r"labels must be two texts or more, got \['one'\]"),
+        ({"input_shape": [8, 8, 4]}, r"input_shape must be \[height, width, 1 or 3\], got \[8, 8, 4\]"),
+        ({"input_convention": "sideways"}, "input_convention must be one of plain, .*, got 'sideways'"),
+        ({"resample": "sideways"}, "resample must be one of nearest, .*, got 'sideways'"),
+        ({"files": None}, "files must name each file's sha256, got None"),
+    ],
+)
+def test_message_names_what_is_wrong(artifact: Path, change: dict[str, object], message: str) -> None:
+    card = json.loads((artifact / "card.json").read_text()) | change
+    (artifact / "card.json").write_text(json.dumps(card))
+    with pytest.raises(StartError, match=message):
+        artifacts.read(artifact)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"name": "toy-colours"}', "\udcff"])
 def test_a_card_that_is_no_card_is_refused(artifact: Path, text: str) -> None:
     (artifact / "card.json").write_bytes(text.encode("utf-8", "surrogateescape"))

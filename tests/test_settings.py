@@ -22,6 +22,7 @@ def test_every_field_is_read_from_its_variable() -> None:
         "provider": "cpu",
         "precision": "float32",
         "cache": "somewhere",
+        "protocols": "all",
         "log_format": "json",
         "access_log": "on",
     }

@@ -27,6 +27,7 @@ from serving.repository.answers import Answer, Outcome, Ranking
 from serving.repository.many import predict_many
 from serving.repository.models import Repository
 from serving.repository.served import ServedModel
+from serving.settings import Settings
 
 DEFAULT_TOP_K = 3
 CACHED_QUERY_BYTES = 200  # longer queries are parsed each time: a client must not fill the memory with them
@@ -121,6 +122,18 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
 
 
 NATIVE = Protocol(metrics.NATIVE, schemas=native_openapi.SCHEMAS)
+
+
+def routes(repository: Callable[[], Repository], settings: Settings) -> list[Route]:
+    limits = Limits(
+        body_bytes=settings.max_body_bytes,
+        batch_body_bytes=settings.max_batch_body_bytes,
+        batch_images=settings.max_batch_images,
+        extra_fields=settings.max_extra_fields,
+        explain_grid=settings.explain_grid,
+        pixels=settings.max_pixels,
+    )
+    return Native(repository, limits).routes()
 
 
 class Native:
