@@ -21,6 +21,7 @@ from serving.errors import ClassifyError, InvalidParameter, InvalidRequest, Unsu
 from serving.images.png import to_png
 from serving.operations import metrics
 from serving.protocols import hints, native_openapi
+from serving.protocols.answers import predictions
 from serving.protocols.hints import START
 from serving.repository import occlusion
 from serving.repository.answers import Answer, Outcome, Ranking
@@ -320,13 +321,6 @@ def describe(served: ServedModel) -> dict[str, Any]:
         "largest_deviation": model.deviation,
         "metrics": artifact.card.get("metrics"),
     }
-
-
-def predictions(answer: Answer, ranking: Ranking) -> dict[str, Any]:
-    """What is said of a picture: its `predictions`, and `unsure` where they should not be relied on."""
-    labels, (best, unsure) = answer.labels, ranking
-    content: dict[str, Any] = {"predictions": [{"label": labels[i], "index": i, "probability": p} for i, p in best]}
-    return content if unsure is None else content | {"unsure": unsure}
 
 
 # The answer of POST /classify, without a detour through dictionaries: half the time of json.dumps

@@ -15,7 +15,9 @@ from serving.errors import InvalidRequest
 T = TypeVar("T")
 
 INLINE_BYTES = 64 * 1024  # a body of up to this is parsed on the event loop, in a millisecond or two
-_PARSERS = ThreadPoolExecutor(2, "parse")  # of a worker: more would only share the interpreter
+_PARSERS = ThreadPoolExecutor(1, "parse")  # of a worker: more would only share the interpreter, and take memory
+# Parsed JSON takes up to ten times the memory of its text, and empty lists twenty times: they are counted first.
+MAX_LISTS = 1_000_000  # of lists and objects: 64 pictures of 224x224 pixels have 920,000
 
 
 async def parsed(body: bytes, parse: Callable[[bytes], T]) -> T:
@@ -24,31 +26,48 @@ async def parsed(body: bytes, parse: Callable[[bytes], T]) -> T:
     `parse` reads, decodes and checks whatever takes long for a large body, and returns what is needed of it. Drop
     `request.body` before you await this, so that the body is freed as soon as it is parsed.
     """
-    if len(body) <= INLINE_BYTES:
-        return parse(body)
-    return await asyncio.get_running_loop().run_in_executor(_PARSERS, parse, body)
+    return parse(body) if len(body) <= INLINE_BYTES else await on_thread(lambda: parse(body))
+
+
+async def on_thread(parse: Callable[[], T]) -> T:
+    """What `parse` gives, in its turn after others'."""
+    return await asyncio.get_running_loop().run_in_executor(_PARSERS, parse)
 
 
 def load_json(body: bytes, constants: bool = False) -> Any:
     """The value of a JSON text in UTF-8. NaN and Infinity are no JSON, but taken with `constants`. Raises
     InvalidRequest."""
+    if (lists := body.count(b"[") + body.count(b"{")) > MAX_LISTS:
+        raise InvalidRequest(f"the JSON has {lists:,} lists and objects; the limit is {MAX_LISTS:,}: send binary data")
     try:
         return json.loads(body, parse_constant=None if constants else _no_number)
     except (ValueError, RecursionError) as err:  # no UTF-8, no JSON, or thousands of lists in each other
         raise InvalidRequest(f"the body is no valid JSON: {_short(err)}") from None
 
 
+def load_object(body: bytes, constants: bool = False) -> dict[str, Any]:
+    """The same where an object is needed."""
+    content = load_json(body, constants)
+    if not isinstance(content, dict):
+        raise InvalidRequest(f"the body must be a JSON object, got {type(content).__name__}")
+    return content
+
+
 def from_base64(text: Any, what: str = "b64") -> bytes:
-    """The bytes of base64 text (RFC 4648, section 4), with or without line ends and a `data:` URL's beginning; `what`
-    names the field in messages. Raises InvalidRequest."""
+    """The bytes of base64 text (RFC 4648, sections 4 and 5), with or without line ends, padding and a `data:` URL's
+    beginning; `what` names the field in messages. Raises InvalidRequest."""
     if not isinstance(text, str):
         raise InvalidRequest(f"{what} must be base64 text, got {type(text).__name__}")
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return binascii.a2b_base64("".join(text.split()) if "\n" in text else text, strict_mode=True)
+        plain = "".join(text.split()).translate(_STANDARD)
+        return binascii.a2b_base64(plain + "=" * (-len(plain) % 4), strict_mode=True)
     except (binascii.Error, ValueError) as err:
         raise InvalidRequest(f"{what} is no valid base64: {_short(err)}") from None
+
+
+_STANDARD = str.maketrans("-_", "+/")
 
 
 def _no_number(name: str) -> None:

@@ -1,0 +1,224 @@
+"""The body of an Open Inference Protocol request -> pictures and wanted outputs; answers -> the body of its response.
+
+Implements inference_rest.md of kserve/open-inference-protocol, with Triton's extensions for binary tensors
+(protocol_binary_data.md) and classification (protocol_classification.md). Knows neither HTTP nor which model answers:
+a caller says what the model takes and gives.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from serving.errors import InvalidRequest
+from serving.protocols import tensors
+from serving.protocols.parsing import from_base64, load_object
+from serving.protocols.tensors import shown
+
+INPUT, PROBABILITIES, UNFAMILIARITY, UNSURE = "image", "probabilities", "unfamiliarity", "unsure"
+DATATYPES = frozenset(
+    [
+        "BOOL",
+        "UINT8",
+        "UINT16",
+        "UINT32",
+        "UINT64",
+        "INT8",
+        "INT16",
+        "INT32",
+        "INT64",
+        "FP16",
+        "BF16",
+        "FP32",
+        "FP64",
+        "BYTES",
+    ]
+)  # of the protocol; this service takes two of them
+
+
+class Model(NamedTuple):
+    """What a request may hold: `shape` is (H, W, C), `outputs` are the names that can be asked for."""
+
+    shape: tuple[int, int, int]
+    outputs: tuple[str, ...]
+    most: int  # pictures in one request
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One output of the response. `classes` > 0 asks for so many "value:index:label" in place of the tensor."""
+
+    name: str
+    binary: bool
+    classes: int
+
+
+@dataclass(frozen=True)
+class Infer:
+    """`pictures` is (N, H, W, C) uint8, or the files of N pictures."""
+
+    id: str | None
+    pictures: np.ndarray | list[bytes]
+    outputs: tuple[Wanted, ...]
+    least: float | str | None  # the request's `min_probability`
+
+
+def read(body: bytes, json_bytes: int | None, model: Model) -> Infer:
+    """A request. `json_bytes` is its Inference-Header-Content-Length, None where there is none. Raises InvalidRequest."""
+    if json_bytes == 0:
+        return _raw(body, model)
+    if json_bytes is not None and json_bytes > len(body):
+        raise InvalidRequest(f"Inference-Header-Content-Length is {json_bytes:,}, but the body has {len(body):,} bytes")
+    head = load_object(body if json_bytes is None else body[:json_bytes])
+    tail = memoryview(body)[len(body) if json_bytes is None else json_bytes :]
+    given = head.get("inputs")
+    if not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], dict):
+        count = len(given) if isinstance(given, list) else 0
+        raise InvalidRequest(f"`inputs` must be a list of one tensor, `{INPUT}`, got {count}")
+    identity = head.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise InvalidRequest("`id` must be text")
+    parameters = _parameters(head)
+    pictures = _pictures(given[0], tail, model)
+    return Infer(identity, pictures, _outputs(head, parameters, model), _least(parameters))
+
+
+def _raw(body: bytes, model: Model) -> Infer:
+    """A raw binary request: no JSON at all; the body is one picture, as pixels or as a file."""
+    outputs = tuple(Wanted(name, True, 0) for name in model.outputs if name != UNSURE)
+    if len(body) == int(np.prod(model.shape)):
+        return Infer(None, tensors.uint8_from_bytes(memoryview(body), (1, *model.shape)), outputs, None)
+    prefixed = len(body) > 4 and int.from_bytes(body[:4], "little") == len(body) - 4
+    return Infer(None, [body[4:] if prefixed else body], outputs, None)
+
+
+def _pictures(tensor: dict[str, Any], tail: memoryview, model: Model) -> np.ndarray | list[bytes]:
+    name, kind, shape = tensor.get("name"), tensor.get("datatype"), tensor.get("shape")
+    if name != INPUT:
+        raise InvalidRequest(f"unexpected inference input {shown(name)}; the model has `{INPUT}`")
+    if kind not in ("UINT8", "BYTES"):
+        known = "" if kind in DATATYPES else ", which is no datatype of the protocol"
+        raise InvalidRequest(
+            f"the input `{INPUT}` is UINT8 (pixels) or BYTES (encoded pictures), got {shown(kind)}{known}"
+        )
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise InvalidRequest(f"`shape` must be a list of whole numbers, got {shown(shape)}")
+    if kind == "UINT8" and tuple(shape[1:]) != model.shape:
+        raise InvalidRequest(f"the input `{INPUT}` has the shape {[-1, *model.shape]}, got {shape[:8]}")
+    if kind == "BYTES" and (not shape or len(shape) > 2 or any(size != 1 for size in shape[1:])):
+        raise InvalidRequest(f"encoded pictures have the shape [N] or [N, 1], got {shape[:8]}")
+    count = shape[0]
+    if not 1 <= count <= model.most:
+        raise InvalidRequest(f"a request holds 1 to {model.most} pictures, got {count:,}")
+    size = _parameters(tensor).get("binary_data_size")
+    if size is None:
+        if len(tail):
+            raise InvalidRequest(f"unexpected additional input data: {len(tail):,} bytes behind the JSON")
+        return _from_json(tensor, kind, shape)
+    if "data" in tensor:
+        raise InvalidRequest("a tensor has either `data` or `binary_data_size`")
+    if type(size) is not int or size != len(tail):
+        raise InvalidRequest(f"`binary_data_size` is {shown(size)}, but {len(tail):,} bytes follow the JSON")
+    if kind == "BYTES":
+        return tensors.elements_from_bytes(tail, count)
+    return tensors.uint8_from_bytes(tail, shape)
+
+
+def _from_json(tensor: dict[str, Any], kind: str, shape: list[int]) -> np.ndarray | list[bytes]:
+    data = tensor.get("data")
+    if data is None:
+        raise InvalidRequest("the input has neither `data` nor `binary_data_size`")
+    if kind == "UINT8":
+        return tensors.uint8_from_json(data, shape)
+    elements = (
+        [row[0] if isinstance(row, list) and len(row) == 1 else row for row in data] if isinstance(data, list) else []
+    )
+    if len(elements) != shape[0]:
+        raise InvalidRequest(f"the shape {shape} needs {shape[0]:,} pictures, got {len(elements):,}")
+    # JSON text is UTF-8, which no picture's file is: an element can only be base64.
+    return [from_base64(element) for element in elements]
+
+
+def _outputs(head: dict[str, Any], parameters: dict[str, Any], model: Model) -> tuple[Wanted, ...]:
+    all_binary = _flag(parameters, "binary_data_output", False)
+    given = head.get("outputs")
+    if given is None or given == []:
+        return tuple(Wanted(name, all_binary, 0) for name in model.outputs if name != UNSURE)
+    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+        raise InvalidRequest("`outputs` must be a list of objects with a `name`")
+    wanted = []
+    for one in given:
+        name, own = one.get("name"), _parameters(one)
+        if name not in model.outputs:
+            raise InvalidRequest(f"unexpected inference output {shown(name)}; the model has {', '.join(model.outputs)}")
+        classes = own.get("classification", 0)
+        if type(classes) is not int or classes < 0:
+            raise InvalidRequest(f"`classification` must be a whole number, got {shown(classes)}")
+        if classes and name != PROBABILITIES:
+            raise InvalidRequest(f"`classification` goes with the output `{PROBABILITIES}`")
+        wanted.append(Wanted(str(name), _flag(own, "binary_data", all_binary), classes))
+    if len({one.name for one in wanted}) < len(wanted):
+        raise InvalidRequest("an output is asked for twice")
+    return tuple(wanted)
+
+
+def _parameters(content: dict[str, Any]) -> dict[str, Any]:
+    parameters = content.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise InvalidRequest("`parameters` must be an object")
+    return parameters
+
+
+def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"`{name}` must be true or false, got {shown(value)}")
+    return value
+
+
+def _least(parameters: dict[str, Any]) -> float | str | None:
+    value = parameters.get("min_probability")
+    if value is None or value == "card":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InvalidRequest(f'`min_probability` must be a number from 0 to 1, or "card", got {shown(value)}')
+    return float(value)
+
+
+class Column(NamedTuple):
+    """One output of all pictures: a float32 array, or a list of texts."""
+
+    datatype: str
+    shape: list[int]
+    values: np.ndarray | list[str]
+
+
+def write(content: dict[str, Any], columns: Sequence[tuple[Wanted, Column]]) -> tuple[bytes, int | None]:
+    """The response's body, and how many bytes of it are JSON where binary tensors follow. `content` is the JSON without
+    its outputs."""
+    outputs, tail = [], []
+    for wanted, (datatype, shape, values) in columns:
+        output: dict[str, Any] = {"name": wanted.name, "datatype": datatype, "shape": shape}
+        if wanted.binary:
+            if isinstance(values, np.ndarray):
+                raw = values.astype("<f4", copy=False).tobytes()
+            else:
+                raw = tensors.bytes_from_elements([text.encode() for text in values])
+            output["parameters"] = {"binary_data_size": len(raw)}
+            tail.append(raw)
+        else:
+            output["data"] = values.ravel().tolist() if isinstance(values, np.ndarray) else values
+        outputs.append(output)
+    text = json.dumps(content | {"outputs": outputs}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    head = text.encode()
+    return b"".join([head, *tail]), len(head) if tail else None
+
+
+def classification(probabilities: np.ndarray, labels: Sequence[str], classes: int) -> Column:
+    """The best `classes` of each row as "value:index:label", most probable first."""
+    classes = min(classes, probabilities.shape[1])
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :classes]
+    texts = [f"{row[i]:f}:{i}:{labels[i]}" for row, order in zip(probabilities, best, strict=True) for i in order]
+    return Column("BYTES", [len(probabilities), classes], texts)

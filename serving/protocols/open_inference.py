@@ -1,0 +1,216 @@
+"""The Open Inference Protocol (V2) over REST: what tritonclient, KServe and MLServer's clients speak. Translation only.
+
+Routes and bodies follow inference_rest.md of kserve/open-inference-protocol; tensors are read and written by
+`inference_tensors`. The input is the artifact's `image`, or a BYTES tensor of encoded pictures.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from serving import __version__
+from serving.edge.http1 import JSON, Headers, Request, Response, json_response
+from serving.edge.router import Protocol, Route
+from serving.errors import ClassifyError, InvalidRequest, UnknownModel
+from serving.protocols import codings, inference_tensors, open_inference_openapi
+from serving.protocols.inference_tensors import INPUT, PROBABILITIES, UNFAMILIARITY, UNSURE, Column, Infer, Wanted
+from serving.protocols.parsing import load_object
+from serving.repository.answers import Answer
+from serving.repository.many import predict_many
+from serving.repository.models import Repository
+from serving.repository.served import ServedModel
+
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters")
+HEADER_LENGTH = b"inference-header-content-length"
+BINARY: Headers = (("content-type", "application/octet-stream"),)
+
+
+def failure(err: ClassifyError) -> Response:
+    """Clients of this protocol read the key `error`."""
+    return json_response({"error": str(err)}, err.status, err.headers)
+
+
+OPEN_INFERENCE = Protocol("open_inference", failure, ("/v2",), open_inference_openapi.SCHEMAS)
+
+
+class Limits(NamedTuple):
+    body_bytes: int  # of a request, also when decompressed
+    images: int  # in one request
+
+
+class OpenInference:
+    """The handlers. `repository` gives the models that are served now, `ready` raises Unavailable while some are not."""
+
+    def __init__(self, repository: Callable[[], Repository], ready: Callable[[], None], limits: Limits):
+        self._repository = repository
+        self._ready = ready
+        self._limits = limits
+
+    def routes(self) -> list[Route]:
+        describe = open_inference_openapi
+        model, version = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
+        get = [
+            ("/v2", self.server, describe.server),
+            ("/v2/health/live", self.live, describe.live),
+            ("/v2/health/ready", self.ready, describe.ready),
+            (model, self.model, describe.model),
+            (version, self.model, describe.model_version),
+            (f"{model}/ready", self.model_ready, describe.model_ready),
+            (f"{version}/ready", self.model_ready, describe.model_version_ready),
+            (f"{model}/config", self.config, describe.config),
+            (f"{version}/config", self.config, describe.version_config),
+        ]
+        post = [
+            (f"{model}/infer", self.infer, self._admit, self._limits.body_bytes, describe.infer),
+            (f"{version}/infer", self.infer, self._admit, self._limits.body_bytes, describe.version_infer),
+            ("/v2/repository/index", self.index, None, 64 * 1024, describe.index),
+        ]
+        return [
+            *(
+                Route("GET", path, handle, protocol=OPEN_INFERENCE, operation=operation, open="/health/" in path)
+                for path, handle, operation in get
+            ),
+            *(
+                Route("POST", path, handle, max_bytes=size, admit=admit, protocol=OPEN_INFERENCE, operation=operation)
+                for path, handle, admit, size, operation in post
+            ),
+        ]
+
+    # What is served
+
+    def server(self, request: Request) -> Response:
+        return json_response({"name": "shortcut", "version": __version__, "extensions": EXTENSIONS})
+
+    def live(self, request: Request) -> Response:
+        return json_response({"live": True})
+
+    def ready(self, request: Request) -> Response:
+        self._ready()
+        return json_response({"ready": True})
+
+    def model(self, request: Request) -> Response:
+        served = self._find(request)
+        versions = self._repository().models[served.artifact.name]
+        outputs = {name: _shape(name, served) for name in _outputs(served)}
+        return json_response(
+            {
+                "name": served.artifact.name,
+                "versions": [str(version) for version in sorted(versions)],
+                "platform": "onnx_onnxv1",
+                "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, *served.artifact.input_shape]}],
+                "outputs": [
+                    {"name": name, "datatype": kind, "shape": shape} for name, (kind, shape) in outputs.items()
+                ],
+            }
+        )
+
+    def model_ready(self, request: Request) -> Response:
+        served = self._find(request)
+        served.check()
+        return json_response({"name": served.artifact.name, "ready": True})
+
+    def config(self, request: Request) -> Response:
+        """Triton's extension: what perf_analyzer asks for."""
+        served = self._find(request)
+        outputs = {name: _shape(name, served) for name in _outputs(served)}
+        return json_response(
+            {
+                "name": served.artifact.name,
+                "platform": "onnxruntime_onnx",
+                "backend": "onnxruntime",
+                "max_batch_size": self._limits.images,
+                "input": [{"name": INPUT, "data_type": "TYPE_UINT8", "dims": list(served.artifact.input_shape)}],
+                "output": [
+                    {
+                        "name": name,
+                        "data_type": "TYPE_STRING" if kind == "BYTES" else f"TYPE_{kind}",
+                        "dims": shape[1:] or [1],
+                    }
+                    for name, (kind, shape) in outputs.items()
+                ],
+            }
+        )
+
+    async def index(self, request: Request) -> Response:
+        """Every version, and those that cannot be served with the reason."""
+        asked = await codings.parsed(request, 64 * 1024, lambda body: load_object(body) if body.strip() else {})
+        repository = self._repository()
+        rows = [
+            {"name": name, "version": str(version), "state": "READY", "reason": ""}
+            for name, versions in repository.models.items()
+            for version in sorted(versions)
+        ]
+        if asked.get("ready") is not True:
+            rows += [
+                {"name": path.parent.name, "version": path.name, "state": "UNAVAILABLE", "reason": refusal.reason}
+                for path, refusal in repository.refused.items()
+            ]
+        return json_response(rows)
+
+    # Inference
+
+    def _find(self, request: Request) -> ServedModel:
+        version = request.parameters.get("version")
+        if version is not None and not (version.isascii() and version.isdecimal() and len(version) <= 19):
+            raise UnknownModel(f"a version is a whole number, got {version[:40]!a}")
+        return self._repository().find(request.parameters["name"], None if version is None else int(version))
+
+    def _admit(self, request: Request) -> None:
+        """Before the body is read: refuse what the head tells already."""
+        codings.refuse_unknown(request)
+        length = request.fields.get(HEADER_LENGTH)
+        if length is not None and not (length.isdigit() and len(length) <= 19):
+            raise InvalidRequest("Inference-Header-Content-Length must be a number of bytes")
+        served = self._find(request)
+        served.check()
+        request.context = served, None if length is None else int(length)
+
+    async def infer(self, request: Request) -> Response:
+        served, json_bytes = request.context
+        model = inference_tensors.Model(served.artifact.input_shape, _outputs(served), self._limits.images)
+        read = inference_tensors.read
+        asked = await codings.parsed(request, self._limits.body_bytes, lambda body: read(body, json_bytes, model))
+        answers = await predict_many(served, asked.pictures, partial=False)
+        request.stages = answers[0].stages
+        return _response(request, served, asked, answers)
+
+
+def _outputs(served: ServedModel) -> tuple[str, ...]:
+    known = _is_measured(served)
+    return (PROBABILITIES, UNFAMILIARITY, UNSURE) if known else (PROBABILITIES, UNSURE)
+
+
+def _shape(name: str, served: ServedModel) -> tuple[str, list[int]]:
+    if name == PROBABILITIES:
+        return "FP32", [-1, len(served.artifact.labels)]
+    return ("BYTES" if name == UNSURE else "FP32"), [-1]
+
+
+def _response(request: Request, served: ServedModel, asked: Infer, answers: Sequence[Answer]) -> Response:
+    reasons = [served.rank(answer, 1, asked.least).unsure or "" for answer in answers]
+    content: dict[str, Any] = {"model_name": served.artifact.name, "model_version": str(served.artifact.version)}
+    if asked.id:
+        content["id"] = asked.id
+    if any(reasons):
+        content["parameters"] = {UNSURE: ",".join(reasons)}
+    columns = [(wanted, _column(wanted, answers, reasons)) for wanted in asked.outputs]
+    body, json_bytes = inference_tensors.write(content, columns)
+    headers = JSON
+    if json_bytes is not None:
+        headers = (*BINARY, (HEADER_LENGTH.decode(), str(json_bytes)))
+    body, coding = codings.compressed(body, request.header(b"accept-encoding"))
+    if coding is not None:
+        headers += (("content-encoding", coding),)
+    return Response(200, body, headers)
+
+
+def _column(wanted: Wanted, answers: Sequence[Answer], reasons: list[str]) -> Column:
+    if wanted.name == UNSURE:
+        return Column("BYTES", [len(answers)], reasons)
+    if wanted.name == UNFAMILIARITY:
+        return Column("FP32", [len(answers)], np.array([answer.unfamiliarity for answer in answers], np.float32))
+    rows = np.stack([answer.probabilities for answer in answers])
+    if wanted.classes:
+        return inference_tensors.classification(rows, answers[0].labels, wanted.classes)
+    return Column("FP32", list(rows.shape), rows)
