@@ -12,7 +12,7 @@ from typing import Any
 from serving.engine import cores
 from serving.engine.measurements import Measurements
 from serving.errors import ClassifyError, StartError
-from serving.protocols.native import predictions
+from serving.protocols.answers import predictions
 from serving.repository import models
 from serving.repository.answers import Answer, rank
 from serving.repository.predictor import Predictor

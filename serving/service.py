@@ -16,15 +16,16 @@ from typing import Any
 
 import bentoml
 
-from serving import artifacts
+from serving import artifacts, platforms
 from serving.edge import seams, server, worker
 from serving.edge.router import Router
 from serving.engine import cores, memory
 from serving.engine.measurements import Measurements
 from serving.errors import StartError, Unavailable
 from serving.operations import deaths, logs, metrics, shared, tracing
+from serving.platforms import Platform
 from serving.processes import give_memory_back
-from serving.protocols import doors, openapi, pages
+from serving.protocols import bentoml_client, doors, openapi, pages
 from serving.repository import models, watching
 from serving.repository.models import Repository
 from serving.settings import Settings
@@ -33,16 +34,18 @@ log = logging.getLogger("shortcut")
 seams.let_bentoml_replace_workers()
 
 
-def _settings() -> Settings:
+def _start() -> tuple[Settings, Platform, list[str]]:
     try:
         shared.need_temporary_files()
-        return Settings.from_environment()
+        platform = platforms.detect()
+        settings = Settings.from_environment(models=platform.models)
+        return settings, platform, doors.opened(settings.protocols, platform)
     except StartError as err:
         raise SystemExit(f"error: {err}") from err
 
 
 # BentoML reads the decorator's values when this module is imported, in the parent and in every worker.
-SETTINGS = _settings()
+SETTINGS, PLATFORM, OPEN = _start()
 WORKERS, THREADS = cores.layout(SETTINGS.workers, SETTINGS.provider)
 
 
@@ -50,6 +53,9 @@ class _Loaded:
     """What this worker serves; None until it has loaded. (The decorator below hides the class behind a Service.)"""
 
     repository: Repository | None = None
+
+
+_METHODS: Any = bentoml_client.Declared if "bentoml_client" in OPEN else object
 
 
 @bentoml.service(
@@ -62,12 +68,13 @@ class _Loaded:
         "/home/bentoml/.cache/shortcut && chown -R bentoml:bentoml /home/bentoml/.cache"
     ),
     workers=WORKERS,
+    http={} if PLATFORM.port is None else {"port": PLATFORM.port},
     # The edge answers in place of BentoML, with metrics of fixed labels; no tracing without an exporter.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
 )
-class ImageClassifier:
+class ImageClassifier(_METHODS):
     """Images in, class probabilities out; see /docs for the routes."""
 
     @bentoml.on_deployment
@@ -167,11 +174,9 @@ def _schema() -> Any:
 
 def _edge() -> worker.Edge:
     """Everything that answers requests in this process."""
-    try:
-        own = doors.routes(_repository, SETTINGS, os.environ)
-    except StartError as err:
-        raise SystemExit(f"error: {err}") from err
-    routes = [*own, *pages.Pages(_ready, _document, _schema).routes()]
+    house = doors.House(_repository, _ready, SETTINGS, PLATFORM, WORKERS)
+    # The doors last, since a platform may want one of the pages' paths for its own question.
+    routes = [*pages.Pages(_ready, _document, _schema).routes(), *doors.routes(OPEN, house)]
     largest = max(SETTINGS.max_body_bytes, SETTINGS.max_batch_body_bytes)
     return worker.Edge(
         router=Router(routes, SETTINGS.api_keys),

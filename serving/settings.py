@@ -94,11 +94,12 @@ class Settings:
     api_keys: tuple[str, ...] = _keys("hashes of the keys that may come in, `sha256:<hex>,…`; none: everybody may")
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
-        """Raises StartError naming the variable, its value and its limits."""
+    def from_environment(cls, environment: Mapping[str, str] | None = None, models: Path | None = None) -> "Settings":
+        """`models` is the default of the folder of that name, if not this project's own. Raises StartError naming the
+        variable, its value and its limits."""
         environment = os.environ if environment is None else environment
         _refuse_unknown(environment, [PREFIX + spec.name.upper() for spec in fields(cls)])
-        values: dict[str, Any] = {"models": _OWN_MODELS}
+        values: dict[str, Any] = {"models": models or _OWN_MODELS}
         for spec in fields(cls):
             name = PREFIX + spec.name.upper()
             text = environment.get(name, "").strip()

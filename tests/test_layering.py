@@ -16,6 +16,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "serving.processes": (),
     "serving.client": ("serving.errors",),  # runs where the service is not installed; no room may import it
     "serving.settings": ("serving.errors",),
+    "serving.platforms": ("serving.errors",),
     "serving.artifacts": ("serving.errors",),
     "serving.images": ("serving.errors",),
     "serving.engine": ("serving.artifacts", "serving.errors", "serving.processes"),
@@ -35,6 +36,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "serving.repository",
         "serving.images",
         "serving.operations",
+        "serving.platforms",
         "serving.settings",
         "serving.errors",
     ),

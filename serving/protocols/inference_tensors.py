@@ -66,7 +66,7 @@ class Infer:
 
 
 def read(body: bytes, json_bytes: int | None, model: Model) -> Infer:
-    """A request. `json_bytes` is its Inference-Header-Content-Length, None where there is none. Raises InvalidRequest."""
+    """A request. `json_bytes` is its Inference-Header-Content-Length, or None. Raises InvalidRequest."""
     if json_bytes == 0:
         return _raw(body, model)
     if json_bytes is not None and json_bytes > len(body):

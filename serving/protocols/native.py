@@ -233,7 +233,8 @@ class Native:
         if not is_form:
             kind = request.header(b"content-type")
             raise UnsupportedFormat(f"send multipart/form-data with fields `image`, not {kind[:80]!a}")
-        images, asked, served = self._form(request, asked, served)
+        # BentoML's clients name the field as their method's parameter.
+        images, asked, served = self._form(request, asked, served, ("image", "images"))
         if asked.explain:
             raise InvalidParameter("explain is for one image: POST /classify takes it")
         limit = self._limits.batch_images
@@ -252,19 +253,23 @@ class Native:
         return json_response({"model": served.artifact.name, "version": served.artifact.version, "results": results})
 
     def _form(
-        self, request: Request, asked: Parameters, served: ServedModel
+        self, request: Request, asked: Parameters, served: ServedModel, names: tuple[str, ...] = ("image",)
     ) -> tuple[list[multipart.Part], Parameters, ServedModel]:
         """The images of a form, at least one, and what its other fields say beside the query."""
         limits = self._limits
         kind = request.header(b"content-type")
         parts = multipart.parse(request.body, kind, limits.batch_images + limits.extra_fields)
-        images = [part for part in parts if part.name == "image"]
+        images = [part for part in parts if part.name in names]
         if not images:
             raise hints.no_image(parts)
-        texts = [part for part in parts if part.name not in ("image", "_charset_")]  # the latter is RFC 7578, 4.6
+        texts = [part for part in parts if part.name not in (*names, "_charset_")]  # the latter is RFC 7578, 4.6
         if not texts:
             return images, asked, served
-        fields = [(part.name, part.data[: 16 * 1024].decode("utf-8", "replace").strip()) for part in texts]
+        fields = []
+        for part in texts:
+            value = _plain(part.data[: 16 * 1024].decode("utf-8", "replace").strip())
+            if value is not None:
+                fields.append((part.name, value))
         given = _parameters(fields, "form field")
         for name in given.given & asked.given:
             if getattr(given, name) != getattr(asked, name):
@@ -297,6 +302,19 @@ class Native:
             "card": latest.artifact.card,
         }
         return json_response(content, headers=VARY)  # browsers get a page at this address
+
+
+def _plain(text: str) -> str | None:
+    """The value of a form's field. BentoML's clients write it as JSON: text in quotes, and null for none; what others
+    write stays as it is."""
+    if text == "null":
+        return None
+    if len(text) >= 2 and text[0] == text[-1] == '"':
+        try:
+            return str(json.loads(text))
+        except ValueError:
+            return text
+    return text
 
 
 def _versions(repository: Repository, name: str) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ class Limits(NamedTuple):
 
 
 class OpenInference:
-    """The handlers. `repository` gives the models that are served now, `ready` raises Unavailable while some are not."""
+    """The handlers. `repository` gives the models that are served now; `ready` raises Unavailable while one is not."""
 
     def __init__(self, repository: Callable[[], Repository], ready: Callable[[], None], limits: Limits):
         self._repository = repository
@@ -177,7 +177,7 @@ class OpenInference:
 
 
 def _outputs(served: ServedModel) -> tuple[str, ...]:
-    known = _is_measured(served)
+    known = served.artifact.card.get("unfamiliarity") is not None
     return (PROBABILITIES, UNFAMILIARITY, UNSURE) if known else (PROBABILITIES, UNSURE)
 
 

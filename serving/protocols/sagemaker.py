@@ -26,7 +26,7 @@ class Limits(NamedTuple):
 
 
 class Sagemaker:
-    """The handlers. `repository` gives the models that are served now, `ready` raises Unavailable while some are not."""
+    """The handlers. `repository` gives the models that are served now; `ready` raises Unavailable while one is not."""
 
     def __init__(self, repository: Callable[[], Repository], ready: Callable[[], None], limits: Limits):
         self._repository = repository

@@ -72,7 +72,11 @@ class TensorflowServing:
                 Route("GET", f"{path}/metadata", self.metadata, operation=describe.metadata(number), **_ANY),
                 Route("GET", path, self.status, operation=describe.status(number), **_ANY),
             ]
-        return routes
+        # `name:verb` of any other verb would be taken for a model's name.
+        return [*routes, Route("POST", "/v1/models/{name}:{verb}", self.malformed, **_ANY)]
+
+    def malformed(self, request: Request) -> Response:
+        raise NotFound(f"{request.parameters['verb'][:40]!a} is no method of a model here; `predict` is")
 
     def status(self, request: Request) -> Response:
         served = self._find(request)
@@ -86,7 +90,7 @@ class TensorflowServing:
         served = self._find(request)
         artifact = served.artifact
         outputs = {PROBABILITIES: _tensor(PROBABILITIES, "DT_FLOAT", (-1, len(artifact.labels)))}
-        if artifact.golden_unfamiliarity is not None:
+        if artifact.card.get("unfamiliarity") is not None:
             outputs[UNFAMILIARITY] = _tensor(UNFAMILIARITY, "DT_FLOAT", (-1,))
         signature = {
             "inputs": {INPUT: _tensor(INPUT, "DT_UINT8", (-1, *artifact.input_shape))},

@@ -52,7 +52,8 @@ def uint8_from_bytes(data: memoryview, shape: Sequence[int]) -> np.ndarray:
 
 def elements_from_bytes(data: memoryview, count: int) -> list[bytes]:
     """The elements of a binary BYTES tensor: a length of 4 bytes, little-endian, before each. Raises InvalidRequest."""
-    elements, at = [], 0
+    elements: list[bytes] = []
+    at = 0
     while at < len(data) and len(elements) < count:
         if len(data) - at < _LENGTH.size:
             raise InvalidRequest("a BYTES tensor ends inside the length of an element")
