@@ -177,7 +177,7 @@ class OpenInference:
 
 
 def _outputs(served: ServedModel) -> tuple[str, ...]:
-    known = served.artifact.card.get("unfamiliarity") is not None
+    known = served.artifact.golden_unfamiliarity is not None
     return (PROBABILITIES, UNFAMILIARITY, UNSURE) if known else (PROBABILITIES, UNSURE)
 
 

@@ -90,7 +90,7 @@ class TensorflowServing:
         served = self._find(request)
         artifact = served.artifact
         outputs = {PROBABILITIES: _tensor(PROBABILITIES, "DT_FLOAT", (-1, len(artifact.labels)))}
-        if artifact.card.get("unfamiliarity") is not None:
+        if artifact.golden_unfamiliarity is not None:
             outputs[UNFAMILIARITY] = _tensor(UNFAMILIARITY, "DT_FLOAT", (-1,))
         signature = {
             "inputs": {INPUT: _tensor(INPUT, "DT_UINT8", (-1, *artifact.input_shape))},
