@@ -1,41 +1,62 @@
-// An answer of POST /classify -> what the page shows of it.
+// Answers of the service -> what the page shows of them, in words first.
 const element = id => document.getElementById(id);
-const UNSURE = {
-  no_figure: "There is no digit in this picture, so the answer means nothing.",
-  several_figures: "There are several digits in this picture. The model knows only one at a time: the answer is about one of them.",
-  low_probability: "The model is not sure: do not rely on this answer.",
+const UNSURE = {  // by the service's reason: the headline, and what it means
+  no_figure: ["No digit found", "There is no digit in this picture, so the answer means nothing."],
+  several_figures: ["Several digits",
+    "There are several digits in this picture. The model knows only one at a time: the answer is about one of them."],
+  low_probability: ["Not sure", "The model is not sure: do not rely on this answer."],
+  unfamiliar: ["Something unfamiliar", "This picture is unlike those that the model learnt from: it may show none of these."],
 };
+const WORDS = [[0.99, "almost certainly"], [0.9, "very probably"], [0.6, "probably"], [0, "perhaps"]];
 const LEAST = 0.01;  // a part that moves the probability by less decides nothing
 
-const percent = p => (100 * p).toFixed(1) + " %";
 const milliseconds = t => (t < 10 ? t.toFixed(1) : t.toFixed(0)) + "\u00a0ms";
 
-// Returns the answer in one sentence. `total` is the time in milliseconds until it was here, `note` why there is no map.
-export function showAnswer(body, total, note) {
-  const best = body.predictions[0];
+export function percent(p) {
+  const text = p > 0.999 ? "> 99.9 %" : p < 0.001 ? "< 0.1 %" : (100 * p).toFixed(1) + " %";
+  return text.replaceAll(" ", "\u00a0");  // in one piece
+}
+
+export function make(name, text = "", ...children) {
+  const made = document.createElement(name);
+  if (text) made.textContent = text;
+  made.append(...children);
+  return made;
+}
+
+// The headline as nodes: the class in large letters and how sure it is, or that it is not.
+export function headline({predictions: [best], unsure}) {
+  if (unsure) return [make("strong", UNSURE[unsure]?.[0] ?? "Not sure")];
+  const word = WORDS.find(([least]) => best.probability >= least)[1];
+  return [make("strong", best.label), ` ${word} (${percent(best.probability)})`];
+}
+
+// `total` is the time in milliseconds until the answer was here, `notes` are sentences about how it was asked.
+export function showAnswer(body, total, notes) {
+  const [best] = body.predictions;
   element("unsure").hidden = !body.unsure;
-  element("unsure").textContent = body.unsure ? UNSURE[body.unsure] ?? `This answer should not be relied on: ${body.unsure}.` : "";
+  element("unsure").textContent = body.unsure
+    ? (UNSURE[body.unsure]?.[1] ?? `This answer should not be relied on: ${body.unsure}.`) : "";
+  element("answer").querySelector("caption").textContent = body.unsure ? "What it could be" : "The most probable classes";
+  element("answer").querySelector("caption").className = body.unsure ? "" : "hidden";
   element("answer").querySelector("tbody").replaceChildren(...body.predictions.map(row));
   element("explained").hidden = !body.seen;
-  element("where").textContent = note;
+  element("where").textContent = notes.where;
   if (body.seen) explain(body, best);
   const parts = body.milliseconds;
   element("times").textContent = `Answered after ${milliseconds(total)}` + (parts
     ? `: decoding ${milliseconds(parts.decode)}, waiting ${milliseconds(parts.queue)}, computing ${milliseconds(parts.compute)}; `
-      + `finding where it looked ${milliseconds(parts.explain)}.` : ".");
-  return `${best.label}: ${percent(best.probability)}`;
+      + `finding where it looked ${milliseconds(parts.explain)}.` : ".") + notes.sent;
 }
 
 function row({label, probability}) {
-  const line = document.createElement("tr"), bar = document.createElement("div");
-  const head = line.appendChild(document.createElement("th"));
+  const bar = make("div"), head = make("th", label);
   head.scope = "row";
-  head.textContent = label;
   bar.className = "bar";
   bar.style.width = 100 * probability + "%";
-  line.insertCell().append(bar);
-  line.insertCell().textContent = percent(probability);
-  return line;
+  const track = make("div", "", bar);
+  track.className = "track";
+  return make("tr", "", head, make("td", "", track), make("td", percent(probability)));
 }
 
 function explain({seen, occlusion}, {label, probability}) {
@@ -61,4 +82,18 @@ function place(row, rows, column, columns) {
   const third = (at, of) => Math.min(2, Math.floor(3 * (at + 0.5) / of));
   const words = [["upper", "", "lower"][third(row, rows)], ["left", "", "right"][third(column, columns)]];
   return words.filter(Boolean).join(" ") + (words.join("") ? " part" : "middle");
+}
+
+// A line of the table about several pictures; `choose` is called when one wants to see it alone.
+export function pictureRow(url, name, result, choose) {
+  const image = make("img"), button = make("button", "", image, make("span", name));
+  image.alt = "";
+  image.onerror = () => image.remove();
+  image.src = url;
+  button.onclick = choose;
+  const said = make("td");
+  if (result.error) said.append(make("span", result.error));
+  else said.append(...headline(result), make("small", result.unsure ? ` ${result.predictions.map(p => p.label).join(", ")}?` : ""));
+  said.className = result.error ? "error" : result.unsure ? "unsure" : "";
+  return make("tr", "", make("td", "", button), said);
 }

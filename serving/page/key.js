@@ -10,14 +10,15 @@ document.body.insertAdjacentHTML("beforeend", `
 </dialog>
 `);
 const dialog = document.getElementById("key");
+const WRONG = "That key was not accepted.", IMPOSSIBLE = "A key has plain letters, digits and signs only. Look for a wrong character.";
 let asking = null;
 
 export const key = () => sessionStorage.getItem("key");
 
-function askForKey(wrong) {
+function askForKey(problem) {
   asking ??= new Promise(resolve => {
     const input = dialog.querySelector("input");
-    dialog.querySelector(".error").textContent = wrong ? "That key was not accepted." : "";
+    dialog.querySelector(".error").textContent = problem;
     dialog.returnValue = "";
     dialog.onclose = () => {
       const given = dialog.returnValue === "send" ? input.value.trim() : "";
@@ -33,11 +34,12 @@ function askForKey(wrong) {
 // The service does not take the key of this tab, or there is none: ask for one. False if none was given.
 export async function renewKey(refused) {
   if (key() === refused) sessionStorage.removeItem("key");  // another request may have got a better one meanwhile
-  if (!key()) {
-    const given = await askForKey(refused);
-    if (given) sessionStorage.setItem("key", given);
+  for (let problem = refused ? WRONG : ""; !key(); problem = IMPOSSIBLE) {
+    const given = await askForKey(problem);
+    if (!given) return Boolean(key());
+    if (/^[\x21-\x7e]+$/.test(given)) sessionStorage.setItem("key", given);  // no header carries another
   }
-  return Boolean(key());
+  return true;
 }
 
 // Resolves to {ok, status, body}. Throws an Error that can be shown: no answer, or no key.

@@ -1,5 +1,7 @@
 """A real browser, and what a person does with it."""
 
+import re
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from serving.edge import keys
 from tests.fixtures import toy
 from tests.fixtures.browser import chromium
-from tests.fixtures.server import Client, running
+from tests.fixtures.server import ROOT, Client, running
 
 expect.set_options(timeout=30_000)  # on a loaded machine
 KEY, HASH = keys.make()
@@ -57,6 +59,25 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     settings = {"models": str(folder / "models"), "default_model": "toy-colours", "workers": "1", "api_keys": HASH}
     with running(folder / "log", **settings) as client:
         yield client
+
+
+@pytest.fixture(scope="package")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    folder = tmp_path_factory.mktemp("photos")
+    for name, version in (("efficientnet_lite0-imagenet", "1"), ("conv_resnet_deep-cifar10", "2")):
+        if not (ROOT / "models" / name / version).is_dir():
+            pytest.skip(f"{name} is not there")
+        shutil.copytree(ROOT / "models" / name / version, folder / "models" / name / version)
+    settings = {"models": str(folder / "models"), "default_model": "efficientnet_lite0-imagenet", "workers": "1"}
+    with running(folder / "log", **settings) as client:
+        yield client
+
+
+def expect_answer(page: Page, label: str) -> None:
+    """The headline and the first row name this class, and the headline says in words how sure the model is."""
+    expect(page.locator("#answer tbody th").first).to_have_text(label)
+    sure = r"(almost certainly|very probably|probably|perhaps) \((>\s)?\d+\.\d\s%\)"
+    expect(page.locator("#say")).to_have_text(re.compile(rf"^{label} {sure}$"))
 
 
 def open_page(page: Page, client: Client, path: str = "/") -> None:
