@@ -40,7 +40,8 @@ class ServiceTime:
             if self.seconds:
                 seconds = min(seconds, MOST_TIMES * self.seconds)
                 seconds = self.seconds + WEIGHT * (seconds - self.seconds)
-            self.set(seconds)
+            self.seconds = seconds  # as `set` does, once for every batch
+            self.room = int(min(self._limit, max(self._patience / max(seconds, 1e-9), 1)))
         self._busy_since = now if more_wait else 0.0
 
     @property

@@ -35,17 +35,27 @@ STUCK_SECONDS = 30.0  # a batch that has run for longer than this and than three
 Rows: TypeAlias = "np.ndarray | Sequence[Exception]"  # of a batch: the answer of each image, or what went wrong
 
 
+Compute: TypeAlias = Callable[..., np.ndarray]
+
+
 class Job:
     """One image (H, W, C) that waits for its batch; `done` is called with the job once `answer` is there: its row of
     what the model computed, or what went wrong. Moments are by time.perf_counter()."""
 
-    __slots__ = ("answer", "asked", "cancelled", "computed", "done", "image", "queued", "taken")
+    __slots__ = ("answer", "asked", "cancelled", "computed", "done", "image", "queued", "taken", "threshold")
     answer: np.ndarray | Exception
     taken: float  # when its batch began
     computed: float  # and ended
 
-    def __init__(self, image: np.ndarray, done: Callable[["Job"], None], asked: float | None = None):
+    def __init__(
+        self,
+        image: np.ndarray,
+        done: Callable[["Job"], None],
+        asked: float | None = None,
+        threshold: float | None = None,
+    ):
         self.image = image
+        self.threshold = threshold  # by which its best probability will be judged, if by any
         self.done = done
         self.queued = time.perf_counter()
         self.asked = self.queued if asked is None else asked  # what its deadline counts from
@@ -62,7 +72,8 @@ class Meter(Protocol):
 
 
 class Batcher:
-    """One model's queue in one worker. `run` maps (N, H, W, C) uint8 to N rows of float32 and may block.
+    """One model's queue in one worker. `run` maps (N, H, W, C) uint8 to N rows of float32 and may block. Where an image
+    has a threshold, it is also given those of the batch: (N,), NaN for none.
 
     Belongs to the event loop it is used on. `image_seconds` is what an image of a batch costs; a batch of more than
     INLINE_SECONDS is called on `executor`. One batch runs at a time. `failed` turns what a run raised into what its
@@ -71,7 +82,7 @@ class Batcher:
 
     def __init__(
         self,
-        run: Callable[[np.ndarray], np.ndarray],
+        run: Compute,
         executor: ThreadPoolExecutor,
         meter: Meter,
         *,
@@ -96,7 +107,7 @@ class Batcher:
         self._watch: asyncio.TimerHandle | None = None
         self.compute_by(run, image_seconds)
 
-    def compute_by(self, run: Callable[[np.ndarray], np.ndarray], image_seconds: float) -> None:
+    def compute_by(self, run: Compute, image_seconds: float) -> None:
         """What computes from the next batch on, and what an image costs then. From any thread."""
         self._run = run
         self._inline = int(min(INLINE_SECONDS / max(image_seconds, 1e-9), MAX_BATCH))
@@ -138,7 +149,12 @@ class Batcher:
             )
 
     def submit(
-        self, image: np.ndarray, done: Callable[[Job], None], permit: Permit | None = None, asked: float | None = None
+        self,
+        image: np.ndarray,
+        done: Callable[[Job], None],
+        permit: Permit | None = None,
+        asked: float | None = None,
+        threshold: float | None = None,
     ) -> Job:
         """Queue one image on a place of `permit`, or on one of its own; `done` is called on the event loop. Its
         deadline counts from `asked`, by default from now. Raises what `admit` raises, where there is no permit."""
@@ -146,7 +162,10 @@ class Batcher:
             self.check()
         else:
             permit.use()
-        job = Job(image, done, asked)
+        return self.enqueue(Job(image, done, asked, threshold))
+
+    def enqueue(self, job: Job) -> Job:
+        """`submit`, where it was made sure in this same turn of the loop that there is room (`check`)."""
         self._waiting.append(job)
         if not self._busy:
             # After this turn of the loop, so that requests which are read together run together.
@@ -165,10 +184,10 @@ class Batcher:
         try:
             if self.unavailable:
                 raise Unavailable(self.unavailable)
-            images = batch[0].image[None].copy() if len(batch) == 1 else np.stack([job.image for job in batch])
-            if len(batch) > self._inline and self._run_on_thread(images, batch, loop):
+            inputs = _inputs(batch)
+            if len(batch) > self._inline and self._run_on_thread(inputs, batch, loop):
                 return
-            answers = _rows(batch, self._run(images))
+            answers = self._run(*inputs)
         except Exception as err:  # whatever the runtime raises fails this batch, never the queue
             answers = self._failures(err, batch)
         self._settle(batch, answers, time.perf_counter())
@@ -177,12 +196,12 @@ class Batcher:
     def _failures(self, err: Exception, batch: list[Job]) -> list[Exception]:
         """What each image of a batch is answered that failed with `err`."""
         err.__traceback__ = None  # its frames hold the batch, which holds the error: only a collector would free them
-        return [err if isinstance(err, ClassifyError | WrongRows) else self._failed(err)] * len(batch)
+        return [err if isinstance(err, ClassifyError) else self._failed(err)] * len(batch)
 
-    def _run_on_thread(self, images: np.ndarray, batch: list[Job], loop: asyncio.AbstractEventLoop) -> bool:
+    def _run_on_thread(self, inputs: tuple[np.ndarray, ...], batch: list[Job], loop: asyncio.AbstractEventLoop) -> bool:
         """Whether a thread computes the batch now; False where none can be started."""
         try:
-            running = self._executor.submit(self._run, images)
+            running = self._executor.submit(self._run, *inputs)
         except RuntimeError as err:  # the process has all that it may have
             log.error("no thread for a batch, which is computed on the event loop: %s", err)
             return False
@@ -197,7 +216,7 @@ class Batcher:
         self._on_thread = []
         answers: Rows
         try:
-            answers = _rows(batch, finished.result())
+            answers = finished.result()
         except Exception as err:
             answers = self._failures(err, batch)
         threaded = len(self._waiting) > self._inline
@@ -253,6 +272,8 @@ class Batcher:
         return batch
 
     def _settle(self, batch: list[Job], answers: Rows, now: float) -> None:
+        if len(answers) != len(batch):
+            answers = [ValueError(f"{len(answers)} answers to {len(batch)} images")] * len(batch)
         if isinstance(answers[0], Exception):
             self._service_time.ended(0, 0.0, now, bool(self._waiting))  # how soon it failed says nothing
         else:
@@ -264,14 +285,16 @@ class Batcher:
                 _tell(job, answer)
 
 
-class WrongRows(ValueError):
-    """The model gave more or fewer rows than it was given images."""
-
-
-def _rows(batch: list[Job], answers: np.ndarray) -> np.ndarray:
-    if len(answers) != len(batch):
-        raise WrongRows(f"{len(answers)} answers to {len(batch)} images")
-    return answers
+def _inputs(batch: list[Job]) -> tuple[np.ndarray, ...]:
+    """The images of a batch, and their thresholds where one of them has any."""
+    if len(batch) == 1:  # nearly every one of a service that is not busy
+        [job] = batch
+        images = job.image[None].copy()
+        return (images,) if job.threshold is None else (images, np.array([job.threshold]))
+    images = np.stack([job.image for job in batch])
+    if all(job.threshold is None for job in batch):
+        return (images,)
+    return images, np.array([np.nan if job.threshold is None else job.threshold for job in batch])
 
 
 def _tell(job: Job, answer: np.ndarray | Exception) -> None:

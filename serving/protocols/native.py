@@ -50,6 +50,9 @@ class Parameters:
     given: frozenset[str] = frozenset()
 
 
+DEFAULTS = Parameters()
+
+
 @dataclass(frozen=True)
 class Limits:
     body_bytes: int
@@ -178,7 +181,7 @@ class Native:
         fields = request.fields
         if b"content-encoding" in fields:
             hints.refuse_coding(request)
-        asked = parse_query(request.query)
+        asked = parse_query(request.query) if request.query else DEFAULTS
         served = self._repository().find(asked.model, asked.version)
         is_form = b"content-type" in fields and multipart.is_multipart(request.header(b"content-type"))
         # A form may name another model.
@@ -200,7 +203,8 @@ class Native:
             return self._explain(request, served, asked, data)
         request.body = data[:START]  # a large picture is kept no longer than it takes to decode it
         try:
-            request.pending = served.predict(data, functools.partial(_respond, request, served, asked))
+            done = functools.partial(_respond, request, served, asked)
+            request.pending = served.predict(data, done, None, asked.min_probability)
         except ClassifyError as err:
             request.respond(_failed(request, err))
         return None
@@ -211,7 +215,9 @@ class Native:
             raise InvalidParameter("explain=1 is not answered here: SHORTCUT_EXPLAIN_GRID is 0")
         request.body = data[:START]
         try:
-            answer, falls, seconds = await occlusion.explain(served, data, self._limits.explain_grid)
+            answer, falls, seconds = await occlusion.explain(
+                served, data, self._limits.explain_grid, asked.min_probability
+            )
         except ClassifyError as err:
             return _failed(request, err)
         request.stages = answer.stages
@@ -243,8 +249,9 @@ class Native:
         request.body = b""
         names, pictures = [part.filename for part in images], [part.data for part in images]
         del images
+        outcomes = await predict_many(served, pictures, min_probability=asked.min_probability)
         results: list[dict[str, Any]] = []
-        for name, outcome in zip(names, await predict_many(served, pictures), strict=True):
+        for name, outcome in zip(names, outcomes, strict=True):
             if isinstance(outcome, Answer):
                 ranking = served.rank(outcome, asked.top_k, asked.min_probability)
                 results.append({"filename": name, **predictions(outcome, ranking)})

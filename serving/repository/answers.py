@@ -101,12 +101,17 @@ def rank(answer: Answer, top_k: int, min_probability: float | str | None = None)
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:top_k]
     best = [(i, round(values[i], DIGITS)) for i in order]
     unsure = answer.doubt
-    if unsure is None and min_probability is not None and best[0][1] < _least(answer.artifact.card, min_probability):
+    if (
+        unsure is None
+        and min_probability is not None
+        and best[0][1] < threshold_of(answer.artifact.card, min_probability)
+    ):
         unsure = "low_probability"
     return Ranking(best, unsure)
 
 
-def _least(card: dict[str, Any], min_probability: float | str) -> float:
+def threshold_of(card: dict[str, Any], min_probability: float | str) -> float:
+    """Below which a best probability is `low_probability`."""
     if min_probability != "card":
         return float(min_probability)
     threshold = card.get("threshold", {})  # None where none was found: then nothing is sure

@@ -33,6 +33,7 @@ async def predict_many(
     *,
     partial: Literal[False],
     permit: Permit | None = None,
+    min_probability: float | str | None = None,
     asked: float | None = None,
 ) -> list[Answer]: ...
 @overload
@@ -42,6 +43,7 @@ async def predict_many(
     *,
     partial: Literal[True] = True,
     permit: Permit | None = None,
+    min_probability: float | str | None = None,
     asked: float | None = None,
 ) -> list[Answer | ClassifyError]: ...
 async def predict_many(
@@ -50,6 +52,7 @@ async def predict_many(
     *,
     partial: bool = True,
     permit: Permit | None = None,
+    min_probability: float | str | None = None,
     asked: float | None = None,
 ) -> Any:
     """`pictures` are files, or an array (N, H, W, C) uint8 of the model's own H, W and C. An answer for each, in order.
@@ -57,17 +60,20 @@ async def predict_many(
     With `partial`, a picture that cannot be decoded has its error in its place; without, the first one is raised.
     Raises what is no picture's fault (Overloaded, Unavailable, DeadlineExceeded, and whatever nobody expected) as soon
     as it is known, and then no further picture is tried. If the task is cancelled, since the client has gone, what is
-    left is not computed. `permit` has a place for each, and is released by whoever made it; without one, places are
-    reserved here. `asked` is when an array's deadline began, by time.perf_counter(); by default now.
+    left is not computed.
+
+    `permit` has a place for each, and is released by whoever made it; without one, places are reserved here.
+    `min_probability` is as for `ServedModel.predict`. `asked` is when an array's deadline began, by
+    time.perf_counter(); by default now.
     """
     if isinstance(pictures, np.ndarray):
         check_array(pictures, served.artifact)
     if len(pictures) == 0:
         return []
     if permit is not None:
-        return await _Request(served, pictures, partial, permit, asked).outcomes()
+        return await _Request(served, pictures, partial, permit, min_probability, asked).outcomes()
     with served.admit(len(pictures)) as own:
-        return await _Request(served, pictures, partial, own, asked).outcomes()
+        return await _Request(served, pictures, partial, own, min_probability, asked).outcomes()
 
 
 def check_array(images: np.ndarray, artifact: Artifact) -> None:
@@ -81,8 +87,15 @@ class _Request:
     """The pictures of one request on their way."""
 
     def __init__(
-        self, served: ServedModel, pictures: Pictures, partial: bool, permit: Permit, asked: float | None = None
+        self,
+        served: ServedModel,
+        pictures: Pictures,
+        partial: bool,
+        permit: Permit,
+        min_probability: float | str | None,
+        asked: float | None,
     ):
+        self._min_probability = min_probability
         self._served, self._pictures, self._partial, self._permit = served, pictures, partial, permit
         self._asked = time.perf_counter() if asked is None else asked
         self._outcomes: list[Answer | ClassifyError | None] = [None] * len(pictures)
@@ -123,9 +136,12 @@ class _Request:
         done = functools.partial(self._done, index)
         try:
             if isinstance(picture, np.ndarray):
-                self._pending.append(self._served.submit(picture, done, self._permit, self._asked))
+                job = self._served.submit(
+                    picture, done, self._permit, asked=self._asked, min_probability=self._min_probability
+                )
+                self._pending.append(job)
                 return
-            pending = self._served.predict(picture, done, self._permit)
+            pending = self._served.predict(picture, done, self._permit, self._min_probability)
         except Exception as err:
             self._done(index, err)
             return

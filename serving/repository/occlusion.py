@@ -31,7 +31,9 @@ class Explanation(NamedTuple):
     seconds: float
 
 
-async def explain(served: ServedModel, data: bytes, grid: int) -> Explanation:
+async def explain(
+    served: ServedModel, data: bytes, grid: int, min_probability: float | str | None = None
+) -> Explanation:
     """Classify an upload, and again with each of `grid` x `grid` parts covered (of as many as there are pixels in a
     side, where that is less).
 
@@ -42,7 +44,7 @@ async def explain(served: ServedModel, data: bytes, grid: int) -> Explanation:
     height, width, _ = served.artifact.input_shape
     rows, columns = min(grid, height), min(grid, width)
     with served.admit(1 + rows * columns) as permit:
-        answer = await served.answer(data, permit)
+        answer = await served.answer(data, permit, min_probability)
         began = time.perf_counter()
         best = int(answer.probabilities.argmax())
         pictures = covered(answer.image, rows, columns)

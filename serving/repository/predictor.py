@@ -5,7 +5,7 @@ The same decoder, backends and rules as a served version's. For commands, bulk w
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 
@@ -18,12 +18,13 @@ from serving.engine.selection import Model, Options
 from serving.errors import ClassifyError, StartError
 from serving.images.picture import Picture
 from serving.images.png import plain_png
-from serving.repository.answers import Answer, answer
+from serving.repository.answers import Answer, answer, threshold_of
 from serving.repository.decoding import to_array
 from serving.repository.many import Pictures, check_array
 from serving.settings import Settings
 
 ON_CPU = Options("cpu")
+_Decoded: TypeAlias = tuple[np.ndarray, str | None] | ClassifyError  # an image and the decoder's doubt
 
 
 class Predictor:
@@ -58,24 +59,34 @@ class Predictor:
         return self.model.artifact
 
     @overload
-    def predict(self, pictures: Pictures, *, partial: Literal[False]) -> list[Answer]: ...
+    def predict(
+        self, pictures: Pictures, *, partial: Literal[False], min_probability: float | str | None = None
+    ) -> list[Answer]: ...
     @overload
-    def predict(self, pictures: Pictures, *, partial: Literal[True] = True) -> list[Answer | ClassifyError]: ...
-    def predict(self, pictures: Pictures, *, partial: bool = True) -> Any:
+    def predict(
+        self, pictures: Pictures, *, partial: Literal[True] = True, min_probability: float | str | None = None
+    ) -> list[Answer | ClassifyError]: ...
+    def predict(self, pictures: Pictures, *, partial: bool = True, min_probability: float | str | None = None) -> Any:
         """`pictures` are files, or an array (N, H, W, C) uint8 of the model's own H, W and C. An answer for each, in
         order; with `partial`, a picture that cannot be decoded has its error in its place, else the first is raised.
+        A less exact backend computes again what is close to `min_probability`, which is as for `answers.rank`.
         """
         if isinstance(pictures, np.ndarray):
             check_array(pictures, self.artifact)
         outcomes: list[Answer | ClassifyError] = []
         for start in range(0, len(pictures), MAX_BATCH):
-            outcomes += self._batch(pictures[start : start + MAX_BATCH], partial)
+            decoded = [self._decode(picture, partial) for picture in pictures[start : start + MAX_BATCH]]
+            outcomes += self._computed(decoded, min_probability)
         return outcomes
 
-    def _batch(self, pictures: Sequence[bytes] | np.ndarray, partial: bool) -> Iterator[Answer | ClassifyError]:
-        decoded = [self._decode(picture, partial) for picture in pictures]
+    def _computed(
+        self, decoded: Sequence[_Decoded], min_probability: float | str | None
+    ) -> Iterator[Answer | ClassifyError]:
         images = [one[0] for one in decoded if not isinstance(one, ClassifyError)]
-        rows = iter(self.model.rows(np.stack(images)) if images else ())
+        thresholds = None
+        if min_probability is not None:
+            thresholds = np.full(len(images), threshold_of(self.artifact.card, min_probability))
+        rows = iter(self.model.rows(np.stack(images), thresholds) if images else ())
         for one in decoded:
             if isinstance(one, ClassifyError):
                 yield one
@@ -83,7 +94,7 @@ class Predictor:
                 image, doubt = one
                 yield answer(self.artifact, next(rows), doubt, image)
 
-    def _decode(self, picture: bytes | np.ndarray, partial: bool) -> tuple[np.ndarray, str | None] | ClassifyError:
+    def _decode(self, picture: bytes | np.ndarray, partial: bool) -> _Decoded:
         if isinstance(picture, np.ndarray):
             return picture, None
         artifact = self.artifact

@@ -22,7 +22,7 @@ from serving.errors import Unavailable
 from serving.images.picture import Decoded, Picture
 from serving.images.png import plain_png
 from serving.operations.metrics import Meter
-from serving.repository.answers import Answer, Outcome, Ranking, answer, rank
+from serving.repository.answers import Answer, Outcome, Ranking, answer, rank, threshold_of
 from serving.repository.decoding import Decoder, OnThread
 from serving.repository.runner import Faster, Load, Lost, Runner, stay
 from serving.settings import Settings
@@ -86,12 +86,15 @@ class ServedModel:
         """Move to the fastest backend. It may take seconds: for a thread of its own."""
         self.runner.take_faster()
 
-    def predict(self, data: bytes, done: Done, permit: Permit | None = None) -> "Job | Decoding":
+    def predict(
+        self, data: bytes, done: Done, permit: Permit | None = None, min_probability: float | str | None = None
+    ) -> "Job | Decoding":
         """Decode an upload and queue it; `done` is called on the event loop with what came of it, exactly once, unless
         `cancelled` was set on what is returned.
 
-        It uses a place of `permit`, whatever comes of it, or one of its own. Raises what images.decode_image raises,
-        Overloaded, or Unavailable; then `done` is not called. A large picture's failure comes by `done`.
+        It uses a place of `permit`, whatever comes of it, or one of its own. A less exact backend computes again what
+        is close to `min_probability`, which is as for `rank`. Raises what images.decode_image raises, Overloaded, or
+        Unavailable; then `done` is not called. A large picture's failure comes by `done`.
         """
         asked = time.perf_counter()
         if permit is None:
@@ -104,25 +107,31 @@ class ServedModel:
                 decoded = self.decoder.now(data)
                 if not isinstance(decoded, Decoded):
                     permit = permit or self.admit()
-                    return Decoding(self, data if decoded is None else decoded, done, permit, asked)
+                    return Decoding(self, data if decoded is None else decoded, done, permit, asked, min_probability)
                 array, doubt = decoded
         except BaseException:
             if permit is not None:
                 permit.use()
             raise
         self._meter.decoded(time.perf_counter() - asked)
-        return self.batcher.submit(array, functools.partial(self._answered, done, doubt), permit, asked)
+        if permit is not None:
+            permit.use()
+        threshold = None if min_probability is None else threshold_of(artifact.card, min_probability)
+        return self.batcher.enqueue(Job(array, functools.partial(self._answered, done, doubt), asked, threshold))
 
     def submit(
         self,
         image: np.ndarray,
         done: Done,
         permit: Permit | None = None,
+        *,
         asked: float | None = None,
         doubt: str | None = None,
+        min_probability: float | str | None = None,
     ) -> Job:
         """`predict` for an array of the model's input, (H, W, C) uint8, which needs no decoding."""
-        return self.batcher.submit(image, functools.partial(self._answered, done, doubt), permit, asked)
+        threshold = None if min_probability is None else threshold_of(self.artifact.card, min_probability)
+        return self.batcher.submit(image, functools.partial(self._answered, done, doubt), permit, asked, threshold)
 
     def _answered(self, done: Done, doubt: str | None, job: Job) -> None:
         row = job.answer
@@ -135,10 +144,12 @@ class ServedModel:
                 row = err
         done(row)
 
-    async def answer(self, data: bytes, permit: Permit | None = None) -> Answer:
+    async def answer(
+        self, data: bytes, permit: Permit | None = None, min_probability: float | str | None = None
+    ) -> Answer:
         """`predict` for who awaits it: raises whatever went wrong. What nobody awaits any more is not computed."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        pending = self.predict(data, future.set_result, permit)
+        pending = self.predict(data, future.set_result, permit, min_probability)
         try:
             outcome = await future
         finally:
@@ -158,7 +169,16 @@ class ServedModel:
 class Decoding:
     """A large picture that waits for a decoder, then for its answer. Its place is a permit's until it is queued."""
 
-    def __init__(self, served: ServedModel, upload: bytes | Picture, done: Done, permit: Permit, asked: float):
+    def __init__(
+        self,
+        served: ServedModel,
+        upload: bytes | Picture,
+        done: Done,
+        permit: Permit,
+        asked: float,
+        min_probability: float | str | None,
+    ):
+        self._min_probability = min_probability
         self._served: ServedModel | None = served
         self._done: Done | None = done
         self._permit = permit
@@ -183,7 +203,14 @@ class Decoding:
             self._permit.use()
             done(decoded)
         else:
-            self._job = served.submit(decoded.array, done, self._permit, self._asked, decoded.unsure)
+            self._job = served.submit(
+                decoded.array,
+                done,
+                self._permit,
+                asked=self._asked,
+                doubt=decoded.unsure,
+                min_probability=self._min_probability,
+            )
 
     @property
     def cancelled(self) -> bool:

@@ -26,6 +26,8 @@ from serving.errors import DeadlineExceeded, Overloaded, StartError, Unavailable
 from serving.images import picture as images
 from serving.protocols.native import describe
 from serving.repository.answers import Answer, Outcome
+from serving.repository.many import predict_many
+from serving.repository.predictor import Predictor
 from serving.repository.served import ServedModel
 from serving.settings import Settings
 from tests.fixtures import toy
@@ -267,3 +269,30 @@ def test_a_model_is_freed_with_its_last_request_even_if_no_garbage_is_collected(
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_threshold_reaches_the_backend(sound: runtime.Model, artifact: artifacts.Artifact) -> None:
+    """A less exact backend computes again what is close to it."""
+    judged: list[list[float] | None] = []
+
+    def run(images: np.ndarray, thresholds: np.ndarray | None = None) -> Outputs:
+        judged.append(None if thresholds is None else np.nan_to_num(thresholds, nan=-1).tolist())
+        return sound.run(images)
+
+    artifact.card["threshold"] = {"probability": 0.75}
+    less_exact = replace(sound, artifact=artifact, run=run, backend=Backend("openvino", "bf16"))
+    served = ServedModel(less_exact, Settings(), lambda backend: sound)
+    image = upload(artifact)
+    large = encode(Image.fromarray(artifact.golden_images[0]).resize((300, 300)))
+
+    async def scenario() -> None:
+        await served.answer(image)
+        for least in (0.5, "card"):
+            await served.answer(image, None, least)
+        await asyncio.gather(served.answer(image), served.answer(image, None, 0.25))
+        await served.answer(large, None, 0.5)
+        await predict_many(served, artifact.golden_images[:2], min_probability=0.5)
+
+    asyncio.run(scenario())
+    Predictor(less_exact).predict([image], min_probability="card")
+    assert judged == [None, [0.5], [0.75], [-1, 0.25], [0.5], [0.5, 0.5], [0.75]]
