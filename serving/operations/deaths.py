@@ -44,7 +44,7 @@ class Deaths:
             return True
         log.critical(
             "%d workers in a row ended soon after their start: no more are started. "
-            "If the memory is too small: serve fewer models (SHORTCUT_VERSIONS), or fewer workers (SHORTCUT_WORKERS)",
+            "If the memory is too small: serve fewer models, or run fewer workers (SHORTCUT_WORKERS)",
             self._in_a_row,
         )
         return False

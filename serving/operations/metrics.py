@@ -13,7 +13,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -26,6 +26,7 @@ from prometheus_client import (
     values,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.utils import floatToGoString
 
 from serving.operations import shared, tracing
 from serving.processes import alive
@@ -51,7 +52,12 @@ class Stage(NamedTuple):
 
 
 # Reserved for a process, by file of prometheus_client's; each grows by itself, but then it may find no room.
-_FILES = {"counter": 64 * 1024, "gauge_livesum": 64 * 1024, "histogram": 512 * 1024}  # bytes
+_FILES = {
+    "counter": 256 * 1024,
+    "gauge_livesum": 64 * 1024,
+    "gauge_livemax": 128 * 1024,
+    "histogram": 512 * 1024,
+}  # bytes
 FOLDER_BYTES = sum(_FILES.values())
 
 
@@ -123,6 +129,41 @@ _MEASURING = Gauge(
     "Workers that do not know yet which provider is the fastest for this version",
     _MODEL,
     multiprocess_mode="livesum",
+)
+
+
+# What a model sees, beside what it saw in validation: whether the stream has drifted away from what it was trained for.
+MOST_LABELS = 100  # of a version have a series of their own; the rest is counted as OTHER
+OTHER = "other"
+TOP_PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+UNFAMILIARITIES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 4.0)
+_PREDICTED = Counter("shortcut_predicted_labels", "Answers, by their most probable class", (*_MODEL, "label"))
+_TOP = Histogram(
+    "shortcut_top_probability", "Probability of an answer's most probable class", _MODEL, buckets=TOP_PROBABILITIES
+)
+_UNFAMILIARITY = Histogram(
+    "shortcut_unfamiliarity",
+    "Unfamiliarity of an answered picture, divided by the card's threshold",
+    _MODEL,
+    buckets=UNFAMILIARITIES,
+)
+_SHARE = Gauge(
+    "shortcut_reference_label_share",
+    "Share of the validation answers by their most probable class, from the card",
+    (*_MODEL, "label"),
+    multiprocess_mode="livemax",
+)
+_TOP_SHARE = Gauge(
+    "shortcut_reference_probability_share",
+    "Share of the validation answers whose top probability is at most `le`, from the card",
+    (*_MODEL, "le"),
+    multiprocess_mode="livemax",
+)
+_UNFAMILIARITY_SHARE = Gauge(
+    "shortcut_reference_unfamiliarity_share",
+    "Share of the validation pictures whose unfamiliarity is at most `le` thresholds, from the card",
+    (*_MODEL, "le"),
+    multiprocess_mode="livemax",
 )
 
 
@@ -199,21 +240,61 @@ class Queue(Protocol):
 
 
 class Meter:
-    """One served version's figures: what its batcher and decoder report."""
+    """One served version's figures: what its batcher and decoder report, and what it answers.
 
-    def __init__(self, model: str, version: int):
+    `labels` are its classes, in order; `reference` is the card's of that name: what the model answered in validation.
+    An unfamiliarity is counted in multiples of `unfamiliar_from`, the card's threshold, and not where there is none.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        version: int,
+        labels: Sequence[str] = (),
+        reference: Mapping[str, Any] | None = None,
+        unfamiliar_from: float | None = None,
+    ):
         self._labels = (model, str(version))
-        kinds = (_DECODE, _QUEUE, _COMPUTE, _BATCH, _REJECTED, _EXPIRED, _FAILED)
+        kinds = (_DECODE, _QUEUE, _COMPUTE, _BATCH, _REJECTED, _EXPIRED, _TOP, _UNFAMILIARITY)
         tallies = [_Tally(kind.labels(*self._labels)) for kind in kinds]
-        decode, queue, self._compute, self._batch, rejected, expired, failed = tallies
+        decode, queue, self._compute, self._batch, rejected, expired, self._top, self._unfamiliarity = tallies
         self.decoded, self.waited = decode.observe, queue.observe
-        self.rejected, self.expired, self.failed = rejected.count, expired.count, failed.count
+        self.rejected, self.expired = rejected.count, expired.count
+        # Not by a tally, which belongs to the event loop: a batch may fail anywhere, and it is rare.
+        self.failed: Callable[[], None] = _FAILED.labels(*self._labels).inc
+        self._scale = 0.0 if not unfamiliar_from else 1 / unfamiliar_from
+        self._classes = list(labels) if len(labels) <= MOST_LABELS else [*labels[: MOST_LABELS - 1], OTHER]
+        self._predicted: list[_Tally] = []
+        self._reference = reference or {}
         self._workers: Gauge | None = None  # while it is served
         self._measuring = _MEASURING.labels(*self._labels)
 
     def computed(self, images: int, seconds: float) -> None:
         self._batch.observe(images)
         self._compute.observe(seconds)
+
+    def answered(self, index: int, probability: float, unfamiliarity: float | None = None) -> None:
+        """A picture was answered: its most probable class, that one's probability, and how unfamiliar the picture is.
+        On the event loop."""
+        if self._predicted:
+            self._predicted[min(index, len(self._predicted) - 1)].count()
+        self._top.observe(probability)
+        if unfamiliarity is not None and self._scale:
+            self._unfamiliarity.observe(unfamiliarity * self._scale)
+
+    def _expect(self) -> None:
+        """Show from the start which classes there are, and what the card says of validation."""
+        self._predicted = [_Tally(_PREDICTED.labels(*self._labels, label)) for label in self._classes]
+        shares = self._reference.get("labels") or {}
+        left = dict(shares)
+        for label in self._classes if shares else ():
+            _SHARE.labels(*self._labels, label).set(left.pop(label, 0.0))
+        if OTHER in self._classes and shares:
+            _SHARE.labels(*self._labels, OTHER).set(sum(left.values()))
+        for gauge, part in ((_TOP_SHARE, "probability"), (_UNFAMILIARITY_SHARE, "unfamiliarity")):
+            for bound, share in (self._reference.get(part) or {}).items():
+                le = floatToGoString(float(bound))  # type: ignore[no-untyped-call]
+                gauge.labels(*self._labels, le).set(share)
 
     def unsure(self, reason: str) -> None:
         """An answer was marked as not to be relied on."""
@@ -223,6 +304,8 @@ class Meter:
         """It is served from now on; `queue` is looked at whenever somebody wants to know."""
         self._workers = _LOADED.labels(*self._labels, provider, precision)
         self._workers.inc()
+        _serving[self._labels] = self
+        self._expect()
         self._measuring.set(measuring)
         waiting, room = (gauge.labels(*self._labels) for gauge in (_WAITING, _ROOM))
 
@@ -241,7 +324,8 @@ class Meter:
         self._workers.dec()
         self._workers = _LOADED.labels(*self._labels, provider, precision)
         self._workers.inc()
-        self._measuring.set(measuring)
+        if _serving.get(self._labels) is self:
+            self._measuring.set(measuring)
 
     def retired(self) -> None:
         """It is not served any more."""
@@ -250,8 +334,14 @@ class Meter:
         self._workers.dec()
         self._workers = None
         _watched.remove(self._look)
+        if _serving.get(self._labels) is not self:
+            return  # a version that was changed where it lies: its gauges are those of what has taken its place
+        del _serving[self._labels]
         for gauge in (_WAITING, _ROOM, _MEASURING):
             gauge.labels(*self._labels).set(0)
+
+
+_serving: dict[tuple[str, str], Meter] = {}  # whose gauges are shown, by model and version
 
 
 @functools.cache  # models, versions and reasons are few

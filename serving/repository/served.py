@@ -46,7 +46,13 @@ class ServedModel:
         lost: Lost = stay,
     ):
         self.artifact = model.artifact
-        self._meter = Meter(self.artifact.name, self.artifact.version)
+        self._meter = Meter(
+            self.artifact.name,
+            self.artifact.version,
+            self.artifact.labels,
+            self.artifact.card.get("reference"),
+            self.artifact.unfamiliarity_threshold,
+        )
         self.runner = Runner(model, self._meter, load, faster, lost)
         self.batcher = self.runner.batcher = Batcher(
             model.rows,
@@ -159,8 +165,9 @@ class ServedModel:
         raise outcome
 
     def rank(self, answer: Answer, top_k: int, min_probability: float | str | None = None) -> Ranking:
-        """answers.rank, and an answer that should not be relied on is counted."""
+        """answers.rank, and what was answered is counted."""
         ranking = rank(answer, top_k, min_probability)
+        self._meter.answered(*ranking.best[0], answer.unfamiliarity)
         if ranking.unsure is not None:
             self._meter.unsure(ranking.unsure)
         return ranking

@@ -189,3 +189,123 @@ def test_what_a_retired_version_still_answers_is_counted() -> None:
     )
     assert 'shortcut_batch_images_count{model="m",version="1"} 1.0' in done.stdout
     assert 'shortcut_rejected_images_total{model="m",version="1"} 2.0' in done.stdout
+
+
+# What happens in one process, in a process of its own: prometheus_client's figures are global
+
+PRELUDE = """
+import threading
+from serving.operations import metrics
+
+class Queue(list):
+    room = 7
+
+def line(text):
+    print(*[found for found in metrics.exposition().decode().splitlines() if found.startswith(text)], sep=chr(10))
+"""
+
+
+def printed(program: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + program],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def test_a_version_changed_in_place_keeps_its_gauges() -> None:
+    """The new one is served before the old one retires, under the same labels."""
+    lines = printed(
+        """
+old, new = metrics.Meter("m", 1), metrics.Meter("m", 1)
+old.loaded("cpu", "float32", Queue())
+new.loaded("cpu", "float32", Queue([1]), measuring=True)
+old.moved("openvino", "bf16", measuring=False)  # by a thread that had begun before
+old.retired()
+for name in ("measuring", "workers"):
+    line(f"shortcut_model_{name}{{")
+line("shortcut_queue_")
+new.retired()
+line("shortcut_model_measuring{")
+"""
+    )
+    assert 'shortcut_model_measuring{model="m",version="1"} 1.0' in lines
+    assert 'shortcut_model_workers{model="m",precision="float32",provider="cpu",version="1"} 1.0' in lines
+    assert 'shortcut_queue_images{model="m",version="1"} 1.0' in lines
+    assert 'shortcut_queue_room_images{model="m",version="1"} 7.0' in lines
+    assert lines[-1] == 'shortcut_model_measuring{model="m",version="1"} 0.0'
+
+
+def test_failed_batches_are_counted_from_any_thread() -> None:
+    lines = printed(
+        """
+meter = metrics.Meter("m", 1)
+def fail():
+    for _ in range(2000):
+        meter.failed()
+threads = [threading.Thread(target=fail) for _ in range(4)]
+for thread in threads:
+    thread.start()
+while any(thread.is_alive() for thread in threads):
+    metrics.flush()
+line("shortcut_failed_batches_total")
+"""
+    )
+    assert lines == ['shortcut_failed_batches_total{model="m",version="1"} 8000.0']
+
+
+def test_what_a_model_answers_is_counted_beside_its_reference() -> None:
+    lines = printed(
+        """
+reference = {"labels": {"a": 0.75, "b": 0.25}, "probability": {"0.5": 0.1, "1": 1.0}, "unfamiliarity": {"1": 0.95}}
+meter = metrics.Meter("m", 1, ("a", "b", "c"), reference, unfamiliar_from=4.0)
+meter.loaded("cpu", "float32", Queue())
+meter.answered(0, 0.93, 2.0)
+meter.answered(0, 0.45, 6.0)
+meter.answered(1, 1.0, None)
+line("shortcut_predicted_labels_total")
+line("shortcut_reference")
+line('shortcut_top_probability_bucket{le="0.5"')
+line('shortcut_top_probability_bucket{le="1.0"')
+line('shortcut_unfamiliarity_bucket{le="0.5"')
+line("shortcut_unfamiliarity_count")
+"""
+    )
+    of = 'model="m",version="1"'
+    assert lines == [
+        f'shortcut_predicted_labels_total{{label="a",{of}}} 2.0',
+        f'shortcut_predicted_labels_total{{label="b",{of}}} 1.0',
+        f'shortcut_predicted_labels_total{{label="c",{of}}} 0.0',
+        f'shortcut_reference_label_share{{label="a",{of}}} 0.75',
+        f'shortcut_reference_label_share{{label="b",{of}}} 0.25',
+        f'shortcut_reference_label_share{{label="c",{of}}} 0.0',
+        f'shortcut_reference_probability_share{{le="0.5",{of}}} 0.1',
+        f'shortcut_reference_probability_share{{le="1.0",{of}}} 1.0',
+        f'shortcut_reference_unfamiliarity_share{{le="1.0",{of}}} 0.95',
+        f'shortcut_top_probability_bucket{{le="0.5",{of}}} 1.0',
+        f'shortcut_top_probability_bucket{{le="1.0",{of}}} 3.0',
+        f'shortcut_unfamiliarity_bucket{{le="0.5",{of}}} 1.0',
+        f"shortcut_unfamiliarity_count{{{of}}} 2.0",
+    ]
+
+
+def test_a_thousand_classes_have_a_hundred_series() -> None:
+    lines = printed(
+        """
+labels = [f"class {number}" for number in range(1000)]
+meter = metrics.Meter("m", 1, labels, {"labels": {label: 0.001 for label in labels}})
+meter.loaded("cpu", "float32", Queue())
+for index in (0, 98, 99, 999):
+    meter.answered(index, 0.5)
+line("shortcut_predicted_labels_total")
+line('shortcut_reference_label_share{label="other"')
+"""
+    )
+    assert len(lines) == 101
+    assert 'shortcut_predicted_labels_total{label="class 98",model="m",version="1"} 1.0' in lines
+    assert 'shortcut_predicted_labels_total{label="other",model="m",version="1"} 2.0' in lines
+    assert float(lines[-1].split()[-1]) == pytest.approx(0.901)
