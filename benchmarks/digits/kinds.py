@@ -43,6 +43,10 @@ KINDS: dict[str, Kind] = {
     "28x28, shifted by 4 pixels": Kind("mnist", papers.shifted, 0.97),
     "small on its sheet": Kind("mnist", papers.small, 0.97),
     "cropped closely": Kind("mnist", papers.cropped, 0.97),
+    "fills the picture": Kind("mnist", papers.filling, 0.97),
+    "fills the picture, drawn strokes": Kind("any pen", papers.filling, 0.97),
+    "reaches the picture's edges": Kind("mnist", papers.reaching, 0.97),
+    "reaches the picture's edges, drawn strokes": Kind("any pen", papers.reaching, 0.97),
     "ruled paper": Kind("mnist", papers.ruled, 0.93),
     "squared paper": Kind("mnist", papers.squared, 0.93),
     "a form's box": Kind("mnist", papers.boxed, 0.93),
@@ -95,6 +99,7 @@ def inks(mnist: tuple[np.ndarray, np.ndarray], fonts: Path | None) -> dict[str, 
         "strokes": pen(0.05, 0.12),
         "thick": pen(0.12, 0.18),
         "very thick": pen(0.18, 0.25),
+        "any pen": pen(0.01, 0.2),
         "digits": _scikit_learn(),
     }
     for name, packages in (("printed", PRINTED), ("handwriting", HANDWRITING)):

@@ -36,11 +36,7 @@ def grey(levels: np.ndarray) -> np.ndarray:
 
 def clean(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A pen of any colour on plain paper, or light on dark, anywhere on the sheet."""
-    sheet = placed(ink, rng)
-    if rng.random() < 0.25:
-        dark, light = rng.uniform(0, 60), rng.uniform(170, 255)
-        return grey(dark + sheet * (light - dark))
-    return grey(lit(sheet, rng.uniform(215, 255), rng.uniform(0, 0.5)))
+    return _on_plain(placed(ink, rng), rng)
 
 
 def small(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -52,6 +48,49 @@ def cropped(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Cut out closely, its edges touching the picture's."""
     edges = rng.integers(0, 4, 4)
     return grey(lit(np.pad(ink, ((edges[0], edges[1]), (edges[2], edges[3]))), 250, rng.uniform(0, 0.3)))
+
+
+def filling(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A figure that fills its square picture: its longer side takes 88 to 100 % of it."""
+    ink = _wide(ink, rng)
+    side = max(round(max(ink.shape) / rng.uniform(0.88, 1)), *ink.shape)
+    room = side - np.array(ink.shape)
+    y, x = (rng.random(2) * (room + 1)).astype(int)
+    sheet = np.zeros((side, side), np.float32)
+    sheet[y : y + ink.shape[0], x : x + ink.shape[1]] = ink
+    return _on_plain(sheet, rng)
+
+
+def reaching(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A figure that reaches one or two edges of its square picture, which cut off up to 3 % of it."""
+    ink = _wide(ink, rng)
+    side = round(max(ink.shape) / rng.uniform(0.75, 1))
+    away = rng.integers(0, 3, 2)  # the figure stands at the one edge, at the other, or between them
+    if (away == 1).all():
+        away[rng.integers(2)] = rng.choice((0, 2))
+    cut = -(rng.random(2) * 0.03 * max(ink.shape)).astype(int)
+    room = side - np.array(ink.shape)
+    free = (rng.random(2) * np.maximum(room + 1, 1)).astype(int)
+    y, x = (int((cut[i], free[i], room[i] - cut[i])[away[i]]) for i in (0, 1))
+    sheet = np.zeros((3 * side, 3 * side), np.float32)
+    sheet[side + y : side + y + ink.shape[0], side + x : side + x + ink.shape[1]] = ink
+    return _on_plain(sheet[side : 2 * side, side : 2 * side], rng)
+
+
+def _wide(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Any figure but a 1 as wide as people write who want to fill a square."""
+    height, width = ink.shape
+    wanted = round(height * rng.uniform(0.7, 1))
+    if width < 0.4 * height or wanted <= width:
+        return ink
+    return np.asarray(Image.fromarray(ink).resize((wanted, height), Image.Resampling.BICUBIC)).clip(0, 1)
+
+
+def _on_plain(sheet: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if rng.random() < 0.25:
+        dark, light = rng.uniform(0, 60), rng.uniform(170, 255)
+        return grey(dark + sheet * (light - dark))
+    return grey(lit(sheet, rng.uniform(215, 255), rng.uniform(0, 0.5)))
 
 
 def shifted(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:

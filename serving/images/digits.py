@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
+from serving.images.budget import Budget
 from serving.images.figure import find_figure
 from serving.images.ground import border_level
 from serving.images.parts import connected
@@ -26,33 +27,38 @@ class Figure(NamedTuple):
     unsure: str | None
 
 
-def light_on_dark(grey: np.ndarray, shape: tuple[int, int, int], resample: Image.Resampling) -> Figure:
+def light_on_dark(
+    grey: np.ndarray, shape: tuple[int, int, int], resample: Image.Resampling, budget: Budget | None = None
+) -> Figure:
     """A (h, w) uint8 picture of writing -> (H, W) uint8 as MNIST was made.
 
     The figure is cut out, light on black, scaled to 20/28 of the frame, and placed with its centre of mass in the
     middle (LeCun et al. 1998, section III.A). A picture of the model's size whose figure already stands so is returned
-    as it is, whatever file and mode it came in.
+    as it is, whatever file and mode it came in. Raises TakesLong where that is more work than `budget` holds.
     """
     size = shape[:2]
     if grey.shape == size and (standing := _standing(grey)) is not None:
         return Figure(standing, None)
     found, unsure = (cut_by_edge(grey), None) if grey.shape == size else (None, None)
     if found is None:
-        found, unsure = find_figure(Image.fromarray(grey))
-    if found is None:
-        return Figure(np.zeros(size, np.uint8), unsure)
-    cut = thickened(found)
+        found, unsure = find_figure(Image.fromarray(grey), budget=budget)
+    if found is None or (cut := thickened(found)) is None:
+        return Figure(np.zeros(size, np.uint8), unsure or "no_figure")
     scale = FIGURE * min(size) / max(cut.size)
-    small = cut.resize((max(1, round(cut.width * scale)), max(1, round(cut.height * scale))), resample)
+    small = np.asarray(cut.resize((max(1, round(cut.width * scale)), max(1, round(cut.height * scale))), resample))
     # After the resize, which makes thin strokes pale: MNIST's are as bright as a pen's on paper is dark.
-    brightest = max(1, int(np.asarray(small).max()))
-    small = small.point([min(255, int(level * (255 / brightest))) for level in range(256)])
-    x, y = _centre_of_mass(np.asarray(small))
-    left = min(max(round(size[1] / 2 - x), 0), size[1] - small.width)
-    top = min(max(round(size[0] / 2 - y), 0), size[0] - small.height)
-    canvas = Image.new("L", (size[1], size[0]))
-    canvas.paste(small, (left, top))
-    return Figure(np.asarray(canvas), unsure)
+    small = _BRIGHTER[max(1, int(small.max()))][small]
+    x, y = _centre_of_mass(small)
+    height, width = small.shape
+    left = min(max(round(size[1] / 2 - x), 0), size[1] - width)
+    top = min(max(round(size[0] / 2 - y), 0), size[0] - height)
+    canvas = np.zeros(size, np.uint8)
+    canvas[top : top + height, left : left + width] = small
+    return Figure(canvas, unsure)
+
+
+# What each level becomes where the first index is the brightest: that becomes 255.
+_BRIGHTER = np.minimum(255, np.arange(256) * (255 / np.maximum(1, np.arange(256)))[:, None]).astype(np.uint8)
 
 
 def cut_by_edge(grey: np.ndarray) -> Image.Image | None:
@@ -67,11 +73,13 @@ def cut_by_edge(grey: np.ndarray) -> Image.Image | None:
     if contrast < _MIN_CONTRAST or ring.max() <= contrast * _INK or np.count_nonzero(ring > 8) > len(ring) // 2:
         return None
     parts = connected(mask)
-    largest = max(parts, key=lambda part: (part.longer, part.area))
-    for part in parts:
-        if part is not largest and part.is_slight(largest, mask.shape):
-            for row, start, end in part.runs:
-                figure[row, max(0, start - 1) : end + 1] = 0
+    largest = int(np.lexsort((parts.area, parts.longer))[-1])
+    slight = parts.slight(largest)
+    slight[largest] = False
+    if slight.any():
+        gone = parts.mask(np.flatnonzero(slight))
+        gone[:, :-1] |= gone[:, 1:].copy()  # and the paler pixel before it
+        figure[gone] = 0
     return Image.fromarray(figure).crop(_bounding_box(figure > contrast * _INK))
 
 
@@ -83,19 +91,26 @@ def _on_black(grey: np.ndarray) -> np.ndarray:
     return np.maximum(grey, np.uint8(ground)) - np.uint8(ground)
 
 
-def thickened(cut: Image.Image) -> Image.Image:
-    """A figure, light on black, that fills its frame: drawn with a thin pen, its strokes get MNIST's width."""
+def thickened(cut: Image.Image) -> Image.Image | None:
+    """A figure, light on black, that fills its frame: drawn with a thin pen, its strokes get MNIST's width.
+
+    None where it has no strokes: a dot, a blot.
+    """
     scale = _STROKE_PIXELS / max(cut.size)
     size = (max(1, round(cut.width * scale)), max(1, round(cut.height * scale)))
     small = cut.resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR)
     pixels = np.asarray(small)
-    ink = np.pad(pixels > pixels.max() * _INK, 1)
+    ink = np.zeros((size[1] + 2, size[0] + 2), bool)
+    ink[1:-1, 1:-1] = pixels > pixels.max() * _INK
     inner = ink[1:-1, 1:-1] & ink[:-2, 1:-1] & ink[2:, 1:-1] & ink[1:-1, :-2] & ink[1:-1, 2:]
-    area, edge = int(ink.sum()), int(ink.sum()) - int(inner.sum())
+    area = int(np.count_nonzero(ink))
+    edge = area - int(np.count_nonzero(inner))
     width = 2 * area / max(edge, 1)  # of a stroke in pixels; 2 where every pixel is an edge
+    if width > _BLOT * _STROKE_PIXELS:
+        return None
     if width > _THIN * _STROKE_PIXELS:
         return cut
-    stretched = small.point([min(255, int(level * (255 / max(1, int(pixels.max()))))) for level in range(256)])
+    stretched = Image.fromarray(_BRIGHTER[max(1, int(pixels.max()))][pixels])
     margin = Image.new("L", (small.width + 6, small.height + 6))
     margin.paste(stretched, (3, 3))
     return margin.filter(ImageFilter.MaxFilter(5 if scale > 1 else 7))
@@ -103,6 +118,7 @@ def thickened(cut: Image.Image) -> Image.Image:
 
 _STROKE_PIXELS = 60  # the longer side of the copy in which strokes are measured
 _THIN = 0.05  # of a figure's longer side: MNIST's strokes are twice that and more
+_BLOT = 0.37  # of a longer side: a disc has 0.5, a dot of few pixels 0.38, a bar three times as long as wide 0.25
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:

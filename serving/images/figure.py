@@ -9,8 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from serving.images.ground import border_level, dark_ink, light_ink
-from serving.images.parts import Part, connected, ruled_lines, without_frame
+from serving.images.budget import Budget
+from serving.images.ground import border_level, dark_ink, even_ground, light_ink
+from serving.images.lines import may_be_ruled, ruled_lines
+from serving.images.parts import Box, Parts, connected, without_frame
 
 _COPY_PIXELS = 128  # the longer side of the copy in which the figure is looked for
 _NEAR_PIXELS = 40  # a figure that is smaller than this in the copy is looked at again from nearer
@@ -22,62 +24,159 @@ _TURNS = (-0.16, -0.08, 0.0, 0.08, 0.16)  # slopes that a sheet on a desk may ha
 _RECTANGLE = 0.9  # of a sheet's box is filled; of an ellipse's 0.79
 _PALE = 0.4  # of the mask's threshold: less ink is none
 _FAINT = 0.09  # share of the light; writing takes away more
+_FILLED = 0.5  # of its box: what is light and fills more may be a sheet
+_SMALL = 0.01  # of the picture: what comes in from the edge and is smaller is no desk
+_REACHING = 0.2  # of a figure's outline may be the picture's edge, whatever its ink
+_CUT_OFF = 0.38  # of the outline: more is cut off of a desk or a shadow only
+_PIXELS_A_RUN = 8  # of the copy, that cost about as much as a run of ink
 _NOISY = 4.5  # writing is as many standard deviations of the paper's noise away
 
 
-def find_figure(image: Image.Image, nearer: bool = True) -> tuple[Image.Image | None, str | None]:
-    """The figure of a grey picture of any size, cut out, light on black; and why it should not be relied on."""
+def find_figure(
+    image: Image.Image, budget: Budget | None = None, even: bool = True, nearer: bool = True
+) -> tuple[Image.Image | None, str | None]:
+    """The figure of a grey picture of any size, cut out, light on black; and why it should not be relied on.
+
+    Raises TakesLong where that is more work than `budget` holds. Without `even`, the ground is that of a photo; without
+    `nearer`, a figure that is small in the picture is not looked at again.
+    """
     factor = -(-max(image.size) // _COPY_PIXELS)
     grey = np.asarray(image.reduce(factor) if factor > 1 else image)
-    ink, parts = _chosen(grey)
-    if parts is None or ink is None:
+    drawn = _drawn(grey, budget) if even else None
+    ink, chosen = drawn or _chosen(grey, budget)
+    if ink is None or chosen is None:
         return None, "no_figure"
-    left, top, right, bottom = _box(parts)
+    parts = ink.parts
+    left, top, right, bottom = parts.box(chosen)
+    unsure = "several_figures" if _several(parts, chosen) else None
     longer = max(right - left, bottom - top)
     if nearer and factor > 1 and longer < _NEAR_PIXELS:
         margin = max(4, longer // 2)
-        box = (left - margin, top - margin, right + margin, bottom + margin)
-        left, top, right, bottom = (max(0, min(n * factor, side)) for n, side in zip(box, image.size * 2, strict=True))
-        closer, unsure = find_figure(image.crop((left, top, right, bottom)), nearer=False)
+        (x, y), (wide, high) = (max(0, n - margin) * factor for n in (left, top)), image.size
+        near = image.crop((x, y, min((right + margin) * factor, wide), min((bottom + margin) * factor, high)))
+        closer, reason = find_figure(near, budget, even=drawn is not None, nearer=False)
         if closer is not None:
-            return closer, unsure
-        left, top, right, bottom = _box(parts)
-    mask = _mask(parts, ink.share.shape)
-    kept = mask | (_grown(mask) & ~_grown(ink.erased))  # nor what is pale beside a line
-    soft = np.clip((ink.share - _PALE * ink.threshold) * (255 / (ink.level - _PALE * ink.threshold)), 0, 255)
-    cut = np.where(kept, soft, 0).astype(np.uint8)[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
-    tight = Image.fromarray(cut).point([0] * 32 + list(range(32, 256))).getbbox()
-    if tight is None:
-        return None, "no_figure"
-    others = [p for p in ink.parts if p not in parts]
-    return Image.fromarray(cut).crop(tight), "several_figures" if _several(parts, others) else None
+            return closer, unsure or reason  # from near, the edge cuts the figure beside it
+    height, width = grey.shape
+    box = (max(0, left - 1), max(0, top - 1), min(width, right + 1), min(height, bottom + 1))
+    mask = parts.mask(chosen, box)
+    kept = _grown(mask)
+    if ink.erased is not None:
+        kept = mask | (kept & ~_grown(ink.erased[box[1] : box[3], box[0] : box[2]]))  # nor what is pale beside a line
+    faint = _PALE * ink.threshold
+    soft = np.clip((ink.share(box) - faint) * (255 / (ink.level - faint)), 0, 255)
+    cut = Image.fromarray(np.where(kept, soft, 0).astype(np.uint8))
+    tight = cut.point(_ABOVE_NOISE).getbbox()
+    return (cut.crop(tight), unsure) if tight else (None, "no_figure")
 
 
-def _chosen(grey: np.ndarray) -> tuple["_Ink | None", list[Part] | None]:
+_ABOVE_NOISE = [0] * 32 + list(range(32, 256))
+
+
+class _Ink(NamedTuple):
+    """Writing of one polarity: how much ink each pixel holds, by its own value or by a `table` of grey levels; the
+    `level` of full ink, the mask's `threshold`, what was `erased` as lines, and the parts."""
+
+    values: np.ndarray
+    table: np.ndarray | None
+    level: float
+    threshold: float
+    erased: np.ndarray | None
+    parts: Parts
+
+    def share(self, box: Box | None = None) -> np.ndarray:
+        """(h, w) float32, at most about 1: the share of ink of each pixel in `box`, or of all."""
+        left, top, right, bottom = box or (0, 0, self.values.shape[1], self.values.shape[0])
+        values = self.values[top:bottom, left:right]
+        return values if self.table is None else self.table[values]
+
+
+def _drawn(grey: np.ndarray, budget: Budget | None) -> tuple[_Ink, np.ndarray] | None:
+    """The writing of a picture on even ground and the parts of its figure; None where it may be something else."""
+    even = even_ground(grey)
+    if even is None or even.strongest < _FAINT:
+        return None
+    level, threshold = even.strongest, 0.35 * even.strongest
+    mask = _beyond(grey, even.light, even.share, threshold)
+    faint = _PALE * threshold
+    erased = None
+    if may_be_ruled(_beyond(grey, even.light, even.share, faint)):
+        erased = ruled_lines(even.share[grey], faint, budget)
+        mask &= ~erased
+    ink = _Ink(grey, even.share, level, threshold, erased, connected(mask, budget))
+    parts = ink.parts
+    for part in np.flatnonzero(parts.at_edge & (parts.area > _SMALL * grey.size)).tolist():
+        if _comes_in(ink, part):
+            return None  # a desk, a shadow
+    ink, chosen = _figure(ink, budget)
+    if chosen is None:
+        return None
+    parts, largest = ink.parts, int(chosen[0])
+    left, top, right, bottom = parts.box(chosen[:1])
+    filled = parts.area[largest] > _FILLED * (right - left) * (bottom - top)
+    if even.light and filled and np.count_nonzero(parts.runs.part == largest) > bottom - top:
+        return None  # a sheet on a desk, with what is written on it: more than a run in some rows
+    return ink, chosen
+
+
+def _comes_in(ink: _Ink, part: int) -> bool:
+    """Whether a part goes on behind the picture's edge, and is no figure that reaches it: more of its outline is cut
+    off there, or some is and most of it is paler than ink, as a shadow with a figure in it."""
+    height, width = ink.parts.shape
+    chosen = np.array([part])
+    left, top, right, bottom = box = ink.parts.box(chosen)
+    mask = np.pad(ink.parts.mask(chosen, box), 1)
+    inner = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+    area = int(ink.parts.area[part])
+    sides = (
+        (left == 0, mask[1:-1, 1]),
+        (top == 0, mask[1, 1:-1]),
+        (right == width, mask[1:-1, -2]),
+        (bottom == height, mask[-2, 1:-1]),
+    )
+    cut = sum(int(np.count_nonzero(side)) for at_edge, side in sides if at_edge)
+    cut_off = cut / (area - int(np.count_nonzero(inner)))
+    if cut_off < _REACHING or cut_off > _CUT_OFF:
+        return cut_off > _CUT_OFF
+    return bool(np.count_nonzero(ink.share(box)[mask[1:-1, 1:-1]] < 0.7 * ink.level) > area / 2)
+
+
+def _beyond(grey: np.ndarray, light: bool, share: np.ndarray, threshold: float) -> np.ndarray:
+    """Where there is more ink than `threshold`; `share` has it for each grey level, in order."""
+    levels = np.flatnonzero(share > threshold)
+    return grey >= levels[0] if light else grey <= levels[-1]
+
+
+def _chosen(grey: np.ndarray, budget: Budget | None) -> tuple[_Ink | None, np.ndarray | None]:
     """Dark writing on light ground or light writing on dark: whichever it is, and the parts of its figure."""
-    dark = _writing(dark_ink(grey))
-    dark_parts = _figure(dark) if dark else None
-    likely = _likeness(grey, dark, dark_parts, -1) if dark and dark_parts else 0.0
+    if budget is not None:
+        budget.take(grey.size // _PIXELS_A_RUN)
+    dark, dark_parts = _found(dark_ink(grey), budget)
+    likely = _likeness(grey, dark, dark_parts, -1) if dark and dark_parts is not None else 0.0
     if likely >= _LIKELY and border_level(grey) > 127:
         return dark, dark_parts
-    light = _writing(light_ink(grey))
-    light_parts = _figure(light) if light else None
-    if dark_parts is None or light is None or light_parts is None:
+    light, light_parts = _found(light_ink(grey), budget)
+    if dark is None or dark_parts is None or light is None or light_parts is None:
         return (light, light_parts) if dark_parts is None else (dark, dark_parts)
-    if _on_sheet(grey, light_parts, dark_parts):
+    if _on_sheet(grey, (light.parts, light_parts), (dark.parts, dark_parts)):
         return dark, dark_parts
     clearly_light = _likeness(grey, light, light_parts, 1) > likely + _DOUBT
     return (light, light_parts) if clearly_light else (dark, dark_parts)
 
 
-def _likeness(grey: np.ndarray, ink: "_Ink", parts: list[Part], sign: int) -> float:
+def _found(share: np.ndarray, budget: Budget | None) -> tuple[_Ink | None, np.ndarray | None]:
+    ink = _writing(share, budget)
+    return _figure(ink, budget) if ink else (None, None)
+
+
+def _likeness(grey: np.ndarray, ink: _Ink, chosen: np.ndarray, sign: int) -> float:
     """How much parts look like strokes, at most 1; `sign` is 1 for light ink.
 
     The gaps between strokes look like strokes of the other colour, but are wide for their length, or have ends at which
     the grey does not change, or there is ground of the same grey.
     """
-    left, top, right, bottom = _box(parts)
-    mask = np.pad(_mask(parts, grey.shape)[top:bottom, left:right], 3)
+    left, top, right, bottom = box = ink.parts.box(chosen)
+    mask = np.pad(ink.parts.mask(chosen, box), 3)
     levels = np.pad(grey, 3, mode="edge")[top : bottom + 6, left : right + 6].astype(np.int16) * sign
     steps = []
     for m, g in ((mask, levels), (mask[::-1], levels[::-1]), (mask.T, levels.T), (mask.T[::-1], levels.T[::-1])):
@@ -89,7 +188,7 @@ def _likeness(grey: np.ndarray, ink: "_Ink", parts: list[Part], sign: int) -> fl
     sharp = float((found > 0.35 * most).mean())
     width = 2.5 * float(mask.sum()) / found.size  # of a stroke: its area by half its outline, counted in steps
     inside = sign * float(np.median(levels[mask]))
-    ground = grey[ink.share < 0.5 * ink.threshold]
+    ground = grey[ink.share() < 0.5 * ink.threshold]
     near = max(12.0, 0.25 * abs(inside - float(np.median(ground)))) if ground.size else 0.0
     same = np.count_nonzero(ground >= inside - near if sign > 0 else ground <= inside + near)
     alone = same < 0.5 * np.count_nonzero(mask)
@@ -97,15 +196,15 @@ def _likeness(grey: np.ndarray, ink: "_Ink", parts: list[Part], sign: int) -> fl
     return sharp - 1.5 * width / max(right - left, bottom - top) - (0.0 if alone else also_ground)
 
 
-def _on_sheet(grey: np.ndarray, light: list[Part], dark: list[Part]) -> bool:
+def _on_sheet(grey: np.ndarray, light: tuple[Parts, np.ndarray], dark: tuple[Parts, np.ndarray]) -> bool:
     """Whether what is light is a sheet of paper around dark writing: a rectangle, a little turned, without its inside.
 
     A light 0 around a dark hole is no rectangle.
     """
-    (left, top, right, bottom), inner = _box(light), _box(dark)
+    (left, top, right, bottom), inner = (parts.box(chosen) for parts, chosen in (light, dark))
     if inner[0] <= left or inner[1] <= top or inner[2] >= right or inner[3] >= bottom:
         return False
-    between = sum(float(np.median(grey[_mask(parts, grey.shape)])) for parts in (light, dark)) / 2
+    between = sum(float(np.median(grey[parts.mask(chosen)])) for parts, chosen in (light, dark)) / 2
     paper = grey[top:bottom, left:right] > between
     rows = np.flatnonzero(paper.mean(axis=1) > 0.1)
     if not rows.size:
@@ -121,18 +220,7 @@ def _on_sheet(grey: np.ndarray, light: list[Part], dark: list[Part]) -> bool:
     return area > _RECTANGLE * smallest
 
 
-class _Ink(NamedTuple):
-    """Writing of one polarity: the `share` of each pixel, the `level` of full ink, the mask's `threshold`, what was
-    `erased` as lines, and the parts."""
-
-    share: np.ndarray
-    level: float
-    threshold: float
-    erased: np.ndarray
-    parts: list[Part]
-
-
-def _writing(share: np.ndarray) -> _Ink | None:
+def _writing(share: np.ndarray, budget: Budget | None) -> _Ink | None:
     """The parts of what stands out of the paper's noise; None where nothing does."""
     some = share[::2, ::2] if share.size > 4000 else share
     ground = float(np.median(some))
@@ -147,8 +235,8 @@ def _writing(share: np.ndarray) -> _Ink | None:
     if level < _FAINT or level < _NOISY * noise:
         return None
     threshold = max(0.35 * level, min(0.6 * level, 3.5 * noise))
-    lines = ruled_lines(share, max(_PALE * threshold, 3 * noise))
-    return _Ink(share, level, threshold, lines, connected((share > threshold) & ~lines))
+    lines = ruled_lines(share, max(_PALE * threshold, 3 * noise), budget)
+    return _Ink(share, None, level, threshold, lines, connected((share > threshold) & ~lines, budget))
 
 
 def _blurred(share: np.ndarray) -> np.ndarray:
@@ -159,73 +247,55 @@ def _blurred(share: np.ndarray) -> np.ndarray:
     return mean
 
 
-def _figure(ink: _Ink) -> list[Part] | None:
-    """The parts that make up the figure; None where there is none."""
-    shape, parts = ink.share.shape, ink.parts
+def _figure(ink: _Ink, budget: Budget | None) -> tuple[_Ink, np.ndarray | None]:
+    """The numbers of the parts that make up the figure, None where there is none; and the ink without a frame."""
     for _ in range(2):
-        candidates = [part for part in parts if part.longer >= _SMALLEST * min(shape)]
-        if not candidates:
-            return None
-        framed = max(candidates, key=lambda part: part.longer)
-        inner = without_frame(framed, shape)
+        parts = ink.parts
+        longer = parts.longer
+        if not len(parts) or longer.max() < _SMALLEST * min(parts.shape):
+            return ink, None
+        framed = int(longer.argmax())
+        left, top, right, bottom = box = parts.box(np.array([framed]))
+        frame = parts.mask(np.array([framed]), box)
+        inner = without_frame(frame)
         if inner is None:
             break
-        pieces = connected(inner)
-        inside = [p for p in parts if p is not framed] + pieces
-        if not inside or max(p.longer for p in inside) < 0.25 * framed.longer:
+        mask = parts.mask(np.flatnonzero(np.arange(len(parts)) != framed))
+        mask[top:bottom, left:right] |= inner
+        inside = connected(mask, budget)
+        if not len(inside) or inside.longer.max() < 0.25 * longer[framed]:
             break
-        parts = inside
-        ink.erased[_mask([framed], shape) & ~inner] = True
-    total = sum(part.area for part in parts)
-
-    def weight(part: Part) -> float:
-        return part.longer * part.area**0.5 * (0.4 if part.at_edge(shape) else 1.0)
-
-    largest = max(candidates, key=weight)
-    if largest.area < 0.25 * total and len(parts) > 40:
-        return None  # nothing but noise
-    kept = [largest]
-    for part in parts:
-        if part is largest or part.is_slight(largest, shape):
-            continue
-        if _gap(part, largest) <= 0.2 * largest.longer and not _beside(part, largest):
-            kept.append(part)
-    return kept
-
-
-def _gap(one: Part, other: Part) -> int:
-    """Pixels between two boxes, in the direction in which they are farther apart."""
-    across = max(one.left, other.left) - min(one.right, other.right)
-    down = max(one.top, other.top) - min(one.bottom, other.bottom)
-    return max(across, down, 0)
+        erased = np.zeros(parts.shape, bool) if ink.erased is None else ink.erased.copy()
+        erased[top:bottom, left:right] |= frame & ~inner
+        ink = ink._replace(parts=inside, erased=erased)
+    parts = ink.parts
+    longer = parts.longer
+    weight = longer * np.sqrt(parts.area) * np.where(parts.at_edge, 0.4, 1.0)
+    largest = int(np.where(longer >= _SMALLEST * min(parts.shape), weight, 0).argmax())
+    if longer[largest] < _SMALLEST * min(parts.shape):
+        return ink, None
+    if len(parts) == 1:
+        return ink, np.zeros(1, int)
+    if parts.area[largest] < 0.25 * parts.area.sum() and len(parts) > 40:
+        return ink, None  # nothing but noise
+    near = ~parts.slight(largest) & (parts.gap(largest) <= 0.2 * longer[largest]) & ~_beside(parts, largest)
+    near[largest] = False
+    return ink, np.concatenate([[largest], np.flatnonzero(near)])
 
 
-def _beside(one: Part, other: Part) -> bool:
-    """Whether a part is as high as a figure and stands next to the other."""
-    across = max(one.left, other.left) - min(one.right, other.right)
-    high = min(one.bottom - one.top, other.bottom - other.top)
-    return across > -2 and high >= _SEVERAL * max(one.bottom - one.top, other.bottom - other.top)
+def _beside(parts: Parts, one: int) -> np.ndarray:
+    """Whether each part is as high as a figure and stands next to `one`."""
+    across = np.maximum(parts.left, parts.left[one]) - np.minimum(parts.right, parts.right[one])
+    high = np.minimum(parts.height, parts.height[one])
+    return (across > -2) & (high >= _SEVERAL * np.maximum(parts.height, parts.height[one]))
 
 
-def _several(parts: list[Part], others: list[Part]) -> bool:
-    return any(_beside(other, parts[0]) and other.area >= 0.25 * parts[0].area for other in others)
-
-
-def _mask(parts: list[Part], shape: tuple[int, ...]) -> np.ndarray:
-    mask = np.zeros(shape, bool)
-    for part in parts:
-        for row, start, end in part.runs:
-            mask[row, start:end] = True
-    return mask
-
-
-def _box(parts: list[Part]) -> tuple[int, int, int, int]:
-    return (
-        min(part.left for part in parts),
-        min(part.top for part in parts),
-        max(part.right for part in parts),
-        max(part.bottom for part in parts),
-    )
+def _several(parts: Parts, chosen: np.ndarray) -> bool:
+    if len(chosen) == len(parts):
+        return False
+    figures = _beside(parts, int(chosen[0])) & (parts.area >= 0.25 * parts.area[chosen[0]])
+    figures[chosen] = False
+    return bool(figures.any())
 
 
 def _grown(mask: np.ndarray) -> np.ndarray:

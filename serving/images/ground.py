@@ -4,6 +4,7 @@ What is wider than a stroke is ground: paper, shadow, desk. Knows neither figure
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -69,3 +70,47 @@ def border_level(grey: np.ndarray) -> int:
     """The median of the outermost pixels."""
     ring = sorted(np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]]).tobytes())
     return (ring[(len(ring) - 1) // 2] + ring[len(ring) // 2]) // 2
+
+
+class Even(NamedTuple):
+    """A picture on ground of one level: `light` ink, or dark; how strong it is at most; and the share of a full
+    light's difference for each grey level, (256,) float32."""
+
+    light: bool
+    strongest: float
+    share: np.ndarray
+
+
+_SAME = 8  # grey levels within which even ground stays, be it scanned or compressed
+_GROUND = 0.4  # of the picture is ground at least
+_RING = 0.48  # of its outermost pixels may be ink
+_OTHERS = 0.1  # of the ink: so many pixels may be on the ground's other side, as beside a compressed stroke
+
+
+def even_ground(grey: np.ndarray) -> Even | None:
+    """What the levels of a (h, w) uint8 picture mean whose ground is all of one level, as in a drawing, a scan or a
+    screenshot; None of any other. There ink may be as wide as it likes, and reach the edges."""
+    ring = np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
+    level = _median(np.bincount(ring, minlength=256), len(ring))
+    low, high = max(0, level - _SAME), min(255, level + _SAME)
+    counts = np.bincount(grey.ravel(), minlength=256)
+    darker, ground = int(counts[:low].sum()), int(counts[low : high + 1].sum())
+    lighter = grey.size - darker - ground
+    ink, others = max(darker, lighter), min(darker, lighter)
+    if ground < _GROUND * grey.size or not ink or others > _OTHERS * ink:
+        return None
+    light = lighter > darker
+    outside = ring > high if light else ring < low
+    if np.count_nonzero(outside) > _RING * len(ring):
+        return None
+    levels = np.arange(256, dtype=np.float32)
+    share = (levels - level) / 255 if light else (level - levels) / max(level, _DARKEST)
+    # The level that so many pixels exceed; a few may be noise.
+    count = min(grey.size, max(6, grey.size // 300))
+    most = np.flatnonzero(np.add.accumulate(counts[::-1] if light else counts) >= count)[0]
+    strongest = float(share[255 - most if light else most])
+    return Even(light, max(strongest, 0.6 * float(share[grey.max() if light else grey.min()])), share)
+
+
+def _median(counts: np.ndarray, total: int) -> int:
+    return int(np.searchsorted(np.add.accumulate(counts), (total + 1) // 2))

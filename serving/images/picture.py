@@ -13,6 +13,7 @@ from PIL import Image
 
 from serving.errors import ClassifyError, ImageTooLarge, InvalidImage
 from serving.images import profile
+from serving.images.budget import Budget, TakesLong
 from serving.images.digits import light_on_dark
 from serving.images.fitting import Fit, fit, surplus
 from serving.images.flatten import flat, orientation, profile_mode, whole_jpeg
@@ -30,13 +31,12 @@ MAX_SCANNED_PIXELS = 2_000_000_000  # of a JPEG with more scans than that: pixel
 # What may be decoded on the event loop, beside its bytes and pixels: a hundred milliseconds can hide in a small file.
 QUICK_READS = 500
 QUICK_SCANS = 16  # of a JPEG
+QUICK_WORK = 1000  # of finding a figure: runs of ink
 QUICK_TEXTS = 4  # compressed texts of a PNG, 1 MB each
 
+__all__ = ["FILTERS", "MAX_PIXELS", "Decoded", "Picture", "TakesLong", "decode_image"]
+
 FILTERS: dict[str, Image.Resampling] = {f.name.lower(): f for f in Image.Resampling}
-
-
-class TakesLong(Exception):
-    """More work than was allowed; no failure."""
 
 
 class Decoded(NamedTuple):
@@ -169,7 +169,8 @@ class Picture:
         if centred:
             # Without its profile: writing is told from paper by contrast, and a profile keeps that.
             grey = flat(image, "L", any_range=True, coloured=False)
-            return Decoded(*light_on_dark(np.asarray(grey), shape, resample))
+            budget = Budget(QUICK_WORK) if self._reads.quick else None
+            return Decoded(*light_on_dark(np.asarray(grey), shape, resample, budget))
         shrink = surplus(fit(self.size, frame, convention, resize_to))
         if image.format == "JPEG" and shrink > 1:
             # libjpeg decodes to 1/2, 1/4 or 1/8 of the size, up to eight times as fast.

@@ -1,6 +1,10 @@
 """The figure is found among specks, inside a frame and drawn with any pen; what stands already is left alone."""
 
+import functools
+from pathlib import Path
+
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -197,3 +201,72 @@ def test_a_figure_that_is_small_on_its_sheet_is_looked_at_from_nearer() -> None:
     assert found is not None
     assert reason is None
     assert max(found.size) > 40
+
+
+# Figures that fill their picture, and what is no figure
+
+
+def drawn(text: str, side: int = 280, pen: int = 18, fills: float = 1.0) -> np.ndarray:
+    """Dark strokes on white that fill `fills` of a square picture; more than 1 is cut off at the edges."""
+    strokes = {
+        "2": [[(0.15, 0.2), (0.3, 0.05), (0.7, 0.05), (0.85, 0.25), (0.8, 0.4), (0.15, 1), (0.9, 1)]],
+        "4": [[(0.6, 0), (0.05, 0.65), (0.95, 0.65)], [(0.65, 0.35), (0.65, 1)]],
+        "5": [[(0.9, 0), (0.2, 0), (0.15, 0.45), (0.6, 0.4), (0.9, 0.65), (0.75, 0.95), (0.3, 1), (0.05, 0.85)]],
+        "7": [[(0.05, 0), (0.95, 0), (0.4, 1)]],
+        "9": [[(0.8, 0.3), (0.6, 0.02), (0.3, 0.05), (0.15, 0.3), (0.4, 0.5), (0.75, 0.35), (0.7, 1)]],
+    }
+    image = Image.new("L", (side, side), 255)
+    pencil = ImageDraw.Draw(image)
+    for stroke in strokes[text]:
+        at = [((0.5 + (x - 0.5) * fills) * side, (0.5 + (y - 0.5) * fills) * side) for x, y in stroke]
+        pencil.line(at, fill=17, width=pen, joint="curve")
+        for x, y in at:
+            pencil.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), fill=17)
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("light", [False, True])
+@pytest.mark.parametrize("pen", [8, 18, 30])
+@pytest.mark.parametrize("fills", [0.9, 1.0])
+@pytest.mark.parametrize("text", list("24579"))
+def test_a_figure_may_fill_its_picture(text: str, fills: float, pen: int, light: bool) -> None:
+    sheet = drawn(text, pen=pen, fills=fills)
+    sheet = 255 - sheet if light else sheet
+    assert unsure(sheet) is None
+    assert answer(sheet) == text
+
+
+@functools.cache
+def model() -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(Path(__file__).parents[2] / "models/digits_cnn-mnist/1/model.onnx")
+
+
+def answer(sheet: np.ndarray) -> str:
+    (probabilities,) = model().run(None, {"image": brought(sheet)[None, ..., None]})
+    return str(probabilities[0].argmax())
+
+
+@pytest.mark.parametrize("side", [64, 280])
+@pytest.mark.parametrize("pair", ["38", "17", "42", "10", "96"])
+@pytest.mark.parametrize("height", [0.3, 0.5])
+def test_two_figures_are_several(pair: str, side: int, height: float) -> None:
+    for ink, ground in ((255, 0), (20, 240)):
+        apart = digit(pair[0], (side, side), (0.25, 0.5), height, ink=ink, ground=ground)
+        apart.paste(digit(pair[1], (side // 2, side), (0.5, 0.5), 2 * height, ink=ink, ground=ground), (side // 2, 0))
+        assert unsure(np.asarray(apart)) == "several_figures"
+
+
+@pytest.mark.parametrize("side", [28, 64, 280, 600])
+@pytest.mark.parametrize("radius", [0.05, 0.1, 0.3])
+def test_a_dot_is_no_figure(side: int, radius: float) -> None:
+    for ink, ground in ((255, 0), (20, 240)):
+        dot = Image.new("L", (side, side), ground)
+        x, y, r = 0.4 * side, 0.5 * side, radius * side
+        ImageDraw.Draw(dot).ellipse((x - r, y - r, x + r, y + r), fill=ink)
+        assert unsure(np.asarray(dot)) == "no_figure"
+
+
+def test_a_thick_one_is_no_dot() -> None:
+    one = np.full((200, 200), 250, np.uint8)
+    one[30:170, 75:125] = 10
+    assert unsure(one) is None

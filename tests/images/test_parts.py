@@ -1,11 +1,19 @@
-"""Connected parts are those that a flood would find; ruled lines go and strokes stay."""
+"""Connected parts are those that a flood would find, at a cost that the picture's pixels bound."""
+
+import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from serving.images.parts import connected, ruled_lines
+from serving.images.budget import TakesLong
+from serving.images.digits import light_on_dark
+from serving.images.parts import connected
+from serving.images.picture import Picture
+from tests.fixtures.pictures import digit, encode
 
 
 @settings(deadline=None)  # the machine may be busy
@@ -14,10 +22,15 @@ def test_connected_parts_are_those_that_a_flood_would_find(seed: int, density: f
     ink = np.random.default_rng(seed).random((12, 15)) < density
     parts = connected(ink)
     found = np.zeros(ink.shape, int)
-    for number, part in enumerate(parts, 1):
-        for row, start, end in part.runs:
-            assert (found[row, start:end] == 0).all()
-            found[row, start:end] = number
+    for number in range(len(parts)):
+        mask = parts.mask(np.array([number]))
+        assert not found[mask].any()
+        found[mask] = number + 1
+        rows, columns = np.nonzero(mask)
+        box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert parts.box(np.array([number])) == box
+        assert np.array_equal(parts.mask(np.array([number]), box), mask[box[1] : box[3], box[0] : box[2]])
+        assert parts.area[number] == mask.sum()
     assert np.array_equal(found > 0, ink)
     padded = np.pad(found, 1)
     for dy in (0, 1):
@@ -25,10 +38,9 @@ def test_connected_parts_are_those_that_a_flood_would_find(seed: int, density: f
             moved = padded[1 + dy : 13 + dy, 1 + dx : 16 + dx]
             touching = (found > 0) & (moved > 0)
             assert (found[touching] == moved[touching]).all()  # neighbours are of one part
-    for number, part in enumerate(parts, 1):  # and a part is no two
+    for number in range(1, len(parts) + 1):  # and a part is no two
         reached = np.zeros(ink.shape, bool)
-        row, start, _ = part.runs[0]
-        reached[row, start] = True
+        reached[tuple(np.argwhere(found == number)[0])] = True
         for _ in range(ink.size):
             grown = np.pad(reached, 1)
             grown = np.max([grown[i : i + 12, j : j + 15] for i in range(3) for j in range(3)], axis=0) & (
@@ -40,31 +52,62 @@ def test_connected_parts_are_those_that_a_flood_would_find(seed: int, density: f
         assert np.array_equal(reached, found == number)
 
 
-@pytest.mark.parametrize("pale", [0.3, 1.0])
-@pytest.mark.parametrize("down", [False, True])
-def test_lines_go_and_strokes_across_them_stay(down: bool, pale: float) -> None:
-    stroke = np.zeros((100, 100), np.float32)
-    stroke[10:90, 48:54] = 1
-    lines = np.zeros((100, 100), np.float32)
-    lines[30] = lines[60:62] = pale
-    if down:
-        lines[:, 20:22] = pale
-    gone = ruled_lines(np.maximum(stroke, lines), 0.1)
-    beside = np.zeros((100, 100), bool)
-    beside[:, 46:56] = True  # a pixel or two of a line stay where it meets the stroke
-    assert gone[(lines > 0) & ~beside].all()
-    assert not gone[10:90, 48:54].any()
+def calls(work: Callable[[], object]) -> int:
+    """How many functions are called meanwhile, NumPy's included."""
+    count = 0
+
+    def counted(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(counted)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
 
 
-def test_a_line_that_is_a_little_turned_goes_too() -> None:
-    y, x = np.mgrid[:100, :120]
-    share = np.clip(1.5 - np.abs(y - 40 - 0.03 * x), 0, 1).astype(np.float32) * 0.4
-    gone = ruled_lines(share, 0.05)
-    assert gone[share > 0.05].all()
-    assert gone.sum() < 6 * 120
+SIDE = 128
+GRID = np.indices((SIDE, SIDE))
+ZIGZAG = np.zeros((SIDE, SIDE), bool)
+ZIGZAG[:, ::2] = True
+ZIGZAG[0, 1::4] = ZIGZAG[-1, 3::4] = True
+DEAR = {
+    "checkerboard": GRID.sum(axis=0) % 2 == 0,
+    "squares of two": (GRID // 2).sum(axis=0) % 2 == 0,
+    "dots": (GRID % 2 == 0).all(axis=0),
+    "stripes": GRID[0] % 2 == 0,
+    "dashes": (GRID[0] % 2 == 0) & (GRID[1] % 4 < 2),
+    "zigzag": ZIGZAG,
+    "noise": np.random.default_rng(0).random((SIDE, SIDE)) < 0.4,
+    "sparse noise": np.random.default_rng(0).random((SIDE, SIDE)) < 0.1,
+}
 
 
-def test_strokes_that_do_not_cross_the_whole_picture_are_no_lines() -> None:
-    share = np.zeros((100, 100), np.float32)
-    share[50:53, 10:80] = 1
-    assert not ruled_lines(share, 0.1).any()
+@pytest.mark.parametrize("name", DEAR)
+def test_no_picture_makes_many_steps(name: str) -> None:
+    grey = np.where(DEAR[name], np.uint8(20), np.uint8(240))
+    plain = np.asarray(digit("7", (SIDE, SIDE), ink=20, ground=240))
+    usual = calls(lambda: light_on_dark(plain, (28, 28, 1), Image.Resampling.BILINEAR))
+    assert calls(lambda: light_on_dark(grey, (28, 28, 1), Image.Resampling.BILINEAR)) < 8 * usual
+    assert calls(lambda: light_on_dark(255 - grey, (28, 28, 1), Image.Resampling.BILINEAR)) < 8 * usual
+
+
+@pytest.mark.parametrize("name", DEAR)
+def test_a_dear_picture_is_not_decoded_between_others(name: str) -> None:
+    data = encode(Image.fromarray(DEAR[name]).convert("L"))
+    picture = Picture.open(data, 10**6, quick=True)
+    with pytest.raises(TakesLong):
+        picture.to_array((28, 28, 1), "light_on_dark_centred", "bilinear")
+    picture = Picture.open(data, 10**6)
+    assert picture.to_array((28, 28, 1), "light_on_dark_centred", "bilinear").array.shape == (28, 28, 1)
+
+
+@pytest.mark.parametrize("side", [28, 100, 128])
+@pytest.mark.parametrize("text", list("0123456789"))
+def test_a_usual_figure_is_decoded_between_others(text: str, side: int) -> None:
+    for ink, ground in ((255, 0), (20, 240)):
+        data = encode(digit(text, (side, side), (0.45, 0.5), 0.7, ink=ink, ground=ground))
+        picture = Picture.open(data, 10**6, quick=True)
+        assert picture.to_array((28, 28, 1), "light_on_dark_centred", "bilinear").unsure is None
