@@ -30,7 +30,7 @@ def may_be_ruled(ink: np.ndarray) -> bool:
     if min(ink.shape) < 2 * _BLOCKS:
         return False
     for side in (ink, ink.T):
-        crossed: np.ndarray = side.any(axis=0)
+        crossed: np.ndarray = np.logical_or.reduce(side)
         bounds = np.linspace(0, len(crossed), _BLOCKS + 1).astype(int)
         drawn = np.add.reduceat(crossed, bounds[:-1], dtype=np.int32) > 0.6 * np.diff(bounds)
         if np.count_nonzero(drawn) >= _BLOCKS - 1:
@@ -114,7 +114,7 @@ def _strokes(ink: np.ndarray, rows: np.ndarray, thickest: int, dark: np.ndarray)
     at = np.clip(rows[:, None] + np.arange(-2 * thickest, 2 * thickest + 1)[:, None], 0, height - 1)
     across = ink[at, np.arange(width)]
     middle = 2 * thickest
-    near: np.ndarray = across[:, middle - 1 : middle + 2].any(axis=1)
+    near: np.ndarray = np.logical_or.reduce(across[:, middle - 1 : middle + 2], axis=1)
     # Ink that goes on from the middle, upwards and downwards.
     up, down = (
         np.logical_and.accumulate(side, axis=1).sum(axis=1) for side in (across[:, middle::-1], across[:, middle + 1 :])
