@@ -18,6 +18,8 @@ from serving.errors import StartError
 FILES = ("model.onnx", "golden.npz", "card.json")
 CONVENTIONS = ("plain", "light_on_dark_centred", "centre_crop", "pad")
 MAX_RESIZE_TO = 8192  # pixels
+FLOAT32_LIMIT = 1e-4  # how far a float32 probability may be from the golden one, where the card states nothing else
+MAX_FLOAT32_LIMIT = 1e-2
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's, to resize with
 
 
@@ -40,6 +42,7 @@ class Artifact:
     golden_probabilities: np.ndarray = field(repr=False)
     resize_to: int | None = None
     pad_fill: tuple[int, ...] = (0,)
+    float32_limit: float = FLOAT32_LIMIT
     golden_unfamiliarity: np.ndarray | None = field(repr=False, default=None)
 
     @property
@@ -149,6 +152,7 @@ def read(path: Path) -> Artifact:
         golden_probabilities=probabilities,
         resize_to=card.get("resize_to"),
         pad_fill=tuple(card.get("pad_fill", (0,))),
+        float32_limit=card.get("exactness", {}).get("float32_limit", FLOAT32_LIMIT),
         golden_unfamiliarity=unfamiliarity,
     )
 
@@ -192,6 +196,13 @@ def _wrong(card: dict[str, Any], folder: str) -> Iterator[str]:
         yield (
             "resize_to goes with centre_crop and is at least as large as the input; pad_fill goes with pad, and has a "
             f"level for each channel or one: got {given}"
+        )
+    exactness = card.get("exactness", {})
+    limit = exactness.get("float32_limit", FLOAT32_LIMIT) if isinstance(exactness, dict) else None
+    if not (isinstance(limit, float) and FLOAT32_LIMIT <= limit <= MAX_FLOAT32_LIMIT):
+        yield (
+            f"exactness must be an object whose float32_limit is from {FLOAT32_LIMIT:g} to {MAX_FLOAT32_LIMIT:g}, "
+            f"got {_shown(exactness)}"
         )
     if not isinstance(card["files"], dict):
         yield f"files must name each file's sha256, got {_shown(card['files'])}"

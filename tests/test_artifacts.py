@@ -70,6 +70,9 @@ def test_a_missing_file_is_named(artifact: Path, file: str) -> None:
         {"input_convention": "centre_crop", "resize_to": 3},
         {"input_convention": "centre_crop", "resize_to": "256"},
         {"pad_fill": [0]},
+        {"exactness": {"float32_limit": 0.5}},
+        {"exactness": {"float32_limit": "0.0001"}},
+        {"exactness": 3},
         {"input_convention": "pad", "pad_fill": 114},
         {"input_convention": "pad", "pad_fill": [300]},
         {"input_convention": "pad", "pad_fill": [1, 2]},
@@ -91,6 +94,7 @@ def test_a_card_that_does_not_fit_is_refused(artifact: Path, change: dict[str, o
         ({"input_shape": [8, 8, 4]}, r"input_shape must be \[height, width, 1 or 3\], got \[8, 8, 4\]"),
         ({"input_convention": "sideways"}, "input_convention must be one of plain, .*, got 'sideways'"),
         ({"resample": "sideways"}, "resample must be one of nearest, .*, got 'sideways'"),
+        ({"exactness": {"float32_limit": 0.5}}, "whose float32_limit is from 0.0001 to 0.01, got .*0.5"),
         ({"files": None}, "files must name each file's sha256, got None"),
     ],
 )

@@ -153,6 +153,22 @@ def test_how_far_from_the_golden_outputs_a_backend_may_be(
             exactness.golden_check(run, backend, artifact)
 
 
+@pytest.mark.parametrize(("off", "passes"), [(0.0004, True), (0.0006, False)])
+def test_float32_may_be_as_far_off_as_the_card_says(tmp_path: Path, off: float, passes: bool) -> None:
+    artifact = artifacts.read(toy.write_artifact(tmp_path, exactness={"float32_limit": 5e-4, "spread": 2.5e-4}))
+
+    def run(pixels: np.ndarray) -> Outputs:
+        answers = toy.expected(pixels, toy.weights((8, 8, 3), 3))
+        answers[:, 0] += off
+        return Outputs(answers)
+
+    if passes:
+        assert exactness.golden_check(run, CPU, artifact).deviation == pytest.approx(off, rel=1e-2)
+    else:
+        with pytest.raises(ProviderError, match=r"largest difference 0\.0006 \(limit 0\.0005\)"):
+            exactness.golden_check(run, CPU, artifact)
+
+
 def test_how_far_a_lead_moves_counts_both_classes(artifact: artifacts.Artifact) -> None:
     """One probability may rise and another fall: the lead moves by the sum."""
     images_of = [image.tobytes() for image in artifact.golden_images]

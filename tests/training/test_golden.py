@@ -31,7 +31,7 @@ def linear(shape: tuple[int, int, int], classes: int = 10) -> Predict:
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (13, 40, 3), (8, 8, 1), (1, 1, 1)])
 def test_32_pictures_of_the_models_shape_with_their_answers(shape: tuple[int, int, int]) -> None:
     predict = linear(shape)
-    images, probabilities = golden_inputs(shape, predict)
+    images, probabilities, _ = golden_inputs(shape, predict)
     assert images.shape == (COUNT, *shape)
     assert images.dtype == np.uint8
     np.testing.assert_array_equal(probabilities.argmax(axis=1), predict(images).argmax(axis=1))
@@ -39,7 +39,7 @@ def test_32_pictures_of_the_models_shape_with_their_answers(shape: tuple[int, in
 
 
 def test_no_picture_is_chosen_twice() -> None:
-    images, _ = golden_inputs((28, 28, 1), linear((28, 28, 1)))
+    images, _, _ = golden_inputs((28, 28, 1), linear((28, 28, 1)))
     assert len(np.unique(images.reshape(COUNT, -1), axis=0)) == COUNT
 
 
@@ -53,19 +53,42 @@ def test_the_same_seed_draws_the_same_pictures() -> None:
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3)])
 def test_the_answers_of_a_random_model_cover_many_classes(shape: tuple[int, int, int]) -> None:
-    _, probabilities = golden_inputs(shape, linear(shape))
+    _, probabilities, _ = golden_inputs(shape, linear(shape))
     assert len(np.unique(probabilities.argmax(axis=1))) >= CLASSES
 
 
 def test_answers_that_rounding_could_flip_are_left_out() -> None:
-    _, probabilities = golden_inputs((28, 28, 1), linear((28, 28, 1)))
+    _, probabilities, _ = golden_inputs((28, 28, 1), linear((28, 28, 1)))
     ordered = np.sort(probabilities, axis=1)
     assert (ordered[:, -1] - ordered[:, -2]).min() > 1e-3
 
 
 def test_a_model_that_answers_everything_alike_still_gets_32() -> None:
-    images, probabilities = golden_inputs((8, 8, 1), lambda images: np.full((len(images), 4), 0.25))
+    images, probabilities, _ = golden_inputs((8, 8, 1), lambda images: np.full((len(images), 4), 0.25))
     assert (len(images), len(probabilities)) == (COUNT, COUNT)
+
+
+def test_pictures_that_rounding_moves_are_replaced() -> None:
+    """Every second candidate is one whose answer no two runtimes agree on."""
+    moved = []
+
+    def spread(images: np.ndarray) -> np.ndarray:
+        moved.extend(image.tobytes() for image in images[::2])
+        return np.where(np.arange(len(images)) % 2, 2e-5, 0.7)
+
+    images, _, spreads = golden_inputs((28, 28, 1), linear((28, 28, 1)), spread)
+    assert len(images) == COUNT
+    assert set(spreads) == {2e-5}
+    assert not {image.tobytes() for image in images} & set(moved)
+
+
+def test_where_rounding_moves_nearly_all_the_least_moved_are_taken() -> None:
+    def spread(images: np.ndarray) -> np.ndarray:
+        return np.linspace(0.002, 0.9, len(images))
+
+    _, _, spreads = golden_inputs((28, 28, 1), linear((28, 28, 1)), spread)
+    assert spreads.shape == (COUNT,)
+    assert spreads.max() < 0.9
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parts[-3])

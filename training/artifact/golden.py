@@ -5,25 +5,39 @@ to probabilities.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from training.artifact.exactness import STEADY
 from training.data.dataset import batch_for
 
 COUNT = 32
 CLASSES = 5  # the top-1 answers must cover this many, so that a swapped output cannot go unseen
 _POOL = 640
+_CANDIDATES = 128  # whose answers are computed again, to find those that rounding does not move
 _MARGIN = 1e-3  # a golden answer that flips on rounding would test nothing: ties are left out
 
 
-def golden_inputs(
-    input_shape: tuple[int, int, int], predict: Callable[[np.ndarray], np.ndarray], seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """32 images (32, H, W, C) uint8 and their probabilities (32, K), the top-1 as varied as the model allows.
+class Golden(NamedTuple):
+    """32 images (32, H, W, C) uint8, their probabilities (32, K), and how far rounding moves those: (32,)."""
 
-    `predict` maps (N, H, W, C) uint8 to (N, K). A model that answers every picture alike (after one epoch, say) yields
-    fewer than 5 classes; the caller decides what that means.
+    images: np.ndarray
+    probabilities: np.ndarray
+    spread: np.ndarray
+
+
+def golden_inputs(
+    input_shape: tuple[int, int, int],
+    predict: Callable[[np.ndarray], np.ndarray],
+    spread: Callable[[np.ndarray], np.ndarray] = lambda images: np.zeros(len(images)),
+    seed: int = 0,
+) -> Golden:
+    """32 pictures with the model's answers, the top-1 as varied as the model allows.
+
+    `predict` maps (N, H, W, C) uint8 to (N, K), `spread` to how far rounding moves the answers, (N,). A model that
+    answers every picture alike (after one epoch, say) yields fewer than 5 classes; the caller decides what that means.
     """
     rng = np.random.default_rng(seed)
     pool = [_draw(i, input_shape, rng) for i in range(_POOL)]
@@ -35,9 +49,20 @@ def golden_inputs(
     top = probabilities.argmax(axis=1)
     # Round-robin over the classes, each in the pool's order: kinds of pictures and classes both stay mixed.
     turn = {int(i): int((top[clear[: k + 1]] == top[i]).sum()) for k, i in enumerate(clear)}
-    chosen = sorted(turn, key=turn.__getitem__)[:COUNT]
-    chosen += [i for i in range(_POOL) if i not in turn][: COUNT - len(chosen)]
-    return np.stack([pool[i] for i in sorted(chosen)]), probabilities[sorted(chosen)]
+    candidates = sorted(turn, key=turn.__getitem__) + [i for i in range(_POOL) if i not in turn]
+    # Far from what it has learnt, a network can answer 1 in one runtime and 0 in the next, both of them correct: such a
+    # picture proves nothing. The next candidates take its place.
+    spreads: dict[int, float] = {}
+    steady: list[int] = []
+    for start in range(0, _CANDIDATES, COUNT):
+        asked = candidates[start : start + COUNT]
+        spreads |= dict(zip(asked, spread(np.stack([pool[i] for i in asked])).tolist(), strict=True))
+        steady += [i for i in asked if spreads[i] <= STEADY]
+        if len(steady) >= COUNT:
+            break
+    unsteady = sorted((i for i in spreads if i not in steady), key=spreads.__getitem__)
+    chosen = sorted((steady + unsteady)[:COUNT])
+    return Golden(np.stack([pool[i] for i in chosen]), probabilities[chosen], np.array([spreads[i] for i in chosen]))
 
 
 def _draw(index: int, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:

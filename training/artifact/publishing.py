@@ -18,12 +18,12 @@ import numpy as np
 import tensorflow as tf
 
 from training.artifact.card import write_card
+from training.artifact.exactness import MOST, Predict, agreement, limit_for, spread_of
 from training.artifact.golden import CLASSES, golden_inputs
 from training.artifact.graph import ExportError, serving_function, write_onnx, write_saved_model
 from training.artifact.reading import run_onnx
 from training.data.dataset import batch_for
 
-TOLERANCE = 1e-4  # largest difference of a probability between Keras, SavedModel and ONNX
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -57,16 +57,19 @@ def export(
     except OSError as err:
         raise ExportError(f"cannot write to {parent}: {err}") from err
     try:
-        images, reference = golden_inputs(shape, lambda x: np.asarray(function(tf.constant(x))["probabilities"]))
+        images, reference, spread = golden_inputs(shape, *_answers(model, function, shape))
         _check_probabilities(reference)
         covered = len(np.unique(reference.argmax(axis=1)))
         if covered < min(CLASSES, len(labels)):
-            print(f"warning: the golden answers cover {covered} classes, not {CLASSES}: this model tells few apart")
+            print(
+                f"warning: the model answers only {covered} of its {len(labels)} classes to {len(images)} drawn "
+                "pictures: it tells few of them apart, so the comparison of its forms proves less"
+            )
         write_saved_model(model, function, folder)
         write_onnx(function, folder / "model.onnx", name, labels)
-        compare(folder, images, reference)
+        exactness = compare(folder, images, reference, spread)
         np.savez(folder / "golden.npz", image=images, probabilities=reference)
-        write_card(folder, model, name, labels, shape, card)
+        write_card(folder, model, name, labels, shape, {**card, "exactness": exactness})
         folder.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
         return _publish(folder, parent)
     except (OSError, tf.errors.OpError) as err:  # a full disk, mostly; TensorFlow has classes of its own for it
@@ -85,8 +88,32 @@ def check_name(name: str) -> None:
         raise ExportError(f"model name {name!r}: use letters, digits, '.', '_' and '-', at most 100")
 
 
-def compare(folder: Path, images: np.ndarray, reference: np.ndarray) -> None:
-    """Raise ExportError unless SavedModel and ONNX give `reference` within 1e-4 and the same top-1 for `images`."""
+def _answers(model: keras.Model, function: Any, shape: tuple[int, int, int]) -> tuple[Predict, Predict]:
+    """What the served graph answers to images, and how far rounding moves that."""
+    part = batch_for(shape)
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        parts = [tf.constant(images[i : i + part]) for i in range(0, len(images), part)]
+        return np.concatenate([np.asarray(function(part)["probabilities"]) for part in parts])
+
+    operations = function.get_concrete_function().graph.get_operations()
+    precisions = {tensor.dtype.name for operation in operations for tensor in operation.outputs}
+    coarsest = next((name for name in ("bfloat16", "float16") if name in precisions), "float32")
+    return predict, lambda images: spread_of(images, predict, model.variables, coarsest)
+
+
+def compare(folder: Path, images: np.ndarray, reference: np.ndarray, spread: np.ndarray) -> dict[str, float]:
+    """The card's `exactness`. Raises ExportError unless SavedModel and ONNX give `reference` (N, K) for `images`.
+
+    They do so within the limit that follows from `spread` (N,), with the same best class wherever it leads by more.
+    """
+    if not spread.max() <= MOST:
+        raise ExportError(
+            f"rounding decides this model's answers: weights that are moved in their last place change a probability "
+            f"by {spread.max():.2g} (at most {MOST}), so no two runtimes would agree. "
+            "Train it for longer or with a smaller learning rate; nothing was published"
+        )
+    limit = limit_for(spread)
     signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
     part = batch_for(images.shape[1:])
     parts = [tf.constant(images[i : i + part]) for i in range(0, len(images), part)]
@@ -94,14 +121,16 @@ def compare(folder: Path, images: np.ndarray, reference: np.ndarray) -> None:
         "SavedModel": np.concatenate([signature(image=part)["probabilities"].numpy() for part in parts]),
         "ONNX": run_onnx(folder, images),
     }
+    largest = 0.0
     for form, answer in answers.items():
-        difference = float(np.abs(answer - reference).max())
-        flipped = int((answer.argmax(axis=1) != reference.argmax(axis=1)).sum())
-        if not difference <= TOLERANCE or flipped:
+        difference, changed = agreement(answer, reference, limit)
+        if not difference <= limit or changed:
             raise ExportError(
-                f"{form} disagrees with Keras on the golden inputs: largest difference {difference:.2g} "
-                f"(limit {TOLERANCE}), {flipped} of {len(images)} answers changed; nothing was published"
+                f"{form} disagrees with Keras on {len(images)} drawn pictures: largest difference {difference:.2g} "
+                f"(limit {limit:.2g}), {changed} answers changed; nothing was published"
             )
+        largest = max(largest, difference)
+    return {"float32_limit": limit, "spread": float(spread.max()), "difference": largest}
 
 
 def _check_probabilities(reference: np.ndarray) -> None:
