@@ -24,5 +24,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def service(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     log = tmp_path_factory.mktemp("log") / "service.log"
-    with running(log, models=str(models), versions="toy-colours:1,2", max_body_bytes="2000000") as client:
+    with running(
+        log, models=str(models), versions="toy-colours:1,2", max_body_bytes="2000000", protocols="all"
+    ) as client:
         yield client

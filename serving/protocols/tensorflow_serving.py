@@ -57,23 +57,24 @@ class TensorflowServing:
         self._limits = limits
 
     def routes(self) -> list[Route]:
-        routes = []
+        ask, look = [], []
         for path, number in (("/v1/models/{name}", ""), ("/v1/models/{name}/versions/{version}", "Version")):
-            routes += [
-                Route(
-                    "POST",
-                    f"{path}:predict",
-                    self.predict,
-                    max_bytes=self._limits.body_bytes,
-                    admit=self._admit,
-                    operation=describe.predict(number),
-                    **_ANY,
-                ),
+            predict = Route(
+                "POST",
+                f"{path}:predict",
+                self.predict,
+                max_bytes=self._limits.body_bytes,
+                admit=self._admit,
+                operation=describe.predict(number),
+                **_ANY,
+            )
+            # Before the path of a model, which would take `name:verb` of any other verb for a name.
+            ask += [predict, Route("POST", f"{path}:{{verb}}", self.malformed, **_ANY)]
+            look += [
                 Route("GET", f"{path}/metadata", self.metadata, operation=describe.metadata(number), **_ANY),
                 Route("GET", path, self.status, operation=describe.status(number), **_ANY),
             ]
-        # `name:verb` of any other verb would be taken for a model's name.
-        return [*routes, Route("POST", "/v1/models/{name}:{verb}", self.malformed, **_ANY)]
+        return [*ask, *look]
 
     def malformed(self, request: Request) -> Response:
         raise NotFound(f"{request.parameters['verb'][:40]!a} is no method of a model here; `predict` is")
