@@ -5,15 +5,17 @@ A small body is parsed at once, since waking a thread costs more.
 
 import asyncio
 import binascii
-import json
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from serving.errors import InvalidRequest
+from serving.protocols.json_pieces import loads, turns
 
 T = TypeVar("T")
 
+BASE64_PIECE = 64 * 1024  # characters
 INLINE_BYTES = 64 * 1024  # a body of up to this is parsed on the event loop, in a millisecond or two
 _PARSERS = ThreadPoolExecutor(1, "parse")  # of a worker: more would only share the interpreter, and take memory
 # Parsed JSON takes up to ten times the memory of its text, and empty lists twenty times: they are counted first.
@@ -31,7 +33,19 @@ async def parsed(body: bytes, parse: Callable[[bytes], T]) -> T:
 
 async def on_thread(parse: Callable[[], T]) -> T:
     """What `parse` gives, in its turn after others'."""
-    return await asyncio.get_running_loop().run_in_executor(_PARSERS, parse)
+    return await asyncio.get_running_loop().run_in_executor(_PARSERS, _uncollected, parse)
+
+
+def _uncollected(parse: Callable[[], T]) -> T:
+    """Without the garbage collector, which would look through a million new lists again and again, and keep the
+    interpreter meanwhile. There is one parser's thread, so that nobody else turns it off or on."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return parse()
+    finally:
+        if collects:
+            gc.enable()
 
 
 def load_json(body: bytes, constants: bool = False) -> Any:
@@ -40,7 +54,7 @@ def load_json(body: bytes, constants: bool = False) -> Any:
     if (lists := body.count(b"[") + body.count(b"{")) > MAX_LISTS:
         raise InvalidRequest(f"the JSON has {lists:,} lists and objects; the limit is {MAX_LISTS:,}: send binary data")
     try:
-        return json.loads(body, parse_constant=None if constants else _no_number)
+        return loads(body, None if constants else _no_number)
     except (ValueError, RecursionError) as err:  # no UTF-8, no JSON, or thousands of lists in each other
         raise InvalidRequest(f"the body is no valid JSON: {_short(err)}") from None
 
@@ -58,16 +72,31 @@ def from_base64(text: Any, what: str = "b64") -> bytes:
     beginning; `what` names the field in messages. Raises InvalidRequest."""
     if not isinstance(text, str):
         raise InvalidRequest(f"{what} must be base64 text, got {type(text).__name__}")
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
+    start = text.find(",") + 1 if text.startswith("data:") else 0
     try:
-        plain = "".join(text.split()).translate(_STANDARD)
-        return binascii.a2b_base64(plain + "=" * (-len(plain) % 4), strict_mode=True)
-    except (binascii.Error, ValueError) as err:
+        return b"".join(_decoded(text, start))
+    except ValueError as err:  # binascii.Error is one
         raise InvalidRequest(f"{what} is no valid base64: {_short(err)}") from None
 
 
-_STANDARD = str.maketrans("-_", "+/")
+def _decoded(text: str, start: int) -> Iterator[bytes]:
+    """In pieces, as JSON is read."""
+    ended, left = False, ""
+    for part in turns(len(text) - start, BASE64_PIECE):
+        piece = text[start + part.start : start + part.stop]
+        if not piece.isalnum():  # nearly every piece has + or /
+            piece = "".join(piece.split()).replace("-", "+").replace("_", "/")
+        piece = left + piece
+        whole = len(piece) // 4 * 4
+        piece, left = piece[:whole], piece[whole:]
+        if piece and ended:
+            raise ValueError("it goes on behind its padding")
+        ended = ended or piece.endswith("=")
+        yield binascii.a2b_base64(piece, strict_mode=True)
+    if left:
+        if ended:
+            raise ValueError("it goes on behind its padding")
+        yield binascii.a2b_base64(left + "=" * (-len(left) % 4), strict_mode=True)
 
 
 def _no_number(name: str) -> None:
