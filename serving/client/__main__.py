@@ -5,15 +5,15 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import click
-
 from serving.client.clients import Client
-from serving.client.files import Table, classify_files, files_below
+from serving.client.files import classify_files, files_below, slashed
 from serving.client.protocol import Answer, Options, Result
+from serving.client.table import Table
 from serving.errors import ClassifyError
 
 KEY = "CLASSIFY_API_KEY"  # not SHORTCUT_…: the service takes an unknown variable of that kind for a misspelt setting
@@ -42,10 +42,11 @@ def _as_json(result: Result) -> dict[str, Any]:
 
 
 def classify_folder(args: argparse.Namespace, client: Client, options: Options) -> bool:
-    table = Table(args.output, args.top_k)
-    folder = args.folder.rstrip("/") + "/"
+    folder = slashed(args.folder).rstrip("/") + "/"
     files, problems = files_below(folder, args.output)
+    table = Table(args.output, args.top_k, files, args.bom)
     left = [folder + file for file in files if file not in table.done]
+    bar = _Bar(len(left))
 
     def report(results: list[tuple[str, Result]]) -> None:
         final = []
@@ -58,16 +59,38 @@ def classify_folder(args: argparse.Namespace, client: Client, options: Options) 
         bar.update(len(results))
 
     try:
-        with click.progressbar(length=len(left), file=sys.stderr, show_pos=True, hidden=not sys.stderr.isatty()) as bar:
-            classify_files(client, left, report, options, args.batch, args.concurrency)
+        classify_files(client, left, report, options, args.batch, args.concurrency)
     finally:
+        bar.end()
         table.close()
         for problem in sorted(problems):
             print(problem, file=sys.stderr)
-    print(f"{args.output}: {len(table.done) - table.refused:,} answered, {table.refused:,} refused (see `code`)")
+    refused = len(table.refused)
+    print(f"{args.output}: {len(table.done) - refused:,} answered, {refused:,} refused (see `code`)")
     if problems:
         print(f"{len(problems):,} without an answer; the same command asks about them again", file=sys.stderr)
     return not problems and not table.refused
+
+
+class _Bar:
+    """How far it is, on a terminal; nothing elsewhere."""
+
+    def __init__(self, total: int):
+        self._total, self._done, self._began = total, 0, time.monotonic()
+        self._shown = sys.stderr.isatty()
+
+    def update(self, count: int) -> None:
+        self._done += count
+        if self._shown:
+            rate = self._done / max(time.monotonic() - self._began, 1e-6)
+            left = (self._total - self._done) / rate
+            share = self._done / self._total
+            bar = "#" * int(30 * share)
+            print(f"\r[{bar:<30}] {self._done}/{self._total}, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._shown and self._done:
+            print(file=sys.stderr)
 
 
 def _at_least_one(text: str) -> int:
@@ -90,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     folder.add_argument("folder", metavar="DIR")
     folder.add_argument("--output", required=True, metavar="answers.csv", help="a line a file, in no certain order")
+    folder.add_argument("--bom", action="store_true", help="begin a new table so that spreadsheets read it as UTF-8")
     folder.set_defaults(run=classify_folder)
     for command, top_k in ((files, 3), (folder, 1)):
         add = command.add_argument
@@ -99,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
             default=os.environ.get(KEY, "").strip(),
             help=f"better in the variable {KEY}: not everybody sees it",
         )
+        add("--cacert", metavar="FILE", help="certificates to trust in place of the usual ones, in PEM form")
         add("--model", help="default: the service's")
         add("--version", type=int, help="default: the latest")
         add("--top-k", type=_at_least_one, default=top_k, help="classes a file; default: %(default)s")
@@ -111,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> bool:
     names = ("model", "version", "top_k", "min_probability")
     options: Any = {name: value for name in names if (value := getattr(args, name)) is not None}
-    with Client(args.url, api_key=args.api_key) as client:
+    with Client(args.url, api_key=args.api_key, cacert=args.cacert) as client:
         return bool(args.run(args, client, options))
 
 

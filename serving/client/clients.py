@@ -1,6 +1,8 @@
 """The two clients, one that waits and one for asyncio. They send what `protocol` describes, again where that helps."""
 
 import asyncio
+import ipaddress
+import ssl
 import time
 from collections.abc import Sequence
 from typing import Any, Generic, Self, TypeVar, Unpack
@@ -24,6 +26,9 @@ class _Base(Generic[Http]):
     connection error up to `retries` times, and after a 503 when its `Retry-After` tells, as long as these waits are no
     longer than `patience` seconds in all. A connection without any progress for `timeout` seconds has failed.
 
+    `cacert` names a file of certificates (PEM) to trust in place of the usual ones. Proxies are those that the
+    environment names, but none for this machine itself.
+
     Each failure is an exception of its own: that of serving.errors whose `code` the service names, or a NoAnswer.
     """
 
@@ -31,18 +36,34 @@ class _Base(Generic[Http]):
     _http: Http
 
     def __init__(
-        self, url: str, *, api_key: str | None = None, retries: int = 4, patience: float = 60.0, timeout: float = 30.0
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        retries: int = 4,
+        patience: float = 60.0,
+        timeout: float = 30.0,
+        cacert: str | None = None,
     ):
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"the address must begin with http:// or https://, got {url!r}")
         self.url, self._retries, self._patience = url, retries, patience
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = self._kind(
-            base_url=url,
-            headers=headers,
-            timeout=httpx.Timeout(timeout, pool=None),  # as long as it takes until one of the connections is free
-            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
-        )
+        try:
+            self._http = self._kind(
+                base_url=url,
+                headers=headers,
+                timeout=httpx.Timeout(timeout, pool=None),  # as long as it takes until one of the connections is free
+                limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+                verify=_trusted(cacert) if cacert else True,
+                trust_env=not _is_this_machine(url),
+            )
+        except ImportError as err:  # httpx without its extra for SOCKS
+            raise ValueError(
+                "a SOCKS proxy is in the environment: pip install 'httpx[socks]', or set NO_PROXY"
+            ) from err
+        except httpx.InvalidURL as err:
+            raise ValueError(f"{url!r} is no address: {err}") from err
 
     def _attempts(self) -> Attempts:
         return Attempts(self.url, self._retries, self._patience)
@@ -122,3 +143,20 @@ class AsyncClient(_Base[httpx.AsyncClient]):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _trusted(cacert: str) -> ssl.SSLContext:
+    """Raises ValueError naming the file."""
+    try:
+        return ssl.create_default_context(cafile=cacert)
+    except OSError as err:  # ssl.SSLError is one
+        raise ValueError(f"{cacert}: no certificates can be read from it ({err.strerror or err})") from err
+
+
+def _is_this_machine(url: str) -> bool:
+    """A proxy is elsewhere, and would ask its own machine."""
+    host = httpx.URL(url).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

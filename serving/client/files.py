@@ -1,15 +1,13 @@
-"""Files -> answers: many at once, in batches, and the CSV that a folder's answers are kept in."""
+"""Files -> answers: many at once, in batches. Knows the file system and the client, not how answers are kept."""
 
-import csv
-import errno
 import io
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from serving.client.clients import Client
 from serving.client.protocol import NoAnswer, Options, Result
@@ -19,6 +17,8 @@ BATCH_BYTES = 4 * 1024 * 1024  # a batch that has so many takes no further file
 LARGEST = 64 * 1024 * 1024  # bytes of a file that is sent; the service takes half of that unless it is told otherwise
 # A batch that is refused so may be answered in two halves. A single picture is then at fault itself.
 DIVISIBLE = (400, 408, 413, 500, 504)
+# What tools leave in folders, beside all that begins with a dot. (Training leaves out the same.)
+TOOLS = {"__MACOSX", "@eaDir", "__pycache__", "$RECYCLE.BIN", "lost+found", "Thumbs.db", "desktop.ini"}
 
 
 class UnreadableFile(NoAnswer):
@@ -105,97 +105,39 @@ def _read_file(file: str) -> bytes | ClassifyError:
 
 
 def _open(file: str, flags: int) -> int:
-    return os.open(file, flags | os.O_NONBLOCK)  # or a named pipe would be waited for
+    return os.open(file, flags | getattr(os, "O_NONBLOCK", 0))  # or a named pipe, which Windows lacks, is waited for
 
 
-def files_below(folder: str, output: str) -> tuple[list[str], list[str]]:
-    """The files in and below `folder` (which ends in /), relative to it and sorted, without `output`; and what could
-    not be looked into. Links to folders are not followed."""
+def files_below(folder: str, output: str) -> tuple[dict[str, str], list[str]]:
+    """The files in and below `folder` (which ends in /), relative to it and sorted, each with the time of its last
+    change; and what could not be looked into. Left out are `output`, hidden files and what tools leave. Links to
+    folders are not followed. Raises NotADirectoryError or FileNotFoundError."""
     own = Path(output).resolve()
-    files: list[str] = []
+    files: dict[str, str] = {}
     problems: list[str] = []
-    for root, _, names in os.walk(folder, onerror=lambda err: problems.append(str(err))):
+    with os.scandir(folder):  # raises
+        pass
+    for root, folders, names in os.walk(folder, onerror=lambda err: problems.append(str(err))):
+        folders[:] = [name for name in folders if not _of_a_tool(name)]
         if own.name in names and Path(root).resolve() == own.parent:
             names.remove(own.name)
-        start = f"{root.rstrip('/')}/".removeprefix(folder)
-        files += [start + name for name in names]
-    return sorted(files), problems
+        start = f"{slashed(root).rstrip('/')}/".removeprefix(folder)
+        files |= {start + name: _changed(Path(root, name)) for name in names if not _of_a_tool(name)}
+    return dict(sorted(files.items())), problems
 
 
-class Table:
-    """A line a file. Whole lines are appended, and those of an earlier run are kept.
-
-    `done` are the files that have a line, `refused` counts those whose line is a failure. Raises OSError, and
-    ValueError for a file that holds something else, or answers of another version.
-    """
-
-    def __init__(self, path: str, top_k: int):
-        columns = [name + n for n in ("", *map(str, range(2, top_k + 1))) for name in ("label", "probability")]
-        header = _encode([["file", *columns, "unsure", "model", "version", "code", "error"]])
-        self.done: set[str] = set()
-        self.refused = 0
-        self._path, self._width = path, len(columns)
-        self._source = ("", "")  # model and version; empty as long as nobody knows
-        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        there = Path(path).read_bytes()
-        if not (there.startswith(header) or header.startswith(there)):
-            raise ValueError(f"{path} is there, and holds something else than answers with --top-k {top_k}")
-        self._end = _whole(there)
-        os.ftruncate(self._file, self._end)  # a run that was killed may have left a piece of a line
-        if not self._end:
-            self._append(header)
-        text = there[len(header) : self._end].decode("utf-8", "surrogateescape")
-        self._take(list(csv.reader(io.StringIO(text, newline=""))))
-
-    def add(self, results: Iterable[tuple[str, Result]]) -> None:
-        rows = [[file, *self._cells(result)] for file, result in results]
-        self._take(rows)
-        self._append(_encode(rows))
-
-    def _cells(self, result: Result) -> list[str]:
-        if isinstance(result, ClassifyError):
-            return [""] * (self._width + 3) + [result.code, str(result)]
-        cells = [str(cell) for best in result.predictions for cell in (best.label, best.probability)]
-        cells += [""] * (self._width - len(cells))  # the model has fewer classes
-        return [*cells, result.unsure or "", result.model, str(result.version), "", ""]
-
-    def _take(self, rows: list[list[str]]) -> None:
-        for row in rows:
-            source = row[-4], row[-3]
-            if source != self._source and any(source):
-                if any(self._source):
-                    of, now = (" version ".join(pair) for pair in (self._source, source))
-                    raise ValueError(f"{self._path} has answers of {of}, and {now} answers now; say which you want")
-                self._source = source
-            self.refused += row[-2] != ""
-        self.done.update(row[0] for row in rows)
-
-    def _append(self, lines: bytes) -> None:
-        try:
-            if os.write(self._file, lines) < len(lines):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
-        except OSError:
-            os.ftruncate(self._file, self._end)
-            raise
-        self._end += len(lines)
-
-    def close(self) -> None:
-        os.close(self._file)
+def slashed(path: str) -> str:
+    """With / between the folders on every system, so that a table from one is a table on another."""
+    return path.replace(os.sep, "/")
 
 
-def _encode(rows: Iterable[Sequence[Any]]) -> bytes:
-    """RFC 4180; the names of files keep their bytes, whether these are UTF-8 or not."""
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+def _of_a_tool(name: str) -> bool:
+    return name.startswith(".") or name in TOOLS
 
 
-def _whole(table: bytes) -> int:
-    """Where the last whole line ends; a line end between quotes belongs to a name."""
-    end = at = quotes = 0
-    for line in io.BytesIO(table):
-        at += len(line)
-        quotes += line.count(b'"')
-        if line.endswith(b"\n") and quotes % 2 == 0:
-            end = at
-    return end
+def _changed(path: Path) -> str:
+    """When the file was last changed, to the microsecond; empty where that is not known."""
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
+    except (OSError, ValueError, OverflowError):
+        return ""

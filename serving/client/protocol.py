@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -140,9 +141,20 @@ class Attempts:
             self._patience -= wait
             return wait
         self._errors += 1
+        if why := _certificate(outcome):
+            raise Unreachable(f"{self._url}: {why}; --cacert (`cacert`) names certificates to trust") from outcome
         if self._errors > self._retries:
             raise Unreachable(f"{self._url}: {str(outcome) or type(outcome).__name__}") from outcome
         return FIRST_WAIT * 2.0 ** (self._errors - 1)
+
+
+def _certificate(error: BaseException | None) -> str:
+    """What is wrong with the server's certificate, if that is why: it would be the same another time."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted ({error.verify_message})"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _retry_after(response: httpx.Response) -> float:
