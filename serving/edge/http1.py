@@ -24,7 +24,10 @@ _HEAD = re.compile(
     rb"([A-Z]{3,20}) ([!-~]+) HTTP/1\.([01])\r\n"  # the request line: method, target, minor version
     rb"((?:" + _TOKEN + rb":[\t -~\x80-\xff]*\r\n)*)\r\n"  # header lines without folding or control characters
 )
-_BEGINNING = re.compile(rb"[A-Z]{0,20}|[A-Z]{3,20} [!-~]*|[A-Z]{3,20} [!-~]+ [HTP/1.0\r]{0,9}")  # of a request line
+_METHOD = re.compile(rb"[A-Z]{3,20} ")
+_METHOD_BEGINNING = re.compile(rb"[A-Z]{0,20}")
+_LINE_BYTES = re.compile(rb"[!-~ ]*\r?")  # of a request line, so far
+_VERSION_BEGINNING = re.compile(rb"[HTP/1.0\r]{0,9}")
 _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")  # a line end of one byte: other parsers may find a head's end there
 _REQUEST_LINE = re.compile(rb"[A-Z]{3,20} [!-~]+ HTTP/1\.[01]\r\n")
 # RFC 9110, section 9.3, RFC 5789 and WebDAV's; CONNECT, which would turn the connection into a tunnel, is not there.
@@ -38,13 +41,22 @@ _ONCE = frozenset((b"host", b"content-length", b"transfer-encoding"))  # fields 
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _PROCESS = secrets.token_hex(4)
 _numbers = itertools.count(1)  # of the requests of this process
+_PROXY = "turn it off where the balancer sends to this service (HAProxy: send-proxy; AWS: proxy_protocol_v2)"
 _OTHER_PROTOCOLS: tuple[tuple[bytes, str], ...] = (
     (b"\x16\x03", "a TLS greeting; this port speaks plain HTTP (http://, not https://)"),
     (b"PRI * HTTP/2.0", "HTTP/2 with prior knowledge; this port speaks HTTP/1.1"),
     (b"SSH-", "an SSH greeting"),
     (b"CONNECT ", "CONNECT, and this is no proxy"),
+    (b"PROXY ", f"the PROXY protocol, version 1; {_PROXY}"),
+    (b"\r\n\r\n\0\r\nQUIT\n", f"the PROXY protocol, version 2; {_PROXY}"),
 )
 END = b"\r\n\r\n"  # of a head
+# How finely a body may be cut into chunks: the first ones as one likes, then by this many bytes on average. A client
+# that sends a file line by line makes chunks of some 200 bytes; each costs about a microsecond, whatever it holds.
+FREE_CHUNKS = 4096
+CHUNK_BYTES = 64
+SMALL_PIECE_BYTES = 4096  # smaller pieces of a body are joined as they come
+PIECE_OVERHEAD_BYTES = 64  # about what Python holds for one piece beside its bytes
 CACHED_HEAD_BYTES = 512  # longer ones are parsed each time: a client must not fill the memory with them
 
 
@@ -144,16 +156,15 @@ class Request:
         return self.fields.get(name, b"").decode("latin-1")
 
 
-def parse_head(data: bytes, end: int) -> Request:
-    """The request whose head is `data` up to `end`, the start of its empty line. Raises InvalidRequest."""
-    head = data[: end + len(END)]
+def parse_head(head: bytes) -> Request:
+    """The request of a whole head, with its empty line. Raises InvalidRequest."""
     return Request(_parse_again_and_again(head) if len(head) <= CACHED_HEAD_BYTES else _parse(head))
 
 
 def _parse(head: bytes) -> Head:
     match = _HEAD.fullmatch(head)
     if match is None:
-        raise InvalidRequest(_why_invalid(head))
+        raise InvalidRequest(why_invalid(head))
     method, target, minor, lines = match.groups()
     if method not in _METHODS:
         raise InvalidRequest(f"the method {method.decode()} is not known here")
@@ -206,15 +217,58 @@ def _framing(fields: Mapping[bytes, bytes], repeated: set[bytes], minor: bytes) 
     return length, close, minor == b"1" and fields.get(b"expect", b"").lower() == b"100-continue"
 
 
-def check_beginning(data: bytes) -> None:
-    """Raises InvalidRequest if `data`, a head without its end, cannot become a request: nobody waits for its rest."""
-    line, found, _ = data.removeprefix(b"\r\n").partition(b"\n")
-    begins = data == b"\r" or (_REQUEST_LINE if found else _BEGINNING).fullmatch(line + found)
-    if not begins or _BARE.search(data):
-        raise InvalidRequest(_why_invalid(data))
+class Beginning:
+    """A head that arrives in pieces. Each byte is looked at once, however small the pieces are."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._seen = 0  # bytes that are known to be sound
+        self._line_ended = False  # the request line is whole
+        self._target_end = -1  # where the space behind the target stands, once it has come
+
+    def add(self, piece: bytes) -> int:
+        """Where the head's end begins in `data`, -1 if that has not come. Raises InvalidRequest if these bytes cannot
+        become a request: nobody waits for their rest."""
+        self.data += piece
+        end = self.data.find(END, max(0, self._seen - len(END) + 1))
+        if end < 0:
+            self._check()
+        self._seen = len(self.data)
+        return end
+
+    def _check(self) -> None:
+        data = self.data
+        if not self._line_ended and data != b"\r":
+            start = 2 if data.startswith(b"\r\n") else 0  # one empty line before a request is no mistake
+            newline = data.find(b"\n", max(start, self._seen))
+            self._line_ended = newline >= 0
+            if self._line_ended:
+                sound = _REQUEST_LINE.fullmatch(data, start, newline + 1) is not None
+            else:
+                sound = self._line_may_go_on(start)
+            if not sound:
+                raise InvalidRequest(why_invalid(data))
+        if _BARE.search(data, max(0, self._seen - 1)):
+            raise InvalidRequest(why_invalid(data))
+
+    def _line_may_go_on(self, start: int) -> bool:
+        """Whether what there is, from `start` on, can become a request line."""
+        data, new = self.data, max(start, self._seen)
+        method_end = data.find(b" ", start, start + 21)
+        if method_end < 0:
+            return _METHOD_BEGINNING.fullmatch(data, start) is not None
+        if not _METHOD.match(data, start) or not _LINE_BYTES.fullmatch(data, new):
+            return False
+        target = method_end + 1
+        if self._target_end < 0:
+            self._target_end = data.find(b" ", max(target, new))
+        if self._target_end < 0:
+            return not data.endswith(b"\r")
+        return self._target_end > target and _VERSION_BEGINNING.fullmatch(data, self._target_end + 1) is not None
 
 
-def _why_invalid(data: bytes) -> str:
+def why_invalid(data: bytes | bytearray) -> str:
+    """The sentence for bytes that are no request, which names what they are if that is known."""
     for beginning, name in _OTHER_PROTOCOLS:
         if data.startswith(beginning):
             return f"the bytes received are {name}"
@@ -243,81 +297,130 @@ def _request_id(fields: Mapping[bytes, bytes]) -> str:
 
 
 class Body:
-    """A body that arrives in pieces: `take` them until `complete`. At most `limit` bytes."""
+    """A body that arrives in pieces: `take` them until `complete`. At most `limit` bytes; with a limit of 0 it is read
+    and dropped. Time and memory grow with the bytes, not with the chunks or reads they come in."""
 
     def __init__(self, length: int | None, limit: int):
-        self.received = 0
+        self.received = 0  # bytes of the body, without what frames them
+        self.held = 0  # bytes of memory that it takes meanwhile
         self.complete = False
         self._limit = limit
         self._pieces: list[bytes] = []
+        self._small = bytearray()  # small pieces, joined; they follow the others
         self._chunked = length is None
-        self._left = length or 0  # bytes of the body, or of the chunk at hand, that are still to come
+        self._chunks = 0
+        self._left = length or 0  # bytes of the body, or of the chunk at hand with its line end, that are still to come
         self._rest = b""  # of a chunk's size line that has not arrived whole
 
-    def take(self, data: bytes) -> bytes:
-        """Returns what follows the body. Raises BodyTooLarge, or InvalidRequest where the chunks are not sound."""
-        return self._take_chunks(data) if self._chunked else self._take_piece(data)
+    def take(self, data: bytes, at: int = 0) -> int:
+        """Takes `data` from `at` on, and returns where the body ends in it, or the length of `data`. Raises
+        BodyTooLarge, or InvalidRequest where the chunks are not sound or too many."""
+        if self._chunked:
+            return self._take_chunks(data, at)
+        end = min(len(data), at + self._left)
+        self._left -= end - at
+        self._keep(data[at:end] if self._limit else b"", end - at)
+        self.complete = self._left == 0
+        return end
 
     def joined(self) -> bytes:
         """The whole body."""
+        self._join_small()
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
-    def _take_piece(self, data: bytes) -> bytes:
-        piece = data if len(data) <= self._left else data[: self._left]
-        self._left -= len(piece)
-        self._keep(piece)
-        self.complete = not self._chunked and self._left == 0
-        return data[len(piece) :]
-
-    def _keep(self, piece: bytes) -> None:
-        self.received += len(piece)
-        if piece and self._limit:  # a limit of 0: the body is read and dropped
+    def _keep(self, piece: bytes, size: int) -> None:
+        self.received += size
+        if not piece:
+            return
+        if size < SMALL_PIECE_BYTES:
+            self._small += piece
+            self.held += size
+        else:
+            self._join_small()
             self._pieces.append(piece)
+            self.held += size + PIECE_OVERHEAD_BYTES
 
-    def _take_chunks(self, data: bytes) -> bytes:
+    def _join_small(self) -> None:
+        if self._small:
+            self._pieces.append(bytes(self._small))
+            self._small.clear()
+            self.held += PIECE_OVERHEAD_BYTES
+
+    def _take_chunks(self, data: bytes, at: int) -> int:
         """RFC 9112, section 7.1, without chunk extensions and trailers, about which parsers disagree."""
-        if self._rest:
-            data, self._rest = self._rest + data, b""
-        while data:
-            if self._left > 2:
-                data = self._take_data(data)
-            elif self._left:  # the line end behind a chunk's bytes
-                if not b"\r\n"[2 - self._left :].startswith(data[: self._left]):
+        if self._rest:  # at most one size line: the copy is one of this read's bytes
+            before = len(self._rest)
+            end = self._take_chunks_of(self._rest + data[at:])
+            return max(at, at + end - before)
+        return self._take_chunks_of(data, at)
+
+    def _take_chunks_of(self, data: bytes, at: int = 0) -> int:
+        self._rest = b""
+        size, left = len(data), self._left
+        pieces: list[bytes] = []  # of this read
+        while at < size:
+            if left > 2:  # bytes of a chunk
+                end = min(size, at + left - 2)
+                left -= end - at
+                self.received += end - at
+                if self._limit:
+                    pieces.append(data[at:end])
+                at = end
+            elif left:  # the line end behind them
+                end = min(size, at + left)
+                if data[at:end] != b"\r\n"[2 - left : 2 - left + end - at]:
                     raise InvalidRequest("a chunk of the body is longer than its size says")
-                taken = min(self._left, len(data))
-                self._left -= taken
-                data = data[taken:]
+                left -= end - at
+                at = end
             else:
-                match = _CHUNK_SIZE.match(data)
-                if match is None:
-                    if not _CHUNK_SIZE_BEGINNING.fullmatch(data):
+                line = _CHUNK_SIZE.match(data, at)
+                if line is None:
+                    if not _CHUNK_SIZE_BEGINNING.fullmatch(data, at):
                         raise InvalidRequest("a chunk of the body has no valid size; extensions are not taken")
-                    self._rest = data
-                    return b""
-                size = int(match[1], 16)
-                if size == 0:
-                    return self._take_end(data, match.end())
-                if self._limit and self.received + size > self._limit:
+                    self._rest = data[at:]
+                    at = size
+                    break
+                length = int(line[1], 16)
+                if length == 0:
+                    at = self._take_end(data, at, line.end())
+                    break
+                self._count_chunk()
+                if self._limit and self.received + length > self._limit:
                     raise too_large(self._limit)
-                self._left = size + 2
-                data = data[match.end() :]
-        return b""
+                at = line.end()
+                end = at + length
+                if data.startswith(b"\r\n", end):  # the whole chunk is here, as nearly always
+                    self.received += length
+                    if self._limit:
+                        pieces.append(data[at:end])
+                    at = end + 2
+                else:
+                    left = length + 2
+        self._left = left
+        if pieces:
+            piece = b"".join(pieces)
+            self.received -= len(piece)
+            self._keep(piece, len(piece))
+        return at
 
-    def _take_data(self, data: bytes) -> bytes:
-        piece = data if len(data) <= self._left - 2 else data[: self._left - 2]
-        self._left -= len(piece)
-        self._keep(piece)
-        return data[len(piece) :]
+    def _count_chunk(self) -> None:
+        self._chunks += 1
+        if self._chunks > FREE_CHUNKS + self.received // CHUNK_BYTES:
+            raise InvalidRequest(
+                f"the body comes in too many chunks: {self._chunks:,} for {self.received:,} bytes; "
+                f"beyond {FREE_CHUNKS:,} they must hold {CHUNK_BYTES} bytes on average"
+            )
 
-    def _take_end(self, data: bytes, end: int) -> bytes:
-        last = data[end : end + 2]
+    def _take_end(self, data: bytes, start: int, at: int) -> int:
+        """Behind the size of the last chunk, which begins at `start`."""
+        last = data[at : at + 2]
         if not b"\r\n".startswith(last):
             raise InvalidRequest("trailers behind a chunked body are not taken")
         if len(last) < 2:
-            self._rest = data
-            return b""
+            self._rest = data[start:]
+            return len(data)
         self.complete = True
-        return data[end + 2 :]
+        return at + 2
 
 
 def too_large(limit: int, received: str = "") -> ClassifyError:

@@ -52,6 +52,7 @@ class Route:
     that takes none. `admit` is called as soon as the head is there, and may refuse before the body is read. `page` is
     for who wants HTML first, as browsers do; another route of the same path for all others. `operation` describes the
     route for OpenAPI, None where it is left out. Of two routes with the same method and path the later one counts.
+    `probe` routes are asked by who runs the service: they are answered when all connections are taken.
     """
 
     method: str
@@ -64,6 +65,7 @@ class Route:
     protocol: Protocol = PLAIN
     operation: Operation | None = None
     any_case: bool = False
+    probe: bool = False
 
 
 class Methods(NamedTuple):

@@ -58,10 +58,10 @@ class Pages:
 
     def routes(self) -> list[Route]:
         return [
-            Route("GET", "/livez", self.livez, open=True, operation=_IS_ALIVE),
-            Route("GET", "/healthz", self.livez, open=True),
-            Route("GET", "/readyz", self.readyz, open=True, operation=_IS_READY),
-            Route("GET", "/metrics", self.metrics, operation=_METRICS),
+            Route("GET", "/livez", self.livez, open=True, probe=True, operation=_IS_ALIVE),
+            Route("GET", "/healthz", self.livez, open=True, probe=True),
+            Route("GET", "/readyz", self.readyz, open=True, probe=True, operation=_IS_READY),
+            Route("GET", "/metrics", self.metrics, probe=True, operation=_METRICS),
             Route("GET", "/docs.json", lambda request: json_response(self._document())),
             Route("GET", "/schema.json", lambda request: json_response(self._schema())),
             Route("GET", "/docs", lambda request: _whole(self._docs, request), open=True),

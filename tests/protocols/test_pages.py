@@ -17,7 +17,7 @@ def pages() -> Pages:
 
 def request() -> Request:
     head = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-    return parse_head(head, len(head) - 4)
+    return parse_head(head)
 
 
 def test_metrics_do_not_hold_the_event_loop_and_are_made_once_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
