@@ -17,7 +17,7 @@ from typing import Any
 import bentoml
 
 from serving import artifacts, platforms
-from serving.edge import seams, server, worker
+from serving.edge import counts, seams, worker
 from serving.edge.router import Router
 from serving.engine import cores, memory
 from serving.engine.measurements import Measurements
@@ -95,7 +95,7 @@ class ImageClassifier(_METHODS):
         except StartError as err:
             raise SystemExit(f"error: {err}") from err
         if folder is not None:
-            server.create_counts(folder)
+            counts.create_counts(folder)
         give_memory_back()  # the models were only looked at
         seams.watch_workers(deaths.Deaths(WORKERS, memory, memory.megabytes).ended)
         log.info("%d workers, %d threads each; starting on %s", WORKERS, THREADS, address or "an address of its own")
