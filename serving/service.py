@@ -17,7 +17,7 @@ from typing import Any
 import bentoml
 
 from serving import artifacts, platforms
-from serving.edge import counts, seams, worker
+from serving.edge import counts, seams, uploads, worker
 from serving.edge.router import Router
 from serving.engine import cores, memory
 from serving.engine.measurements import Measurements
@@ -187,7 +187,7 @@ def _edge() -> worker.Edge:
             idle_seconds=SETTINGS.idle_seconds,
             connections=SETTINGS.max_connections,
         ),
-        bodies=worker.Budget(SETTINGS.max_bodies_bytes or worker.default_limit(WORKERS, largest)),
+        bodies=uploads.Budget(SETTINGS.max_bodies_bytes or worker.default_limit(WORKERS, largest)),
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
-from serving.errors import BodyTooLarge, ClassifyError, InvalidRequest
+from serving.errors import ClassifyError, HeadersTooLarge, InvalidRequest
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -35,8 +35,6 @@ _METHODS = frozenset(
     b"GET HEAD POST PUT DELETE OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH REPORT".split()
 )
 _LENGTH = re.compile(rb"[0-9]{1,19}")
-_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,16})\r\n")
-_CHUNK_SIZE_BEGINNING = re.compile(rb"[0-9a-fA-F]{1,16}\r?")
 _ONCE = frozenset((b"host", b"content-length", b"transfer-encoding"))  # fields that may not be sent twice
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _PROCESS = secrets.token_hex(4)
@@ -51,12 +49,6 @@ _OTHER_PROTOCOLS: tuple[tuple[bytes, str], ...] = (
     (b"\r\n\r\n\0\r\nQUIT\n", f"the PROXY protocol, version 2; {_PROXY}"),
 )
 END = b"\r\n\r\n"  # of a head
-# How finely a body may be cut into chunks: the first ones as one likes, then by this many bytes on average. A client
-# that sends a file line by line makes chunks of some 200 bytes; each costs about a microsecond, whatever it holds.
-FREE_CHUNKS = 4096
-CHUNK_BYTES = 64
-SMALL_PIECE_BYTES = 4096  # smaller pieces of a body are joined as they come
-PIECE_OVERHEAD_BYTES = 64  # about what Python holds for one piece beside its bytes
 CACHED_HEAD_BYTES = 512  # longer ones are parsed each time: a client must not fill the memory with them
 
 
@@ -151,6 +143,14 @@ class Request:
         if connection is not None:
             connection.answer(self, response)
 
+    def abandon(self) -> bool:
+        """Nobody waits for the answer any more: what it waits for need not be computed. False if it was given."""
+        connection, self.connection = self.connection, None
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.cancelled = True
+        return connection is not None
+
     def header(self, name: bytes) -> str:
         """The value of a header field, empty if there is none."""
         return self.fields.get(name, b"").decode("latin-1")
@@ -215,6 +215,42 @@ def _framing(fields: Mapping[bytes, bytes], repeated: set[bytes], minor: bytes) 
         options = [option.strip() for option in connection.lower().split(b",")]
         close = b"close" in options or (minor == b"0" and b"keep-alive" not in options)
     return length, close, minor == b"1" and fields.get(b"expect", b"").lower() == b"100-continue"
+
+
+class Heads:
+    """The heads of one connection, each of at most `limit` bytes."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._beginning: Beginning | None = None  # of one that has not arrived whole
+
+    def take(self, data: bytes, at: int) -> tuple["Request | None", bytes, int]:
+        """The request whose head ends in `data`, None if none does; and the bytes to go on with, and where. Raises
+        HeadersTooLarge or InvalidRequest."""
+        beginning = self._beginning
+        end = data.find(END, at) if beginning is None else -1
+        if end < 0:
+            # What came before is kept: a head in many pieces is neither copied nor searched again.
+            if beginning is None:
+                beginning = self._beginning = Beginning()
+            end = beginning.add(data[at:] if at else data)
+            if end < 0:
+                self._check_size(len(beginning.data))
+                return None, data, len(data)
+            data, at = bytes(beginning.data), 0
+            self._beginning = None
+        self._check_size(end - at)
+        if end == at:  # an empty head: version 2 of the PROXY protocol begins so
+            raise InvalidRequest(why_invalid(data[at:]))
+        return parse_head(data[at : end + len(END)]), data, end + len(END)
+
+    def forget(self) -> None:
+        """What has arrived of a head, for good."""
+        self._beginning = None
+
+    def _check_size(self, size: int) -> None:
+        if size + len(END) > self._limit:
+            raise HeadersTooLarge(f"the request line and headers exceed the limit of {self._limit:,} bytes")
 
 
 class Beginning:
@@ -294,138 +330,6 @@ def _request_id(fields: Mapping[bytes, bytes]) -> str:
     if given is not None and _ID.fullmatch(given):
         return given.decode()
     return f"{_PROCESS}-{next(_numbers):x}"
-
-
-class Body:
-    """A body that arrives in pieces: `take` them until `complete`. At most `limit` bytes; with a limit of 0 it is read
-    and dropped. Time and memory grow with the bytes, not with the chunks or reads they come in."""
-
-    def __init__(self, length: int | None, limit: int):
-        self.received = 0  # bytes of the body, without what frames them
-        self.held = 0  # bytes of memory that it takes meanwhile
-        self.complete = False
-        self._limit = limit
-        self._pieces: list[bytes] = []
-        self._small = bytearray()  # small pieces, joined; they follow the others
-        self._chunked = length is None
-        self._chunks = 0
-        self._left = length or 0  # bytes of the body, or of the chunk at hand with its line end, that are still to come
-        self._rest = b""  # of a chunk's size line that has not arrived whole
-
-    def take(self, data: bytes, at: int = 0) -> int:
-        """Takes `data` from `at` on, and returns where the body ends in it, or the length of `data`. Raises
-        BodyTooLarge, or InvalidRequest where the chunks are not sound or too many."""
-        if self._chunked:
-            return self._take_chunks(data, at)
-        end = min(len(data), at + self._left)
-        self._left -= end - at
-        self._keep(data[at:end] if self._limit else b"", end - at)
-        self.complete = self._left == 0
-        return end
-
-    def joined(self) -> bytes:
-        """The whole body."""
-        self._join_small()
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-
-    def _keep(self, piece: bytes, size: int) -> None:
-        self.received += size
-        if not piece:
-            return
-        if size < SMALL_PIECE_BYTES:
-            self._small += piece
-            self.held += size
-        else:
-            self._join_small()
-            self._pieces.append(piece)
-            self.held += size + PIECE_OVERHEAD_BYTES
-
-    def _join_small(self) -> None:
-        if self._small:
-            self._pieces.append(bytes(self._small))
-            self._small.clear()
-            self.held += PIECE_OVERHEAD_BYTES
-
-    def _take_chunks(self, data: bytes, at: int) -> int:
-        """RFC 9112, section 7.1, without chunk extensions and trailers, about which parsers disagree."""
-        if self._rest:  # at most one size line: the copy is one of this read's bytes
-            before = len(self._rest)
-            end = self._take_chunks_of(self._rest + data[at:])
-            return max(at, at + end - before)
-        return self._take_chunks_of(data, at)
-
-    def _take_chunks_of(self, data: bytes, at: int = 0) -> int:
-        self._rest = b""
-        size, left = len(data), self._left
-        pieces: list[bytes] = []  # of this read
-        while at < size:
-            if left > 2:  # bytes of a chunk
-                end = min(size, at + left - 2)
-                left -= end - at
-                self.received += end - at
-                if self._limit:
-                    pieces.append(data[at:end])
-                at = end
-            elif left:  # the line end behind them
-                end = min(size, at + left)
-                if data[at:end] != b"\r\n"[2 - left : 2 - left + end - at]:
-                    raise InvalidRequest("a chunk of the body is longer than its size says")
-                left -= end - at
-                at = end
-            else:
-                line = _CHUNK_SIZE.match(data, at)
-                if line is None:
-                    if not _CHUNK_SIZE_BEGINNING.fullmatch(data, at):
-                        raise InvalidRequest("a chunk of the body has no valid size; extensions are not taken")
-                    self._rest = data[at:]
-                    at = size
-                    break
-                length = int(line[1], 16)
-                if length == 0:
-                    at = self._take_end(data, at, line.end())
-                    break
-                self._count_chunk()
-                if self._limit and self.received + length > self._limit:
-                    raise too_large(self._limit)
-                at = line.end()
-                end = at + length
-                if data.startswith(b"\r\n", end):  # the whole chunk is here, as nearly always
-                    self.received += length
-                    if self._limit:
-                        pieces.append(data[at:end])
-                    at = end + 2
-                else:
-                    left = length + 2
-        self._left = left
-        if pieces:
-            piece = b"".join(pieces)
-            self.received -= len(piece)
-            self._keep(piece, len(piece))
-        return at
-
-    def _count_chunk(self) -> None:
-        self._chunks += 1
-        if self._chunks > FREE_CHUNKS + self.received // CHUNK_BYTES:
-            raise InvalidRequest(
-                f"the body comes in too many chunks: {self._chunks:,} for {self.received:,} bytes; "
-                f"beyond {FREE_CHUNKS:,} they must hold {CHUNK_BYTES} bytes on average"
-            )
-
-    def _take_end(self, data: bytes, start: int, at: int) -> int:
-        """Behind the size of the last chunk, which begins at `start`."""
-        last = data[at : at + 2]
-        if not b"\r\n".startswith(last):
-            raise InvalidRequest("trailers behind a chunked body are not taken")
-        if len(last) < 2:
-            self._rest = data[start:]
-            return len(data)
-        self.complete = True
-        return at + 2
-
-
-def too_large(limit: int, received: str = "") -> ClassifyError:
-    what = f"the body has {received} bytes; the limit is" if received else "the body has more than the limit of"
-    return BodyTooLarge(f"{what} {limit:,}{'' if received else ' bytes'}")
 
 
 # Responses

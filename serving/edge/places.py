@@ -1,4 +1,4 @@
-"""Who may have one of a worker's connections, and who gives his up when all are taken.
+"""Who may have one of a worker's connections, and who gives it up when all are taken.
 
 A connection is unproductive while it waits for its client: idle, or with a request that does not go on arriving. When
 all places are taken, the peer with the most unproductive connections loses the one that is so for the longest. If there
@@ -9,6 +9,8 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from serving.errors import Overloaded
+
 SPARE_PLACES = 128  # for probes, beside the limit: more than connections are accepted in one turn of the event loop
 GRACE_SECONDS = 1.0  # a connection that waits for less may have a request under way
 
@@ -16,8 +18,6 @@ GRACE_SECONDS = 1.0  # a connection that waits for less may have a request under
 class Holder(Protocol):
     """A connection that may have to give up its place."""
 
-    @property
-    def waits_since(self) -> float: ...
     def give_up_place(self) -> None: ...
     def refuse_full(self) -> None: ...
 
@@ -26,7 +26,34 @@ class Holder(Protocol):
 class _Peer:
     key: str
     connections: int = 0
-    waiting: dict[Holder, None] = field(default_factory=dict)  # the unproductive ones, the longest so first
+    waiting: "dict[Place, None]" = field(default_factory=dict)  # the unproductive ones, the longest so first
+
+
+class Place:
+    """One connection's."""
+
+    def __init__(self, places: "Places", holder: Holder, peer: _Peer | None):
+        self.holder = holder
+        self.spare = peer is None  # for a probe only
+        self.since = 0.0  # when it became unproductive
+        self._places = places
+        self._peer = peer
+        self._waiting = {} if peer is None else peer.waiting
+
+    def wait(self, now: float) -> None:
+        """The connection is unproductive from now on, until more arrives."""
+        self.since = now
+        self._waiting.pop(self, None)
+        self._waiting[self] = None
+
+    def work(self) -> None:
+        """A request has arrived, and its answer is due."""
+        self._waiting.pop(self, None)
+
+    def leave(self) -> None:
+        """The connection is closed, or about to be; called again it does nothing."""
+        self._places.leave(self, self._peer)
+        self._waiting, self._peer = {}, None
 
 
 class Places:
@@ -34,51 +61,51 @@ class Places:
 
     def __init__(self, limit: int):
         self.limit = limit
-        self._taken: dict[Holder, _Peer] = {}
+        self.taken = 0
         self._peers: dict[str, _Peer] = {}
-        self._spare: dict[Holder, None] = {}
+        self._spare: dict[Place, None] = {}
 
-    def __len__(self) -> int:
-        """Connections that hold a regular place."""
-        return len(self._taken)
+    def enter(self, holder: Holder, key: str, now: float) -> Place:
+        """A place for a new connection of the peer `key`: a spare one if no other was left."""
+        if self.taken >= self.limit and not self._make_room(now):
+            place = Place(self, holder, None)
+            self._spare[place] = None
+            if len(self._spare) > SPARE_PLACES:
+                next(iter(self._spare)).holder.refuse_full()
+            return place
+        peer = self._peers.get(key)
+        if peer is None:
+            peer = self._peers[key] = _Peer(key)
+        peer.connections += 1
+        self.taken += 1
+        return Place(self, holder, peer)
 
-    def enter(self, holder: Holder, key: str, now: float) -> dict[Holder, None] | None:
-        """A place for a new connection of the peer `key`. Returns the peer's unproductive ones, among which the
-        connection keeps itself; None if only a spare place was left."""
-        if len(self._taken) < self.limit or self._make_room(now):
-            peer = self._peers.get(key)
-            if peer is None:
-                peer = self._peers[key] = _Peer(key)
-            peer.connections += 1
-            self._taken[holder] = peer
-            return peer.waiting
-        self._spare[holder] = None
-        if len(self._spare) > SPARE_PLACES:
-            next(iter(self._spare)).refuse_full()
-        return None
+    def full(self) -> Overloaded:
+        """What a request on a spare place gets."""
+        return Overloaded(f"{self.limit} connections are open, the limit of this worker, and none has been idle")
 
-    def leave(self, holder: Holder) -> None:
-        """The connection is closed, or about to be; called again it does nothing."""
-        self._spare.pop(holder, None)
-        peer = self._taken.pop(holder, None)
+    def leave(self, place: Place, peer: _Peer | None) -> None:
+        self._spare.pop(place, None)
         if peer is not None:
-            peer.waiting.pop(holder, None)
+            self.taken -= 1
+            peer.waiting.pop(place, None)
             peer.connections -= 1
             if not peer.connections:
                 del self._peers[peer.key]
 
     def _make_room(self, now: float) -> bool:
+        """Looks at one connection a peer: the one that has waited for the longest."""
         latest = now - GRACE_SECONDS
         most, loses = 0, None
         for peer in self._peers.values():
             if len(peer.waiting) > most:
                 longest = next(iter(peer.waiting))
-                if longest.waits_since <= latest:
+                if longest.since <= latest:
                     most, loses = len(peer.waiting), longest
         if loses is None:
             return False
-        loses.give_up_place()
-        self.leave(loses)
+        loses.holder.give_up_place()
+        loses.leave()
         return True
 
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from serving.edge import keys
-from serving.edge.http1 import Request, Response, failure, too_large
+from serving.edge.bodies import too_large
+from serving.edge.http1 import Request, Response, failure
 from serving.errors import ClassifyError, MethodNotAllowed, NotFound
 from serving.operations import metrics
 

@@ -6,29 +6,17 @@ that, so all bodies together have a budget. Knows numbers and files of /proc and
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from serving.edge.http1 import Headers, head_lines
+from serving.edge.http1 import Headers, Request, Response, failure, head_lines
 from serving.edge.places import Places
 from serving.edge.router import Router
-from serving.errors import Overloaded
+from serving.edge.uploads import Budget
+from serving.errors import ClassifyError
 
 SHARE = 0.25  # fraction of the memory there is that all workers' bodies may take
 _CGROUP = Path("/sys/fs/cgroup")
 _LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # of cgroup versions 2 and 1
-
-
-BEHIND_SECONDS = 1.0  # an upload that is behind the least rate by less is not cut for others
-
-
-class Upload(Protocol):
-    """A connection whose request's body arrives."""
-
-    @property
-    def behind(self) -> float: ...
-    @property
-    def reserved(self) -> int: ...
-    def give_up_memory(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -41,29 +29,6 @@ class Limits:
     body_rate: int = 10_000  # bytes a second at which a body comes at least
 
 
-class Budget:
-    """Bytes of all bodies: `reserve` what has arrived, `release` it when it is not needed any more."""
-
-    def __init__(self, limit: int):
-        self.limit = limit
-        self.used = 0
-
-    def check(self, size: int) -> None:
-        """Raises Overloaded if there is no room for `size` more bytes."""
-        if self.used + size > self.limit:
-            raise Overloaded(
-                f"no room for a body of {size:,} bytes beside {self.used:,} of others; the limit is {self.limit:,}"
-            )
-
-    def reserve(self, size: int) -> None:
-        """Raises Overloaded if there is no room for `size` more bytes."""
-        self.check(size)
-        self.used += size
-
-    def release(self, size: int) -> None:
-        self.used -= size
-
-
 @dataclass
 class Edge:
     """What all connections of one worker share. It belongs to the event loop."""
@@ -72,7 +37,6 @@ class Edge:
     limits: Limits
     bodies: Budget
     draining: bool = False  # every answer is the last of its connection
-    uploads: dict[Upload, None] = field(default_factory=dict)  # bodies that arrive
     half_closed: set[Any] = field(default_factory=set)  # connections whose clients have closed their side and wait
     common: Headers = ()  # headers of every answer; the server renews the date each second
     heads: dict[tuple[int, Headers], bytes] = field(default_factory=dict)  # status lines with headers of this second
@@ -92,22 +56,20 @@ class Edge:
             written = self.heads[status, headers] = head_lines(status, self.common + headers)
         return written
 
-    def reserve(self, size: int, upload: Upload) -> None:
-        """`size` more bytes of a body have arrived. Raises Overloaded if there is no room for them."""
-        if self.bodies.used + size > self.bodies.limit:
-            self.make_room(size, upload)
-        self.bodies.used += size
+    def answer(self, request: Request, response: Response, last: bool) -> bytes:
+        """What goes out for `response`; `last` of its connection."""
+        # RFC 9110, section 15.4.5: a 304 has no content, and would say the length of what it stands for.
+        length = b"" if response.status == 304 else b"content-length: %d\r\n" % len(response.body)
+        keep = b"connection: close\r\n" if last else b"connection: keep-alive\r\n" if request.minor == b"0" else b""
+        head = self.head(response.status, response.headers)
+        head += b"x-request-id: %b\r\n%b%b\r\n" % (request.request_id.encode(), keep, length)
+        return head if request.method == b"HEAD" else head + response.body
 
-    def make_room(self, size: int, upload: Upload) -> None:
-        """Raises Overloaded if there is no room for `size` bytes of `upload`, also where others give way that are
-        behind the least rate, the one that is furthest behind first. Nothing is reserved."""
-        while self.bodies.used + size > self.bodies.limit:
-            others = (other for other in self.uploads if other.reserved and other is not upload)
-            slowest = max(others, key=lambda other: other.behind, default=None)
-            if slowest is None or slowest.behind < BEHIND_SECONDS:
-                break
-            slowest.give_up_memory()
-        self.bodies.check(size)
+    def refusal(self, err: ClassifyError) -> bytes:
+        """What goes out where no request could be read, before the connection is closed."""
+        response = failure(err)
+        head = self.head(response.status, (*response.headers, ("connection", "close")))
+        return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(response.body), response.body)
 
 
 def default_limit(workers: int, least: int) -> int:

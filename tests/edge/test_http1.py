@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.edge import http1
-from serving.edge.http1 import Beginning, Body, Request, parse_head
+from serving.edge.bodies import Body
+from serving.edge.http1 import Beginning, Request, parse_head
 from serving.errors import BodyTooLarge, InvalidRequest
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from serving.edge import places
 from serving.edge.connection import PROBE_SECONDS
 from serving.edge.places import SPARE_PLACES, Places, peer_of
 from tests.fixtures.wire import LIMITS, Clock, Transport, Wire, on_a_clock
@@ -33,7 +34,7 @@ def test_a_connection_that_waits_for_its_client_makes_room_the_longest_so_first(
         assert new.transport.written.startswith(b"HTTP/1.1 200 ")
         assert [wire.transport.closed for wire in held] == [True, False, False, False]
         assert held[0].transport.written.startswith(b"HTTP/1.1 408 ") or sent in (b"", GET)
-        assert len(new.edge.places) == FEW.connections
+        assert new.edge.places.taken == FEW.connections
 
     on_a_clock(run)
 
@@ -118,7 +119,7 @@ def test_a_request_whose_answer_is_due_never_loses_its_place() -> None:
         first.answer_now()
         assert first.transport.written.startswith(b"HTTP/1.1 200 ")
         await clock.advance(2)
-        assert Wire(beside=first).connection._waiting is not None
+        assert not Wire(beside=first).connection._place.spare
 
     on_a_clock(run)
 
@@ -126,44 +127,47 @@ def test_a_request_whose_answer_is_due_never_loses_its_place() -> None:
 def test_places_are_given_back_and_peers_forgotten() -> None:
     async def run(clock: Clock) -> None:
         wires = full(GET)
-        places = wires[0].edge.places
-        assert (len(places), len(places._peers)) == (4, 1)
+        held = wires[0].edge.places
+        assert (held.taken, len(held._peers)) == (4, 1)
         for wire in wires:
             wire.end()
             wire.end()
-        assert (len(places), len(places._peers), len(places._spare)) == (0, 0, 0)
+        assert (held.taken, len(held._peers), len(held._spare)) == (0, 0, 0)
 
     on_a_clock(run)
 
 
 class Held:
-    """A connection that has waited since then; counts how often it was looked at."""
-
-    looked = 0
-
-    def __init__(self, since: float):
-        self._since = since
-
-    @property
-    def waits_since(self) -> float:
-        Held.looked += 1
-        return self._since
+    """A connection that gives way."""
 
     def give_up_place(self) -> None: ...
     def refuse_full(self) -> None: ...
 
 
-def test_a_flood_of_connections_looks_at_one_connection_a_peer() -> None:
-    places = Places(1000)
+def test_a_flood_of_connections_looks_at_one_connection_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+
+    class Looked(places.Place):
+        """Counts how often a waiting connection is looked at."""
+
+        @property
+        def since(self) -> float:
+            nonlocal looked
+            looked += 1
+            return self._since
+
+        @since.setter
+        def since(self, value: float) -> None:
+            self._since = value
+
+    monkeypatch.setattr(places, "Place", Looked)
+    all_of_them = Places(1000)
     for number in range(1000):
-        holder = Held(0.0)
-        waiting = places.enter(holder, f"10.0.0.{number % 3}", 0.0)
-        assert waiting is not None
-        waiting[holder] = None
-    Held.looked = 0
+        all_of_them.enter(Held(), f"10.0.0.{number % 3}", 0.0).wait(0.0)
+    assert looked == 0
     for _ in range(500):
-        assert places.enter(Held(5.0), "10.0.0.1", 5.0) is not None
-    assert Held.looked <= 3 * 500
+        assert not all_of_them.enter(Held(), "10.0.0.1", 5.0).spare
+    assert looked <= 3 * 500
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.edge.connection import MAX_PIPELINED, State
-from serving.edge.http1 import CHUNK_BYTES, FREE_CHUNKS, Body
+from serving.edge.bodies import CHUNK_BYTES, FREE_CHUNKS, Body
+from serving.edge.connection import MAX_PIPELINED
+from serving.edge.states import State
 from serving.errors import InvalidRequest
 from tests.fixtures.wire import LIMITS, Clock, Wire, on_a_clock, on_a_loop
 from tests.fixtures.work import Work

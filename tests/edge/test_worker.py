@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.edge.http1 import Body
-from serving.edge.worker import Budget, default_limit
+from serving.edge.bodies import Body
+from serving.edge.router import Route
+from serving.edge.uploads import Budget, Upload
+from serving.edge.worker import default_limit
 from serving.errors import Overloaded
 from tests.fixtures.wire import LIMITS, Clock, Wire, on_a_clock, on_a_loop
 
@@ -17,12 +19,19 @@ HEAD = b"POST /classify HTTP/1.1\r\nHost: a\r\n"
 
 
 def test_the_budget_is_taken_and_given_back() -> None:
-    budget = Budget(100)
-    budget.reserve(60)
+    budget, route = Budget(100), Route("POST", "/", lambda request: None, max_bytes=1000)
+
+    def upload(length: int | None) -> Upload:
+        return Upload(route, length, budget, LIMITS, lambda: 0.0, lambda err: None)
+
+    first = upload(60)
+    first.take(b"x" * 60, 0)
     with pytest.raises(Overloaded, match="no room for a body of 60 bytes beside 60 of others; the limit is 100"):
-        budget.reserve(60)
-    budget.release(60)
-    budget.reserve(100)
+        upload(60)
+    first.release()
+    first.release()
+    upload(100).take(b"x" * 100, 0)
+    assert budget.used == 100
 
 
 def test_the_default_takes_a_share_of_the_memory_and_one_largest_body_at_least() -> None:
@@ -139,7 +148,7 @@ def test_an_upload_that_does_not_go_on_is_cut(first: int, each: int, cut_within:
         assert wire.transport.written.startswith(b"HTTP/1.1 408 ")
         assert b"nor at 10,000 bytes a second" in wire.transport.written
         assert wire.edge.bodies.used == 0
-        assert not wire.edge.uploads
+        assert not wire.edge.bodies.arriving
 
     on_a_clock(run)
 
