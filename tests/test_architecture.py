@@ -14,7 +14,8 @@ import pytest
 from serving.edge import multipart
 from serving.edge.connection import Connection
 from serving.edge.router import Router
-from serving.edge.worker import Budget, Edge
+from serving.edge.uploads import Budget
+from serving.edge.worker import Edge
 from serving.engine.measurements import Measurements
 from serving.images import picture as pictures
 from serving.protocols.native import Limits, Native

@@ -10,7 +10,7 @@ from typing import Any
 
 from serving.edge.bodies import Body
 from serving.edge.http1 import Heads, Request, Response
-from serving.edge.places import Place, peer_of
+from serving.edge.places import peer_of
 from serving.edge.router import Route, awaited, failed
 from serving.edge.states import DUE, OVER, State
 from serving.edge.uploads import Upload
@@ -51,7 +51,6 @@ class Connection(asyncio.Protocol):
         self._early: Response | None = None  # given by `respond` before the handler returned
         self._write_paused = False
         self._half_closed = False
-        self._place: Place
         self._timer: asyncio.TimerHandle | None = None  # for what is arriving
         self._idle_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -185,8 +184,7 @@ class Connection(asyncio.Protocol):
         try:
             route = self._accept_probe(request) if self._place.spare else self._edge.router.accept(request)
             if whole:
-                if length:
-                    request.body = data[start:end]
+                request.body = data[start:end]
             elif route.max_bytes:
                 self._receive(route, request)
                 return start
@@ -244,10 +242,8 @@ class Connection(asyncio.Protocol):
 
     def _look_at_pace(self) -> None:
         self._timer = None
-        if self._upload is not None and not self._transport.is_closing():
-            left = self._upload.look_at_pace()
-            if left > 0:
-                self._start_timer(left, self._look_at_pace)
+        if self._upload is not None and (left := self._upload.look_at_pace()) > 0:
+            self._start_timer(left, self._look_at_pace)
 
     # Answering
 
