@@ -17,7 +17,8 @@ from typing import Any
 import bentoml
 
 from serving import artifacts, platforms
-from serving.edge import counts, seams, uploads, worker
+from serving.edge import counts, front, seams, uploads, worker
+from serving.edge.http1 import Request
 from serving.edge.router import Router
 from serving.engine import cores, memory
 from serving.engine.measurements import Measurements
@@ -108,7 +109,8 @@ class ImageClassifier(_METHODS):
         metrics.join(folder)
         try:
             tracing.start()
-            metrics.start(EDGE.router.labels)
+            quiet = EDGE.router.probes if SETTINGS.access_log == "without_probes" else ()
+            metrics.start(EDGE.router.labels | front.LABELS, quiet)
             repository = models.Repository(
                 SETTINGS,
                 THREADS,
@@ -167,6 +169,10 @@ def _document() -> dict[str, Any]:
     return openapi.document(router.routes, router.protocols, list(_repository().models), bool(SETTINGS.api_keys))
 
 
+def _prefix(request: Request) -> str:
+    return "" if EDGE.front is None else EDGE.front.prefix(request)
+
+
 def _schema() -> Any:
     service: Any = ImageClassifier  # which the decorator has made a bentoml.Service
     return service.schema()
@@ -174,18 +180,29 @@ def _schema() -> Any:
 
 def _edge() -> worker.Edge:
     """Everything that answers requests in this process."""
+<<<<<<< HEAD
     house = doors.House(_repository, _ready, SETTINGS, PLATFORM, WORKERS)
     # The doors last, since a platform may want one of the pages' paths for its own question.
     routes = [*pages.Pages(_ready, _document, _schema).routes(), *doors.routes(OPEN, house)]
+=======
+    try:
+        own = doors.routes(_repository, SETTINGS, os.environ)
+    except StartError as err:
+        raise SystemExit(f"error: {err}") from err
+    routes = [*own, *pages.Pages(_ready, _document, _schema, _prefix).routes()]
+>>>>>>> 43a3fd5 (Show the service below a path, and to pages of other sites, where settings say so)
     largest = max(SETTINGS.max_body_bytes, SETTINGS.max_batch_body_bytes)
+    router = Router(routes, SETTINGS.api_keys)
     return worker.Edge(
-        router=Router(routes, SETTINGS.api_keys),
+        router=router,
+        front=front.of(router, SETTINGS.root_path, bool(SETTINGS.trust_forwarded_prefix), SETTINGS.cors_origins),
         limits=worker.Limits(
             header_bytes=SETTINGS.max_header_bytes,
             head_seconds=SETTINGS.head_seconds,
             body_seconds=SETTINGS.body_seconds,
             idle_seconds=SETTINGS.idle_seconds,
             connections=SETTINGS.max_connections,
+            body_rate=SETTINGS.min_body_rate,
         ),
         bodies=uploads.Budget(SETTINGS.max_bodies_bytes or worker.default_limit(WORKERS, largest)),
     )

@@ -26,12 +26,33 @@ def _choice(default: str, meaning: str, *choices: str) -> Any:
     return field(default=default, metadata={"meaning": meaning, "choices": choices})
 
 
-def _text(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"meaning": meaning})
+def _text(default: Any, meaning: str, pattern: str = "", must: str = "") -> Any:
+    """`must` says what it has to be where a `pattern` is given."""
+    return field(default=default, metadata={"meaning": meaning, "pattern": pattern, "must": must})
 
 
 def _keys(meaning: str) -> Any:
-    return field(default=(), metadata={"meaning": meaning}, repr=False)
+    return field(default=(), metadata={"meaning": meaning, "each": _key_hash}, repr=False)
+
+
+def _origins(meaning: str) -> Any:
+    return field(default=(), metadata={"meaning": meaning, "each": _origin})
+
+
+def _key_hash(name: str, text: str) -> str:
+    if not re.fullmatch("sha256:[0-9a-f]{64}", text):  # the value is not repeated: it may be a key put here by mistake
+        raise StartError(f"{name}: every entry must be sha256:<64 hex digits>; python -m serving.keys makes one")
+    return text.removeprefix("sha256:")
+
+
+_ORIGIN = re.compile(r"\*|null|https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+_ROOT_PATH = r"(/[A-Za-z0-9._~-]+)+"
+
+
+def _origin(name: str, text: str) -> str:
+    if not _ORIGIN.fullmatch(text):
+        raise StartError(f"{name}: {text!a} is no origin: give scheme://host or scheme://host:port, or * for all")
+    return text.lower()
 
 
 @dataclass(frozen=True)
@@ -66,11 +87,14 @@ class Settings:
     max_extra_fields: int = _number(16, "fields of a form beside its images", 0, 4096)
     max_header_bytes: int = _number(16 * 1024, "bytes of a request line with its headers", 1024, 2**20)
     head_seconds: int = _number(10, "seconds a client may take to send its headers", 1, 3600)
-    body_seconds: int = _number(60, "seconds a client may take to send its body", 1, 86_400)
+    body_seconds: int = _number(60, "seconds that a body may be behind the least rate; then it is cut", 1, 86_400)
+    min_body_rate: int = _number(
+        10_000, "bytes a second at which a body comes at least; one that goes on may take any time", 1, 2**31
+    )
     idle_seconds: int = _number(75, "seconds until a connection without a request is closed", 1, 3600)
     max_connections: int = _number(
         1000,
-        "open connections of one worker; for one more the longest idle is closed, or it is answered 503",
+        "open connections of one worker; for one more the longest idle is closed, or only a probe is answered on it",
         1,
         65_000,
     )
@@ -90,7 +114,25 @@ class Settings:
         "", "front doors that are open, separated by commas, or `all`; empty for all but the cloud platforms'"
     )
     log_format: str = _choice("text", "how the log is written to stderr", "text", "json")
-    access_log: str = _choice("off", "a line for every request", "off", "on")
+    access_log: str = _choice(
+        "off",
+        "a line for every request, or for all but successful probes (health and metrics)",
+        "off",
+        "on",
+        "without_probes",
+    )
+    root_path: str = _text(
+        "",
+        "path below which a proxy shows the service, as `/classifier`; requests come with it or without it",
+        _ROOT_PATH,
+        "a path that begins with / and does not end with it",
+    )
+    trust_forwarded_prefix: int = _number(
+        0, "1 takes the root path of a request from X-Forwarded-Prefix, which only a proxy may be able to send", 0, 1
+    )
+    cors_origins: tuple[str, ...] = _origins(
+        "origins whose pages may ask from a browser, `https://host,…`, or `*`; none: only the service's own"
+    )
     api_keys: tuple[str, ...] = _keys("hashes of the keys that may come in, `sha256:<hex>,…`; none: everybody may")
 
     @classmethod
@@ -139,7 +181,9 @@ def _parse(name: str, text: str, default: Any, limits: Mapping[str, Any]) -> Any
         if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
             raise StartError(f"{name}={text}: must be a whole number from {low} to {high}")
     if isinstance(default, tuple):
-        return tuple(_key_hash(name, part.strip()) for part in text.split(","))
+        return tuple(limits["each"](name, part.strip()) for part in text.split(","))
+    if limits.get("pattern") and not re.fullmatch(limits["pattern"], text):
+        raise StartError(f"{name}={text}: must be {limits['must']}")
     return _expanded(name, text) if isinstance(default, Path) else type(default)(text)
 
 
@@ -148,9 +192,3 @@ def _expanded(name: str, text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as err:  # HOME is not set, and the user has none
         raise StartError(f"{name}={text}: {err}") from err
-
-
-def _key_hash(name: str, text: str) -> str:
-    if not re.fullmatch("sha256:[0-9a-f]{64}", text):  # the value is not repeated: it may be a key put here by mistake
-        raise StartError(f"{name}: every entry must be sha256:<64 hex digits>; python -m serving.keys makes one")
-    return text.removeprefix("sha256:")

@@ -25,13 +25,16 @@ def test_every_field_is_read_from_its_variable() -> None:
         "protocols": "all",
         "log_format": "json",
         "access_log": "on",
+        "root_path": "/a/b-c",
     }
     hashes = ("0" * 64, "a" * 64)
     numbers = {spec.name: str(spec.metadata["low"]) for spec in fields(Settings) if "low" in spec.metadata}
     environment = {f"SHORTCUT_{name.upper()}": value for name, value in (values | numbers).items()}
+    environment["SHORTCUT_CORS_ORIGINS"] = "https://a.example, http://b:8080,*"
     environment["SHORTCUT_API_KEYS"] = ", ".join(f"sha256:{h}" for h in hashes)
     read = Settings.from_environment(environment)
     assert read.api_keys == hashes
+    assert read.cors_origins == ("https://a.example", "http://b:8080", "*")
     assert read.models == Path("elsewhere")
     for name, value in (values | numbers).items():
         assert str(getattr(read, name)) == value
@@ -50,6 +53,10 @@ def test_an_empty_variable_means_the_default() -> None:
         ("SHORTCUT_DEADLINE_MS", "-5", "whole number"),
         ("SHORTCUT_PROVIDER", "tpu", "auto, cuda, openvino, cpu"),
         ("SHORTCUT_PRECISION", "int8", "auto, float32"),
+        ("SHORTCUT_ACCESS_LOG", "yes", "off, on, without_probes"),
+        ("SHORTCUT_ROOT_PATH", "classifier", "begins with /"),
+        ("SHORTCUT_ROOT_PATH", "/classifier/", "does not end with it"),
+        ("SHORTCUT_ROOT_PATH", "/a b", "begins with /"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_limits(name: str, value: str, told: str) -> None:
@@ -119,3 +126,9 @@ def test_what_kubernetes_sets_for_a_service_of_that_name_is_no_misspelt_setting(
     for name in ("SHORTCUT_PORT", "SHORTCUT_SERVICE_PORT"):  # alone, somebody means a setting by it
         with pytest.raises(StartError, match="there is no such setting"):
             Settings.from_environment({name: "3000"})
+
+
+@pytest.mark.parametrize("origin", ["a.example", "https://a.example/", "https://a/b", "ftp://a", "https://a:b"])
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(StartError, match=r"SHORTCUT_CORS_ORIGINS: .* is no origin: give scheme://host"):
+        Settings.from_environment({"SHORTCUT_CORS_ORIGINS": f"https://good,{origin}"})

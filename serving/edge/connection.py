@@ -182,7 +182,7 @@ class Connection(asyncio.Protocol):
         if not whole:  # what comes of a body that is not taken is dropped behind the answer
             self._unread = Body(length, 0)
         try:
-            route = self._accept_probe(request) if self._place.spare else self._edge.router.accept(request)
+            route = self._accept_probe(request) if self._place.spare else self._edge.accept(request)
             if whole:
                 request.body = data[start:end]
             elif route.max_bytes:
@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
         """On a spare place one request is answered, if it is a probe's."""
         request.close = True
         self._stop_timer()
-        route = self._edge.router.accept(request)
+        route = self._edge.accept(request)
         if not route.probe:
             metrics.refused(Overloaded.status)
             raise self._edge.places.full()

@@ -9,7 +9,6 @@ import re
 from serving.edge.http1 import Headers, Request, Response
 
 ANY = "*"
-ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?|null")
 _NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~ ,-]{1,1024}")  # a list of header names
 METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 REQUEST_HEADERS = "authorization, content-type, x-request-id, inference-header-content-length"

@@ -8,10 +8,11 @@ import re
 from serving.edge.cors import Cors
 from serving.edge.http1 import Headers, Request, Response
 from serving.edge.router import Route, Router
+from serving.operations import metrics
 
 ROOT = re.compile(r"(/[A-Za-z0-9._~-]+)+")
-PREFLIGHT = "preflight"  # the route in metrics
-ROOT_ROUTE = "root"  # the same, of the redirect to the root path's page
+PREFLIGHT, ROOT_ROUTE = "preflight", "root"  # the routes in metrics; the latter redirects to the page
+LABELS = {PREFLIGHT: metrics.NATIVE, ROOT_ROUTE: metrics.NATIVE}
 
 
 class Front:
@@ -57,3 +58,10 @@ class Front:
 
 def _answering(response: Response) -> Route:
     return Route("*", "*", lambda request: response)
+
+
+def of(router: Router, root: str, trusts_forwarded: bool, origins: tuple[str, ...]) -> Front | None:
+    """None where the settings ask for nothing of it."""
+    if not (root or trusts_forwarded or origins):
+        return None
+    return Front(router, root, trusts_forwarded, Cors(origins) if origins else None)

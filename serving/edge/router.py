@@ -119,6 +119,11 @@ class Router:
         found = {methods.label: methods.protocol.name for methods in (*known, *(m for _, m in self._unknown))}
         return found | {metrics.UNKNOWN: PLAIN.name}
 
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """The labels of the probes' routes."""
+        return tuple(route.path for route in self.routes if route.probe)
+
     def accept(self, request: Request) -> Route:
         """The route of a request whose head has arrived. Raises what refuses it before its body is read."""
         methods = self._exact.get(request.path)

@@ -4,13 +4,15 @@ A body of one connection is bounded by its route's limit; a thousand connections
 that, so all bodies together have a budget. Knows numbers and files of /proc and /sys only.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from serving.edge.front import Front
 from serving.edge.http1 import Headers, Request, Response, failure, head_lines
 from serving.edge.places import Places
-from serving.edge.router import Router
+from serving.edge.router import Route, Router
 from serving.edge.uploads import Budget
 from serving.errors import ClassifyError
 
@@ -40,9 +42,11 @@ class Edge:
     half_closed: set[Any] = field(default_factory=set)  # connections whose clients have closed their side and wait
     common: Headers = ()  # headers of every answer; the server renews the date each second
     heads: dict[tuple[int, Headers], bytes] = field(default_factory=dict)  # status lines with headers of this second
+    front: Front | None = None  # what stands before the routes, if anything does
 
     def __post_init__(self) -> None:
         self.places = Places(self.limits.connections)
+        self.accept: Callable[[Request], Route] = (self.front or self.router).accept
 
     def renew(self, common: Headers) -> None:
         """Other headers go with every answer from now on."""
@@ -58,10 +62,11 @@ class Edge:
 
     def answer(self, request: Request, response: Response, last: bool) -> bytes:
         """What goes out for `response`; `last` of its connection."""
-        # RFC 9110, section 15.4.5: a 304 has no content, and would say the length of what it stands for.
-        length = b"" if response.status == 304 else b"content-length: %d\r\n" % len(response.body)
+        # RFC 9110: a 304 would say the length of what it stands for (15.4.5), and a 204 has none (8.6).
+        length = b"" if response.status in (204, 304) else b"content-length: %d\r\n" % len(response.body)
         keep = b"connection: close\r\n" if last else b"connection: keep-alive\r\n" if request.minor == b"0" else b""
-        head = self.head(response.status, response.headers)
+        headers = response.headers if self.front is None else response.headers + self.front.headers(request)
+        head = self.head(response.status, headers)
         head += b"x-request-id: %b\r\n%b%b\r\n" % (request.request_id.encode(), keep, length)
         return head if request.method == b"HEAD" else head + response.body
 

@@ -42,4 +42,4 @@ def start(settings: Settings) -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    logging.getLogger("shortcut.access").setLevel(logging.INFO if settings.access_log == "on" else logging.WARNING)
+    logging.getLogger("shortcut.access").setLevel(logging.INFO if settings.access_log != "off" else logging.WARNING)

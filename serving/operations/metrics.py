@@ -350,15 +350,17 @@ def _unsure(model: str, version: str, reason: str) -> _Tally:
 
 
 _protocols: dict[str, str] = {}  # of each route
+_quiet: set[str] = set()  # routes whose successes are not in the access log
 
 
-def start(protocols: Mapping[str, str]) -> None:
+def start(protocols: Mapping[str, str], quiet: Sequence[str] = ()) -> None:
     """In a process that answers requests, once logging and tracing are set up; `protocols` has a protocol for each
-    route. Their 500s are counted from 0, so that an alert sees the first one: Prometheus cannot tell one that appears
-    from one that was there."""
+    route. Successes of the routes `quiet` are left out of the access log. The 500s are counted from 0, so that an
+    alert sees the first one: Prometheus cannot tell one that appears from one that was there."""
     global detailed
     detailed = tracing.enabled or access_log.isEnabledFor(logging.INFO)
     _protocols.update(protocols)
+    _quiet.update(quiet)
     for route in (*protocols, UNKNOWN):
         _series(route, 500)
 
@@ -377,7 +379,7 @@ def finished(route: str, status: int, started: float, request_id: str, stages: S
     duration.observe(ended - started)
     if not detailed:
         return
-    if access_log.isEnabledFor(logging.INFO):
+    if access_log.isEnabledFor(logging.INFO) and not (status < 400 and route in _quiet):
         figures = {"route": route, "status": status, "seconds": round(ended - started, 6), "request_id": request_id}
         times = {f"{stage.name}_seconds": round(stage.end - stage.start, 6) for stage in stages}
         access_log.info("%s %s", route, status, extra={"figures": figures | times})

@@ -46,11 +46,19 @@ class _File(NamedTuple):
 
 
 class Pages:
-    """`ready` raises Unavailable while the service is not; `document` is the API's; `schema` is BentoML's."""
+    """`ready` raises Unavailable while the service is not; `document` is the API's; `schema` is BentoML's; `prefix` is
+    the path below which the client of a request sees the service."""
 
-    def __init__(self, ready: Callable[[], None], document: Callable[[], Any], schema: Callable[[], Any]):
+    def __init__(
+        self,
+        ready: Callable[[], None],
+        document: Callable[[], Any],
+        schema: Callable[[], Any],
+        prefix: Callable[[Request], str] = lambda request: "",
+    ):
         self._ready = ready
         self._document = document
+        self._prefix = prefix
         self._schema = schema
         self._files = {name: _read(folder / name) for name, folder in STATIC.items()}
         self._index, self._model, self._docs = (_read(PAGE / name) for name in HTML)
@@ -62,7 +70,7 @@ class Pages:
             Route("GET", "/healthz", self.livez, open=True, probe=True),
             Route("GET", "/readyz", self.readyz, open=True, probe=True, operation=_IS_READY),
             Route("GET", "/metrics", self.metrics, probe=True, operation=_METRICS),
-            Route("GET", "/docs.json", lambda request: json_response(self._document())),
+            Route("GET", "/docs.json", self.document),
             Route("GET", "/schema.json", lambda request: json_response(self._schema())),
             Route("GET", "/docs", lambda request: _whole(self._docs, request), open=True),
             Route("GET", "/static/{name}", self.static_file, open=True),
@@ -70,6 +78,11 @@ class Pages:
             Route("GET", "/models/{name}", self.model_page, open=True, page=True),
             Route("GET", "/", lambda request: _whole(self._index, request), open=True),
         ]
+
+    def document(self, request: Request) -> Response:
+        """Its addresses are where the client sees them: below the path at which a proxy shows the service."""
+        document, prefix = self._document(), self._prefix(request)
+        return json_response(document | {"servers": [{"url": prefix}]} if prefix else document)
 
     def livez(self, request: Request) -> Response:
         return Response(200, b"alive\n", TEXT)
