@@ -28,7 +28,7 @@ PROBE_SECONDS = 1.0  # a probe's patience, as Kubernetes' default
 PROBE_EVERY = 0.05
 LIMIT = 3.0  # of the p90 beside an attack, in p90 without it
 PATIENCE = 30.0  # seconds an honest client waits for an answer
-RETRY_SECONDS = 0.05  # of an attacker whose connection was closed
+RETRY_SECONDS = 0.25  # until an attacker opens again what was closed
 HELD = 2060  # connections, more than two workers take
 SILENT = 256  # uploads
 
