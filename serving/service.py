@@ -180,17 +180,9 @@ def _schema() -> Any:
 
 def _edge() -> worker.Edge:
     """Everything that answers requests in this process."""
-<<<<<<< HEAD
     house = doors.House(_repository, _ready, SETTINGS, PLATFORM, WORKERS)
     # The doors last, since a platform may want one of the pages' paths for its own question.
-    routes = [*pages.Pages(_ready, _document, _schema).routes(), *doors.routes(OPEN, house)]
-=======
-    try:
-        own = doors.routes(_repository, SETTINGS, os.environ)
-    except StartError as err:
-        raise SystemExit(f"error: {err}") from err
-    routes = [*own, *pages.Pages(_ready, _document, _schema, _prefix).routes()]
->>>>>>> 43a3fd5 (Show the service below a path, and to pages of other sites, where settings say so)
+    routes = [*pages.Pages(_ready, _document, _schema, _prefix).routes(), *doors.routes(OPEN, house)]
     largest = max(SETTINGS.max_body_bytes, SETTINGS.max_batch_body_bytes)
     router = Router(routes, SETTINGS.api_keys)
     return worker.Edge(

@@ -7,7 +7,8 @@ import zlib
 from collections.abc import Callable
 from typing import TypeVar
 
-from serving.edge.http1 import Request, too_large
+from serving.edge.bodies import too_large
+from serving.edge.http1 import Request
 from serving.errors import InvalidRequest, UnsupportedFormat
 from serving.protocols import parsing
 

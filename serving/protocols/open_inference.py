@@ -68,7 +68,15 @@ class OpenInference:
         ]
         return [
             *(
-                Route("GET", path, handle, protocol=OPEN_INFERENCE, operation=operation, open="/health/" in path)
+                Route(
+                    "GET",
+                    path,
+                    handle,
+                    protocol=OPEN_INFERENCE,
+                    operation=operation,
+                    open="/health/" in path,
+                    probe="/health/" in path,
+                )
                 for path, handle, operation in get
             ),
             *(

@@ -36,7 +36,15 @@ class Sagemaker:
     def routes(self) -> list[Route]:
         describe = cloud_openapi
         return [
-            Route("GET", "/ping", self.ping, open=True, protocol=SAGEMAKER, operation=describe.probe("sagemakerPing")),
+            Route(
+                "GET",
+                "/ping",
+                self.ping,
+                open=True,
+                probe=True,
+                protocol=SAGEMAKER,
+                operation=describe.probe("sagemakerPing"),
+            ),
             Route(
                 "GET",
                 "/execution-parameters",

@@ -44,6 +44,7 @@ class Vertex:
                 self._health_path,
                 self.health,
                 open=True,
+                probe=True,
                 protocol=VERTEX,
                 operation=cloud_openapi.probe("vertexHealth"),
             ),

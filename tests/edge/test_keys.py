@@ -84,7 +84,7 @@ def test_cors_is_off(guarded: Client) -> None:
 
 
 def test_the_command_prints_a_key_that_its_hash_admits(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main() == 0
+    assert command.main([]) == 0
     printed = capsys.readouterr().out.split()
     hashed = next(word for word in printed if word.startswith("SHORTCUT_API_KEYS=")).partition("=")[2]
     assert any(keys.admits((hashed.removeprefix("sha256:"),), f"Bearer {word}") for word in printed)
