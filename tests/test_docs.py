@@ -22,7 +22,7 @@ PAST = re.compile(r"CHANGELOG\.md|docs/decisions/0.*")  # may name what is no mo
 FOREIGN = ("lib/httpClient.js", "/schema.json")  # a file of autocannon's; a route of BentoML's own
 # Files that pages name and that a command makes, or that lie on the reader's machine.
 MADE = re.compile(
-    r"^(?:runs|pets|more|pictures|data|results|~|\.venv[\w-]*|fuzz/found)/|^/(?:dev|tmp|proc|home|etc|sys|usr)\b"
+    r"^(?:runs|pets|more|pictures|data|results|~|\.venv[\w-]*|fuzz/found)/|^/(?:dev|opt|tmp|proc|home|etc|sys|usr)\b"
     r"|(?:^|/)(?:providers\.json|answers\.csv|report\.html|pets\.csv|mnist\.npz|sbom\.json|new\.jpg|seven\.png|soak\.png|"
     r"libcuda\.so\.1|key\.pem|certificate\.pem|model\.keras|model\.onnx|card\.json|golden\.npz|saved_model\.pb|"
     r"history\.json|a\.jpg|x\.npz|\w+-metrics-key|metrics-key)$|^shortcut-"
