@@ -85,7 +85,7 @@ class Pages:
         return json_response(document | {"servers": [{"url": prefix}]} if prefix else document)
 
     def livez(self, request: Request) -> Response:
-        return Response(200, b"alive\n", TEXT)
+        return Response(200, b"# alive\n", TEXT)  # a comment to Prometheus, which scrapes it to see whether we live
 
     def readyz(self, request: Request) -> Response:
         self._ready()

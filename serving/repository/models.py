@@ -54,20 +54,20 @@ def verify(
     """
     wanted = options(settings, threads)
 
-    def look(path: Path) -> tuple[str, selection.Model, Measurement]:
+    def look(path: Path) -> tuple[str, Measurement, str, Measurement]:
         artifact = artifacts.read(path)
-        return _identity(artifact), *selection.choose(artifact, measurements, wanted)
+        model, known = selection.choose(artifact, measurements, wanted)
+        # Not the model, whose memory the next one needs.
+        return _identity(artifact), selection.measurement_of(model), model.name, known
 
     contents = {}
     paths, _ = _selected(settings)
     at_once = 1 if memory.short() else AT_ONCE
     pool = ThreadPoolExecutor(min(at_once, max(1, cores.available() // threads)))
     try:
-        for path, (identity, model, known) in zip(paths, pool.map(look, paths), strict=True):
-            checked = selection.measurement_of(model)
+        for path, (identity, checked, name, known) in zip(paths, pool.map(look, paths), strict=True):
             contents[str(path)] = identity, checked.as_json() if checked.backend == selection.CPU else None
-            yield model.name, known
-            del model  # before the next is waited for
+            yield name, known
     finally:
         pool.shutdown(cancel_futures=True)
     if shared is not None:

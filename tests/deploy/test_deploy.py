@@ -204,7 +204,8 @@ def ask(port: int, query: str) -> list[dict[str, Any]]:
 def test_a_real_prometheus_answers_the_dashboard_from_a_real_service(service: Client, prometheus: int) -> None:
     picture = encode(colours())
     deadline = time.monotonic() + 120
-    wanted = [concrete(query) for query in dashboard_queries()]
+    # The committed models' cards have no reference: test_drift.py asks those.
+    wanted = [concrete(query) for query in dashboard_queries() if "shortcut_reference" not in query]
     missing = wanted
     while missing:
         for _ in range(5):
