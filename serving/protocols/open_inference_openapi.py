@@ -91,6 +91,7 @@ def index(models: list[str]) -> dict[str, Any]:
 
 _PARAMETERS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
 _TENSOR = required(name=STRING, datatype=STRING, shape=array(INTEGER))
+_WITH_DATA = with_optional(_TENSOR, parameters=_PARAMETERS, data=array({}))
 SCHEMAS: dict[str, Any] = {
     "InferenceServer": required(name=STRING, version=STRING, extensions=array(STRING)),
     "InferenceLive": required(live={"type": "boolean"}),
@@ -108,7 +109,7 @@ SCHEMAS: dict[str, Any] = {
         output=array({"type": "object"}),
     ),
     "InferenceRequest": with_optional(
-        required(inputs=array(with_optional(_TENSOR, parameters=_PARAMETERS, data={"type": "array"}), maxItems=1)),
+        required(inputs=array(_WITH_DATA, maxItems=1)),
         id=STRING,
         parameters=_PARAMETERS,
         outputs=array(with_optional(required(name=STRING), parameters=_PARAMETERS)),
@@ -117,7 +118,7 @@ SCHEMAS: dict[str, Any] = {
         required(
             model_name=STRING,
             model_version=STRING,
-            outputs=array(with_optional(_TENSOR, parameters=_PARAMETERS, data={"type": "array"})),
+            outputs=array(_WITH_DATA),
         ),
         id=STRING,
         parameters=_PARAMETERS,

@@ -51,12 +51,12 @@ SCHEMAS: dict[str, Any] = {
     "TensorflowMetadata": required(model_spec={"type": "object"}, metadata={"type": "object"}),
     "TensorflowRequest": {
         "type": "object",
-        "properties": {"signature_name": STRING, "instances": {"type": "array"}, "inputs": {}},
+        "properties": {"signature_name": STRING, "instances": {"type": "array", "items": {}}, "inputs": {}},
     },
     "TensorflowPredictions": {
         "type": "object",
         "properties": {
-            "predictions": {"type": "array"},
+            "predictions": {"type": "array", "items": {}},
             "outputs": {},
             "unsure": array({"type": ["string", "null"]}, description="why an answer should not be relied on"),
         },

@@ -3,10 +3,12 @@ import re
 
 from serving.edge.router import Route
 from serving.errors import ClassifyError
-from serving.protocols import openapi
-from serving.protocols.native import Limits, Native
+from serving.platforms import Platform
+from serving.protocols import doors, openapi
+from serving.protocols.doors import DOORS, House
 from serving.protocols.pages import Pages
 from serving.repository.models import Repository
+from serving.settings import Settings
 from tests.edge.test_router import nothing
 
 
@@ -14,10 +16,8 @@ def no_repository() -> Repository:
     raise NotImplementedError
 
 
-ROUTES = [
-    *Native(no_repository, Limits(32 * 2**20, 64 * 2**20, 64, 16, 7)).routes(),
-    *Pages(lambda: None, dict, dict).routes(),
-]
+HOUSE = House(no_repository, lambda: None, Settings(), Platform(), 1)
+ROUTES = [*Pages(lambda: None, dict, dict).routes(), *doors.routes(list(DOORS), HOUSE)]
 PROTOCOLS = {route.protocol.name: route.protocol for route in ROUTES if route.protocol.schemas}.values()
 DOCUMENT = openapi.document(ROUTES, PROTOCOLS, ["a-b"], False)
 
@@ -30,10 +30,16 @@ def test_every_reference_is_defined() -> None:
 
 
 def test_only_pages_are_left_out() -> None:
-    left_out = {route.path for route in ROUTES if route.operation is None}
+    left_out = {route.path for route in ROUTES if route.operation is None and "{verb}" not in route.path}
     others = {"/", "/docs", "/docs.json", "/static/{name}", "/healthz", "/schema.json", "/favicon.ico"}
     assert left_out == others | {"/models/{name}"}  # the page of a model; its card is described
-    assert set(DOCUMENT["paths"]) == {route.path for route in ROUTES} - others
+    assert set(DOCUMENT["paths"]) == {route.path for route in ROUTES if "{verb}" not in route.path} - others
+
+
+def test_every_operation_has_a_name_of_its_own() -> None:
+    operations = [operation for methods in DOCUMENT["paths"].values() for operation in methods.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names)
 
 
 def test_every_failure_is_a_status_that_some_error_has() -> None:
