@@ -20,7 +20,7 @@ train: .venv-dev/ready  ## MODEL=conv_resnet_deep [ARGS="--dataset mnist …"]
 test: .venv-dev/ready .venv/ready .venv-bento/ready check  ## lint, types, tests
 	.venv-dev/bin/python -m pytest
 
-test-slow: .venv-dev/ready  ## a network of each family of keras.applications, exported
+test-slow: .venv-dev/ready  ## what waits or repeats for minutes: dying workers, each family of keras.applications
 	.venv-dev/bin/python -m pytest -m slow
 
 check: .venv-dev/ready  ## ruff, mypy, pip-audit

@@ -95,6 +95,8 @@ def test_a_killed_worker_costs_its_own_requests_only_and_is_replaced(tmp_path: P
         place = Path(psutil.Process(max(after)).environ()["_SHORTCUT_SHARED"])
         assert len([*place.glob("counter_*.db")]) == 2  # the new one goes on where the dead one stopped
         assert min(before) not in after
+        assert f"worker {min(before)} ended after" in (tmp_path / "log").read_text()
+        assert ": SIGKILL, " in (tmp_path / "log").read_text()
 
 
 def counted(client: Client) -> float:

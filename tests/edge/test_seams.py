@@ -2,6 +2,8 @@
 
 import inspect
 import warnings
+from types import SimpleNamespace
+from typing import Any
 
 import bentoml
 import pytest
@@ -86,3 +88,33 @@ def test_the_parent_reaps_workers_by_the_method_that_is_wrapped() -> None:
     assert "if self.respawn:" in manage
     assert "yield self._stop()" in manage
     assert "No active process found for watcher" in inspect.getsource(Arbiter.manage_watchers)
+
+
+class FakeWatcher:
+    """As much of circus' watcher as reaping asks."""
+
+    def __init__(self, active: bool = True):
+        self.active = active
+        self.respawn = True
+        self.processes = {7: SimpleNamespace(age=lambda: 3.5)}
+
+    def is_active(self) -> bool:
+        return self.active
+
+
+@pytest.mark.parametrize(
+    ("process", "status", "active", "seen"),
+    [(7, 9, True, [(7, 9, 3.5)]), (8, 9, True, []), (7, None, True, []), (7, 15, False, [])],
+)
+def test_only_workers_that_ended_by_themselves_are_told(
+    monkeypatch: pytest.MonkeyPatch, process: int, status: int | None, active: bool, seen: list[Any]
+) -> None:
+    from circus.watcher import Watcher
+
+    reaped, told = [], []
+    monkeypatch.setattr(Watcher, "reap_process", lambda watcher, pid, status=None: reaped.append((pid, status)))
+    seams.watch_workers(lambda *arguments: bool(told.append(arguments)))
+    watcher = FakeWatcher(active)
+    Watcher.reap_process(watcher, process, status)
+    assert (reaped, told) == ([(process, status)], seen)
+    assert watcher.respawn is not bool(seen)
