@@ -1,94 +1,151 @@
-"""`python -m training.export PATH.keras --name NAME`: publish a Keras classifier that was trained elsewhere."""
+"""`python -m training.export FILE --name NAME`: publish a classifier that was trained elsewhere, whatever its format."""
 
 import argparse
 import os
-import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
+from training.artifact.errors import ExportError
+from training.artifact.pixels import RANGES, pixels_of
+from training.artifact.versions import check_name
+from training.foreign.importing import Asked, publish, read_found
+from training.foreign.kinds import KINDS, NEED_TENSORFLOW, kind_of, without_tensorflow
+from training.foreign.network import ENDINGS, LAYOUTS
+from training.foreign.resizing import CONVENTIONS, FILTERS
 
-from training.artifact.card import card_of_unknown_training
-from training.artifact.graph import RANGES, ExportError
-from training.artifact.inspection import ending, input_range
-from training.artifact.publishing import check_name, export
-
-CONVENTIONS = ("plain", "light_on_dark_centred", "centre_crop")
-MADE = {
-    "logits": "the outputs are logits: a softmax (of one output, a sigmoid) is added",
-    "sigmoid": "the one output is taken for the second class' probability",
-}
+_INPUT_CONVENTIONS = ("plain", "light_on_dark_centred", "centre_crop", "pad")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.export", description="Publish a Keras classifier that was trained elsewhere."
-    )
-    parser.add_argument("path", type=Path, help="a .keras or .h5 file")
-    parser.add_argument("--name", required=True, help="the model's name: models/NAME/VERSION/")
-    parser.add_argument("--labels", help="class names a,b,… in the order of the outputs (default: 0,1,…)")
-    parser.add_argument("--output", type=Path, default=Path("models"), help="default: models")
-    parser.add_argument("--input-shape", help="H,W,C of the picture, for a model that takes flat vectors or any size")
-    ranges = ("auto", *RANGES)
-    told = "pixel range the model expects (default: what its graph tells, else 0-1); --input-range=-1-1 needs the ="
-    parser.add_argument("--input-range", choices=ranges, default="auto", help=told)
-    parser.add_argument("--input-convention", choices=CONVENTIONS, default="plain", help="default: plain")
-    parser.add_argument("--custom", type=Path, metavar="FILE.py", help="defines layers and functions that PATH names")
-    parser.add_argument("--origin", default="trained elsewhere", help="where its data came from, for the card")
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     try:
         check_name(args.name)
-        print(f"published {_publish(args)}")
+        print(f"published {_publish(args.path, _asked(args), args.custom, args.trust)}")
     except ExportError as err:
-        print(f"error: {err}", file=sys.stderr)
+        print(f"error: {' '.join(str(err).split())}", file=sys.stderr)
         return 1
     return 0
 
 
-def _publish(args: argparse.Namespace) -> Path:
-    model = _read(args.path, args.custom)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.export",
+        description="Publish a classifier of pictures that was trained elsewhere, once it answers as its own runtime does.",
+    )
+    parser.add_argument("path", type=Path, help=f"{', '.join(KINDS.values())}")
+    parser.add_argument("--name", required=True, help="the model's name: models/NAME/VERSION/")
+    parser.add_argument("--output", type=Path, default=Path("models"), help="default: models")
+    parser.add_argument("--origin", default="trained elsewhere", help="where its data came from, for the card")
+    group = parser.add_argument_group("what it answers")
+    group.add_argument(
+        "--labels",
+        metavar="FILE|a,b,…",
+        help='class names in the order of the outputs: one a line, "0 name" a line, JSON, or a list (default: 0,1,…)',
+    )
+    group.add_argument("--output-name", metavar="NAME", help="the output with the classes, where there are several")
+    group.add_argument("--outputs", choices=ENDINGS, help="what its answers are (default: found by running it)")
+    group = parser.add_argument_group("what it takes")
+    told = "pixels the model expects (default: what the file says; where it says nothing, this is asked for); "
+    group.add_argument(
+        "--input-range", choices=("auto", *RANGES), default="auto", help=f"{told}--input-range=-1-1 needs the ="
+    )
+    units = "of 0-1, or of 0-255 where one is above 1"
+    group.add_argument("--mean", type=_numbers, metavar="R,G,B", help=f"what is subtracted from the pixels, {units}")
+    group.add_argument("--std", type=_numbers, metavar="R,G,B", help="what they are divided by then")
+    group.add_argument("--channel-order", choices=("RGB", "BGR"), help="default: RGB, but BGR for caffe")
+    group.add_argument("--input-shape", type=_whole_numbers, metavar="H,W,C", help="of the picture, for flat vectors")
+    group.add_argument(
+        "--input-size", "--image-size", type=_whole_numbers, metavar="N|H,W", help="for a model that takes any size"
+    )
+    group.add_argument("--layout", choices=LAYOUTS, help="where the shape does not tell where the channels are")
+    group = parser.add_argument_group("how pictures of other sizes are brought to its size")
+    group.add_argument("--resize", choices=tuple(CONVENTIONS), help="default: what the file says, else squash")
+    group.add_argument("--resize-to", type=int, metavar="N", help="pixels of the shorter side before a crop: 256, say")
+    group.add_argument("--resample", choices=tuple(FILTERS), help="Pillow's filter (default: bilinear)")
+    group.add_argument("--pad-fill", type=_whole_numbers, metavar="R,G,B", help="beside a padded picture (default: 0)")
+    group.add_argument(
+        "--input-convention", choices=_INPUT_CONVENTIONS, help="as the card names it; light_on_dark_centred is MNIST's"
+    )
+    group = parser.add_argument_group("proof")
+    group.add_argument("--check", type=Path, metavar="FOLDER", help="labelled pictures, a folder for each class: measure it")
+    group.add_argument(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="FILE=LABEL",
+        help="a picture that must come out as this label; may be given several times",
+    )
+    group = parser.add_argument_group("Keras' own layers")
+    group.add_argument("--custom", type=Path, metavar="FILE.py", help="defines layers and functions that FILE names")
+    group.add_argument("--trust", action="store_true", help="run code that FILE holds in Lambda layers")
+    return parser
+
+
+def _asked(args: argparse.Namespace) -> Asked:
+    name = None if args.input_range == "auto" else args.input_range
+    shape, size = args.input_shape, args.input_size
+    if shape is not None and len(shape) != 3:
+        raise ExportError(f"--input-shape takes H,W,C, got {','.join(map(str, shape))!r}")
+    if size is not None and len(size) > 2:
+        raise ExportError(f"--input-size takes N or H,W, got {','.join(map(str, size))!r}")
+    if args.check is not None and not args.check.is_dir():
+        raise ExportError(f"--check {args.check}: no such folder")
+    if args.input_convention and (args.resize or args.resize_to):
+        raise ExportError("--input-convention and --resize say the same: leave out one of the two")
+    return Asked(
+        args.name,
+        args.output,
+        args.labels,
+        pixels_of(name, args.mean, args.std, args.channel_order),
+        (size * 2)[:2] if size else None,
+        shape,
+        args.layout,
+        args.output_name,
+        args.outputs,
+        args.resize,
+        args.resize_to,
+        args.resample,
+        args.pad_fill,
+        args.input_convention,
+        args.check,
+        tuple(args.expect),
+        args.origin,
+    )
+
+
+def _publish(path: Path, asked: Asked, custom: Path | None, trust: bool) -> Path:
+    kind = kind_of(path)
+    if kind in NEED_TENSORFLOW and without_tensorflow():
+        raise ExportError(
+            f"{path}: is {KINDS[kind]}, which takes TensorFlow to read: run this in the training environment, "
+            f".venv-dev/bin/python -m training.export {path} … (`make train` sets it up)"
+        )
+    if kind == "onnx":
+        return publish(read_found(path), asked)
+    if kind == "keras":
+        from training.foreign.keras_file import publish_keras
+
+        return publish_keras(path, asked, custom, trust)
+    from training.foreign.tensorflow_file import read_saved_model, read_tflite
+
+    return publish(read_saved_model(path) if kind == "saved_model" else read_tflite(path), asked)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
     try:
-        shape = tuple(int(v) for v in args.input_shape.split(",")) if args.input_shape else None
+        return tuple(float(v) for v in text.split(","))
     except ValueError as err:
-        raise ExportError(f"--input-shape takes H,W,C, got {args.input_shape!r}") from err
-    pixels, why = (args.input_range, "") if args.input_range != "auto" else input_range(model, shape)
-    if why:
-        print(f"pixels {pixels}: {why}" if pixels else f"pixels 0-1 (--input-range says otherwise): {why}")
-    made = ending(model, shape, pixels or "0-1")
-    if made in MADE:
-        print(MADE[made])
-    labels = _labels(args.labels, max(2, model.output_shape[1]))
-    card = card_of_unknown_training(model.name, args.name, args.origin, args.input_convention)
-    options: dict[str, Any] = {"input_shape": shape, "pixels": pixels or "0-1", "ending": made}
-    return export(model, args.name, labels=labels, output=args.output, card=card, **options)
+        raise argparse.ArgumentTypeError(f"takes numbers a,b,c, got {text!r}") from err
 
 
-def _read(path: Path, custom: Path | None) -> keras.Model:
-    """The model with one input and one output (N, K). Raises ExportError."""
+def _whole_numbers(text: str) -> tuple[int, ...]:
     try:
-        names = runpy.run_path(str(custom)) if custom else {}
-        custom_objects = {key: value for key, value in names.items() if callable(value)}
-        model = keras.saving.load_model(path, custom_objects, compile=False)
-    except Exception as err:  # Keras and the classes a file names raise what they like
-        reason = next(iter(str(err).splitlines()), type(err).__name__)
-        hint = "; --custom FILE.py defines what it names" if "custom" in str(err) and not custom else ""
-        raise ExportError(f"{path}: not a readable .keras file ({reason[:200]}){hint}") from err
-    if getattr(model, "inputs", None) is None:
-        raise ExportError(f"{path}: the model was saved before it was built: call it on one batch and save again")
-    if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.output_shape) != 2:
-        raise ExportError(f"{path}: needs one input and one output (N, K), got {model.output_shape}")
-    return model
-
-
-def _labels(text: str | None, count: int) -> list[str]:
-    labels = [label.strip() for label in text.split(",")] if text else [str(i) for i in range(count)]
-    if "" in labels or len(set(labels)) < len(labels):
-        raise ExportError(f"--labels must be different names, got {','.join(labels)}")
-    return labels
+        return tuple(int(v) for v in text.replace("x", ",").split(","))
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"takes whole numbers, got {text!r}") from err
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Validation answers -> a temperature that calibrates them, and the probability from which they can be relied on."""
 
-import keras
+from typing import TYPE_CHECKING
+
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
 
 from training.artifact.metrics import calibration_error
 from training.artifact.trust import wilson_interval
+
+if TYPE_CHECKING:
+    import keras
 
 PRECISION = 0.95
 ASSURED = 0.93  # the precision that chance in the validation images leaves of it
@@ -23,6 +26,7 @@ def temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
     It is 1, too, where the validation answers' calibration error does not fall. Where the surest answers err (wrong
     labels, for example) while others are too shy, the likelihood asks for a temperature that made nearly all worse.
     """
+    from scipy.optimize import brentq, minimize_scalar  # a model from elsewhere is measured without SciPy
 
     def surprise(log_temperature: float) -> float:
         answers = tempered(probabilities, np.exp(log_temperature))
@@ -50,7 +54,7 @@ def tempered(probabilities: np.ndarray, divisor: float) -> np.ndarray:
     return (powers / powers.sum(axis=1, keepdims=True)).astype(probabilities.dtype)
 
 
-def put_inside(model: keras.Model, divisor: float) -> None:
+def put_inside(model: "keras.Model", divisor: float) -> None:
     """Divide the model's logits by `divisor`: its last layer, a softmax over a matrix product, takes it into itself."""
     last = model.layers[-1]
     last.set_weights([weights / divisor for weights in last.get_weights()])

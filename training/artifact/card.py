@@ -4,32 +4,34 @@
 when its files lie there. Readers ignore keys they do not know.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as library_version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from training.artifact.metrics import measure
 from training.artifact.trust import warnings_of, wilson_interval
 from training.data.dataset import Dataset
 from training.data.pictures import RESAMPLE
-from training.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from training.recipes.recipe import Recipe  # imports Keras, which a model from elsewhere needs not
 
 COMMITTED = ("model.onnx", "golden.npz")  # their hashes stand in the card
 LIBRARIES = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy")
 
 
 def card_of_training(
-    recipe: Recipe,
+    recipe: "Recipe",
     data: Dataset,
     probabilities: np.ndarray,
     train_accuracy: float,
@@ -74,7 +76,7 @@ def card_of_unknown_training(network: str, name: str, origin: str, convention: s
 
 
 def write_card(
-    folder: Path, model: keras.Model, name: str, labels: Sequence[str], shape: Sequence[int], card: dict[str, Any]
+    folder: Path, parameters: int, name: str, labels: Sequence[str], shape: Sequence[int], card: dict[str, Any]
 ) -> None:
     """Write folder/card.json: `card`, the model's own figures, and sizes and hashes of the files in the folder."""
     whole = {
@@ -82,8 +84,8 @@ def write_card(
         **card,
         "labels": list(labels),
         "input_shape": list(shape),
-        "parameters": model.count_params(),
-        "libraries": {"python": platform.python_version(), **{lib: library_version(lib) for lib in LIBRARIES}},
+        "parameters": parameters,
+        "libraries": {"python": platform.python_version(), **_libraries()},
         "revision": _revision(),
         "files": {
             file: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -94,8 +96,19 @@ def write_card(
     (folder / "card.json").write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
 
 
+def _libraries() -> dict[str, str]:
+    """The versions of those that are installed: an ONNX file is published without TensorFlow."""
+    found = {}
+    for library in LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[library] = library_version(library)
+    return found
+
+
 def hardware() -> str:
     """The accelerators TensorFlow sees, else the CPU and how many cores this process may use."""
+    import tensorflow as tf
+
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     if gpus:
         return ", ".join(str(gpu.get("device_name", "GPU")) for gpu in gpus)

@@ -33,36 +33,38 @@ def golden_inputs(
     predict: Callable[[np.ndarray], np.ndarray],
     spread: Callable[[np.ndarray], np.ndarray] = lambda images: np.zeros(len(images)),
     seed: int = 0,
+    pool: int = _POOL,
 ) -> Golden:
     """32 pictures with the model's answers, the top-1 as varied as the model allows.
 
-    `predict` maps (N, H, W, C) uint8 to (N, K), `spread` to how far rounding moves the answers, (N,). A model that
-    answers every picture alike (after one epoch, say) yields fewer than 5 classes; the caller decides what that means.
+    `predict` maps (N, H, W, C) uint8 to (N, K), `spread` to how far rounding moves the answers, (N,). They are
+    chosen from `pool` pictures: fewer do for a network that takes long. A model that answers every picture alike (after
+    one epoch, say) yields fewer than 5 classes; the caller decides what that means.
     """
     rng = np.random.default_rng(seed)
-    pool = [_draw(i, input_shape, rng) for i in range(_POOL)]
+    drawn = [_draw(i, input_shape, rng) for i in range(pool)]
     # In parts: all at once would take 15 GB for a network of 224x224 images.
     part = batch_for(input_shape)
-    probabilities = np.concatenate([predict(np.stack(pool[i : i + part])) for i in range(0, _POOL, part)])
+    probabilities = np.concatenate([predict(np.stack(drawn[i : i + part])) for i in range(0, pool, part)])
     ordered = np.sort(probabilities, axis=1)
     clear = np.flatnonzero(ordered[:, -1] - ordered[:, -2] > _MARGIN)
     top = probabilities.argmax(axis=1)
     # Round-robin over the classes, each in the pool's order: kinds of pictures and classes both stay mixed.
     turn = {int(i): int((top[clear[: k + 1]] == top[i]).sum()) for k, i in enumerate(clear)}
-    candidates = sorted(turn, key=turn.__getitem__) + [i for i in range(_POOL) if i not in turn]
+    candidates = sorted(turn, key=turn.__getitem__) + [i for i in range(pool) if i not in turn]
     # Far from what it has learnt, a network can answer 1 in one runtime and 0 in the next, both of them correct: such a
     # picture proves nothing. The next candidates take its place.
     spreads: dict[int, float] = {}
     steady: list[int] = []
     for start in range(0, _CANDIDATES, COUNT):
         asked = candidates[start : start + COUNT]
-        spreads |= dict(zip(asked, spread(np.stack([pool[i] for i in asked])).tolist(), strict=True))
+        spreads |= dict(zip(asked, spread(np.stack([drawn[i] for i in asked])).tolist(), strict=True))
         steady += [i for i in asked if spreads[i] <= STEADY]
         if len(steady) >= COUNT:
             break
     unsteady = sorted((i for i in spreads if i not in steady), key=spreads.__getitem__)
     chosen = sorted((steady + unsteady)[:COUNT])
-    return Golden(np.stack([pool[i] for i in chosen]), probabilities[chosen], np.array([spreads[i] for i in chosen]))
+    return Golden(np.stack([drawn[i] for i in chosen]), probabilities[chosen], np.array([spreads[i] for i in chosen]))
 
 
 def _draw(index: int, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:

@@ -19,24 +19,22 @@ import tf2onnx
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tf2onnx.graph import Graph
 
+from training.artifact.errors import ExportError
+from training.artifact.pixels import RANGES, Pixels
+
 OPSET = 15  # 18 turns GlobalAveragePool into ReduceMean and adds a Transpose
-
 COPIES = "TF2ONNX_CATCH_ERRORS"  # of tf2onnx 1.17: any value at all is taken for a no
-
-# What is made of the uint8 pixels for a model that expects this range: a factor, and what is added then.
-RANGES = {"0-1": (1 / 255, 0.0), "0-255": (1.0, 0.0), "-1-1": (2 / 255, -1.0)}
-
-
-class ExportError(RuntimeError):
-    """The model cannot be published; nothing was left behind."""
 
 
 def serving_function(
-    model: keras.Model, input_shape: tuple[int, ...] | None, pixels: str = "0-1", ending: str = "probabilities"
+    model: keras.Model,
+    input_shape: tuple[int, ...] | None,
+    pixels: Pixels = RANGES["0-1"],
+    ending: str = "probabilities",
 ) -> tuple[Any, tuple[int, int, int]]:
     """The graph that is served: image (N, H, W, C) uint8 -> {"probabilities": (N, K) float32}, and (H, W, C).
 
-    `pixels` is the range that the model expects, one of RANGES; `ending` says what its outputs are (`inspection.py`).
+    `pixels` are those that the model expects; `ending` says what its outputs are (`inspection.py`).
     """
     inside = given = tuple(model.input_shape[1:])
     shape = input_shape or {2: (*inside, 1), 3: inside}.get(len(inside))
@@ -54,12 +52,15 @@ def serving_function(
     if len(shape) != 3 or shape[2] not in (1, 3) or min(shape) < 1 or not fits:
         raise ExportError(f"a picture of shape {shape} does not fit the model's input of shape {given} (C is 1 or 3)")
 
-    scale, offset = RANGES[pixels]
+    pixels.check(shape[2])
+    scale, offset = (values if len(set(values)) > 1 else values[0] for values in map(np.atleast_1d, pixels.factors()))
 
     @tf.function(input_signature=[tf.TensorSpec((None, *shape), tf.uint8, name="image")])
     def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        x = tf.cast(image, tf.float32) * tf.constant(scale, tf.float32) if scale != 1 else image
-        x = tf.cast(x + offset if offset else x, model.inputs[0].dtype)
+        x = image[..., ::-1] if pixels.bgr else image
+        x = tf.cast(x, tf.float32) * tf.constant(scale) if np.any(scale != 1) else x
+        x = tf.cast(x, tf.float32) + tf.constant(offset) if np.any(offset != 0) else x
+        x = tf.cast(x, model.inputs[0].dtype)
         x = tf.reshape(x, (-1, *inside)) if inside != shape else x
         y = _probabilities(tf.cast(model(x, training=False), tf.float32), ending)
         return {"probabilities": tf.identity(y, name="probabilities")}

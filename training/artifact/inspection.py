@@ -10,7 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training.artifact.graph import ExportError, frozen, serving_function
+from training.artifact.errors import ExportError
+from training.artifact.graph import frozen, serving_function
+from training.artifact.pixels import RANGES, Pixels
 
 # The first of these ends what a graph does to the pixels before it learns from them.
 _WEIGHTED = {"Conv2D", "DepthwiseConv2dNative", "MatMul", "BatchMatMulV2", "Einsum"}
@@ -25,7 +27,7 @@ def input_range(model: keras.Model, input_shape: tuple[int, ...] | None) -> tupl
     """
     if tf.as_dtype(model.inputs[0].dtype).is_integer:
         return "0-255", "the model takes whole numbers"
-    function, shape = serving_function(model, input_shape, "0-255")
+    function, shape = serving_function(model, input_shape, RANGES["0-255"])
     graph = frozen(function)
     if (first := _first_weighted(graph)) is None:
         return None, "the graph has no convolution or matrix product"
@@ -42,7 +44,7 @@ def input_range(model: keras.Model, input_shape: tuple[int, ...] | None) -> tupl
     return found, f"the graph begins with {slope:.4g} x + {zero:.4g}"
 
 
-def ending(model: keras.Model, input_shape: tuple[int, ...] | None, pixels: str) -> str:
+def ending(model: keras.Model, input_shape: tuple[int, ...] | None, pixels: Pixels) -> str:
     """What the model's outputs are: "probabilities", "logits" or one "sigmoid". Raises ExportError for anything else.
 
     `pixels` is the range that the model expects.

@@ -20,7 +20,9 @@ import tensorflow as tf
 from training.artifact.card import write_card
 from training.artifact.exactness import MOST, Predict, agreement, limit_for, spread_of
 from training.artifact.golden import CLASSES, golden_inputs
-from training.artifact.graph import ExportError, serving_function, write_onnx, write_saved_model
+from training.artifact.errors import ExportError
+from training.artifact.graph import serving_function, write_onnx, write_saved_model
+from training.artifact.pixels import RANGES, Pixels
 from training.artifact.reading import run_onnx
 from training.data.dataset import batch_for
 
@@ -35,7 +37,7 @@ def export(
     output: Path,
     card: dict[str, Any],
     input_shape: tuple[int, ...] | None = None,
-    pixels: str = "0-1",
+    pixels: Pixels = RANGES["0-1"],
     ending: str = "probabilities",
 ) -> Path:
     """Publish `model` as the next free version of `output/name` and return that folder.
@@ -69,7 +71,7 @@ def export(
         write_onnx(function, folder / "model.onnx", name, labels)
         exactness = compare(folder, images, reference, spread)
         np.savez(folder / "golden.npz", image=images, probabilities=reference)
-        write_card(folder, model, name, labels, shape, {**card, "exactness": exactness})
+        write_card(folder, model.count_params(), name, labels, shape, {**card, "exactness": exactness})
         folder.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
         return _publish(folder, parent)
     except (OSError, tf.errors.OpError) as err:  # a full disk, mostly; TensorFlow has classes of its own for it

@@ -1,0 +1,348 @@
+"""A classifier that was trained anywhere -> an artifact, proven against its own runtime before it is published.
+
+Puts together what the file says and what the user says, and asks for what neither says. TensorFlow is not needed for
+an ONNX file; other formats come here as an ONNX graph with a runtime of their own (`tensorflow_file.py`).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from training.artifact.card import card_of_unknown_training, write_card
+from training.artifact.errors import ExportError
+from training.artifact.golden import CLASSES, golden_inputs
+from training.artifact.pixels import RANGES, Pixels
+from training.artifact.versions import check_name, new_version
+from training.data.dataset import batch_for
+from training.foreign import batch, proof
+from training.foreign.labels import distinct, read_labels
+from training.foreign.network import Input, Output, ending_of, find_input, find_output
+from training.foreign.onnx_file import modern, read_onnx, session
+from training.foreign.original import Original, Run, by_onnx_runtime
+from training.foreign.resizing import Resizing
+from training.foreign.said import Said, said_of
+from training.foreign.wrapping import PROBABILITIES, parameters, wrapped
+
+_PATIENCE = 60.0  # seconds that drawing golden pictures may take, about
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user says of a model; None where nothing was said."""
+
+    name: str
+    output: Path = Path("models")
+    labels: str | None = None
+    pixels: Pixels | None = None
+    size: tuple[int, int] | None = None
+    shape: tuple[int, int, int] | None = None
+    layout: str | None = None
+    output_name: str | None = None
+    ending: str | None = None
+    resize: str | None = None
+    resize_to: int | None = None
+    resample: str | None = None
+    pad_fill: tuple[int, ...] | None = None
+    convention: str | None = None
+    check: Path | None = None
+    expect: Sequence[str] = ()
+    origin: str = "trained elsewhere"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model as a file holds it: its graph, what runs the original (else ONNX Runtime), and what is said of it."""
+
+    proto: onnx.ModelProto
+    said: Said
+    run: Run | None = None
+    runtime: str = "ONNX Runtime"
+
+
+def read_found(path: Path) -> Found:
+    """The ONNX model in a file or folder. Raises ExportError."""
+    file = onnx_in(path)
+    proto = read_onnx(file)
+    return Found(proto, said_of(file, proto))
+
+
+def onnx_in(path: Path) -> Path:
+    """The ONNX file itself, or the one in a folder as optimum writes it. Raises ExportError."""
+    if not path.exists():
+        raise ExportError(f"{path}: no such file or folder")
+    if path.is_file():
+        return path
+    for name in ("model.onnx", "onnx/model.onnx"):
+        if (path / name).is_file():
+            return path / name
+    files = sorted(path.glob("*.onnx"))
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        raise ExportError(f"{path}: needs one ONNX file in the folder, found {names}; name the file itself")
+    return files[0]
+
+
+def publish(found: Found, asked: Asked, say: Callable[[str], None] = print) -> Path:
+    """Publish the model and return the version's folder. `say` is told what was found. Raises ExportError."""
+    check_name(asked.name)
+    said = found.said
+    for note in said.notes:
+        say(note)
+    original_proto, classes = _without_zipmap(found.proto)
+    labels = _labels(asked, said, classes)
+    size = asked.size or (None if asked.shape else said.size)
+    run = found.run or by_onnx_runtime(session(original_proto))
+    proto = modern(original_proto)
+    source = find_input(proto, size, asked.shape, asked.layout)
+    pixels = _pixels(asked, said, source)
+    original = Original(run, source, pixels)
+    original = original.with_output(_output(original, proto, asked, said, labels))
+    assert original.output is not None
+    labels = labels if labels is not None else [str(i) for i in range(original.output.classes)]
+    if len(labels) != original.output.classes:
+        raise ExportError(f"there are {len(labels)} labels, but the model gives {original.output.classes} classes")
+    resizing = _resizing(asked, said, source)
+    _tell(say, asked, said, original, resizing, labels)
+    shown = proof.expectations(asked.expect, labels)
+    served = _served(proto, original, asked.name, labels, say)
+    return _written(served, original, resizing, shown, asked, found, labels, say)
+
+
+def _without_zipmap(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str] | None]:
+    """scikit-learn's classifiers end in a ZipMap, which makes dictionaries: the model without it, and its classes."""
+    maps = [node for node in proto.graph.node if node.op_type == "ZipMap"]
+    if len(maps) != 1:
+        return proto, None
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    node = next(node for node in copy.graph.node if node.op_type == "ZipMap")
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    names = attributes.get("classlabels_strings")
+    numbers = attributes.get("classlabels_int64s")
+    labels = [s.decode() for s in names.strings] if names else [str(i) for i in numbers.ints] if numbers else []
+    output = next(value for value in copy.graph.output if value.name == node.output[0])
+    value = onnx.helper.make_tensor_value_info(node.input[0], onnx.TensorProto.FLOAT, ["N", len(labels) or None])
+    output.CopyFrom(value)
+    copy.graph.node.remove(node)
+    return copy, labels or None
+
+
+def _labels(asked: Asked, said: Said, classes: list[str] | None) -> list[str] | None:
+    if asked.labels is not None:
+        return read_labels(asked.labels)
+    return said.labels if said.labels is not None else classes and distinct(classes)
+
+
+def _pixels(asked: Asked, said: Said, source: Input) -> Pixels:
+    """What the network expects, asked, said or told by its type. Raises ExportError where nothing tells it."""
+    pixels = asked.pixels or said.pixels
+    if pixels is None and source.elem_type == onnx.TensorProto.UINT8:
+        pixels = RANGES["0-255"]
+    if pixels is None:
+        raise ExportError(
+            f"nothing says which pixels the input {source.name} expects: --input-range imagenet (torchvision's and most "
+            "of PyTorch), 0-1, -1-1 (as --input-range=-1-1), 0-255 or caffe, or --mean and --std"
+        )
+    pixels.check(source.shape[2])
+    return pixels
+
+
+def _output(original: Original, proto: onnx.ModelProto, asked: Asked, said: Said, labels: list[str] | None) -> Output:
+    """The output with the classes and what its values are, found by running the original."""
+    source = original.source
+    count = source.batch or 2
+    probes = _probes(source, max(count, 8))
+
+    def run(names: Sequence[str]) -> list[np.ndarray]:
+        return list(original.run(names, source.given(original.pixels.of(probes[:count]))))
+
+    output = find_output(proto, run, count, asked.output_name, None if labels is None else len(labels))
+    return ending_of(proto, output, original.raw(probes, [output.name])[0].reshape(len(probes), -1), asked.ending)
+
+
+def _probes(source: Input, count: int) -> np.ndarray:
+    """Noise of several scales, (count, H, W, C) uint8."""
+    rng = np.random.default_rng(0)
+    height, width, channels = source.shape
+    pictures = []
+    for i in range(count):
+        cells = 1 << (1 + i % 6)
+        small = rng.integers(0, 256, (cells, cells, channels), np.uint8)
+        rows, columns = np.arange(height) * cells // height, np.arange(width) * cells // width
+        pictures.append(small[rows][:, columns])
+    return np.stack(pictures)
+
+
+def _resizing(asked: Asked, said: Said, source: Input) -> Resizing:
+    resizing = said.resizing or Resizing()
+    if asked.resize is not None and asked.resize != resizing.kind:
+        resizing = Resizing(asked.resize, None, resizing.resample)
+    if asked.resize_to is not None:
+        if asked.resize not in (None, "crop"):
+            raise ExportError(f"--resize-to is the shorter side before a crop: it goes with --resize crop, not {asked.resize}")
+        resizing = replace(resizing, kind="crop", to=asked.resize_to)
+    if asked.resample is not None:
+        resizing = replace(resizing, resample=asked.resample)
+    if asked.pad_fill is not None:
+        if resizing.kind != "pad" or len(asked.pad_fill) not in (1, source.shape[2]):
+            raise ExportError(f"--pad-fill goes with --resize pad and has 1 or {source.shape[2]} values from 0 to 255")
+        resizing = replace(resizing, fill=asked.pad_fill)
+    side = max(source.shape[:2])
+    if resizing.kind == "crop" and resizing.to is not None and resizing.to < side:
+        raise ExportError(f"a crop of {side} pixels cannot be cut out of {resizing.to}: --resize-to is at least {side}")
+    return resizing
+
+
+def _tell(
+    say: Callable[[str], None], asked: Asked, said: Said, original: Original, resizing: Resizing, labels: list[str]
+) -> None:
+    """What will be published, and who said so."""
+    source, output = original.source, original.output
+    assert output is not None
+    by = f" ({', '.join(said.where)})" if said.where else ""
+    pixels_by = "" if asked.pixels or not said.pixels else by
+    labels_by = "" if asked.labels or not said.labels else by
+    size_by = "" if asked.resize or asked.resize_to or not said.resizing else by
+    height, width, channels = source.shape
+    say(f"input {source.name}: {source.layout}, pictures of {height}x{width} with {channels} channels")
+    say(f"pixels {original.pixels}{pixels_by}")
+    free = "" if size_by or asked.resize or asked.resize_to or asked.convention else "; --resize pad or crop says otherwise"
+    say(f"other sizes: {asked.convention or resizing}{size_by}{free}")
+    first = ", ".join(labels[:3]) + (" …" if labels[3:] else "")
+    numbers = "" if asked.labels or said.labels else "; --labels names them"
+    say(f"output {output.name}: {len(labels)} classes ({first}), {output.ending}{labels_by}{numbers}")
+
+
+def _served(
+    proto: onnx.ModelProto, original: Original, name: str, labels: list[str], say: Callable[[str], None]
+) -> onnx.ModelProto:
+    """The graph that is served, for any number of pictures, and tried with several. Raises ExportError."""
+    source, output = original.source, original.output
+    assert output is not None
+    probes = _probes(source, 6)
+    reference = original.probabilities(probes)
+    shape = source.given(np.zeros((1, *source.shape), np.float32)).shape[1:]
+
+    def attempt(body: onnx.ModelProto, last: Output) -> onnx.ModelProto:
+        graph = wrapped(body, source, last, original.pixels, name, labels)
+        running = session(graph)
+        try:
+            answers = [running.run([PROBABILITIES], {"image": probes[i : i + n]})[0] for i, n in ((0, 1), (1, 5))]
+        except Exception as err:  # ONNX Runtime has a dozen classes without a common base
+            raise ExportError(f"the graph runs with one picture but not with several ({err})") from err
+        proof.check_same(np.concatenate(answers), reference, "the served graph")
+        return graph
+
+    try:
+        return attempt(batch.freed(proto, source.batch, shape), output)
+    except ExportError:
+        if source.batch != 1:
+            raise
+    say("the graph was exported for one picture alone: pictures go through it one by one (a free batch axis is faster)")
+    return attempt(batch.one_by_one(proto, output.name, shape), replace(output, name=f"{output.name}:all"))
+
+
+def _written(
+    served: onnx.ModelProto,
+    original: Original,
+    resizing: Resizing,
+    shown: Sequence[tuple[Path, int]],
+    asked: Asked,
+    found: Found,
+    labels: list[str],
+    say: Callable[[str], None],
+) -> Path:
+    """The published version: the proof on drawn pictures, on the author's and on labelled ones, then the files."""
+    source = original.source
+    running = session(served)
+
+    def answer(images: np.ndarray) -> np.ndarray:
+        part = batch_for(source.shape)
+        parts = [running.run([PROBABILITIES], {"image": images[i : i + part]})[0] for i in range(0, len(images), part)]
+        return np.concatenate(parts)
+
+    convention: dict[str, Any] = {"input_convention": asked.convention} if asked.convention else resizing.card()
+    card = card_of_unknown_training(found.said.name or "imported", asked.name, asked.origin, "plain") | convention
+    card["pixels"] = str(original.pixels)
+    card["source"] = {"runtime": found.runtime, "producer": found.proto.producer_name or None}
+    pool = _pool(answer, source.shape)
+    images, _ = golden_inputs(source.shape, answer, pool=pool)
+    reference = original.probabilities(images)
+    proof.check_same(answer(images), reference, "the served graph")
+    if len(np.unique(reference.argmax(axis=1))) < min(CLASSES, len(labels)):
+        few = len(np.unique(reference.argmax(axis=1)))
+        say(f"warning: the golden answers cover {few} classes, not {CLASSES}: this model tells few apart")
+    if shown:
+        ours = np.stack([_decoded(file, source.shape, convention) for file, _ in shown])
+        theirs = proof.prepared([file for file, _ in shown], resizing, source.shape)
+        proof.check_shown(shown, answer(ours), original.probabilities(theirs), labels)
+        say(f"{len(shown)} shown {'picture comes' if len(shown) == 1 else 'pictures come'} out right")
+        card["shown"] = [{"file": file.name, "label": labels[target]} for file, target in shown]
+    if asked.check is not None:
+        card |= _checked(asked.check, answer, source.shape, convention, labels, say)
+        card["dataset"] |= {"test": card["checked"]["images"]}
+    else:
+        card["warnings"] = [proof.NOT_MEASURED]
+        say(f"warning: {proof.NOT_MEASURED}")
+
+    def write(folder: Path) -> None:
+        onnx.save(served, str(folder / "model.onnx"))
+        np.savez(folder / "golden.npz", image=images, probabilities=reference)
+        write_card(folder, parameters(found.proto), asked.name, labels, source.shape, card)
+
+    return new_version(asked.output, asked.name, write)
+
+
+def _pool(answer: Callable[[np.ndarray], np.ndarray], shape: tuple[int, int, int]) -> int:
+    """How many pictures golden ones are chosen from: fewer for a network that takes long."""
+    probe = np.zeros((8, *shape), np.uint8)
+    answer(probe)
+    start = time.perf_counter()
+    answer(probe)
+    each = (time.perf_counter() - start) / len(probe)
+    return int(np.clip(_PATIENCE / each, 64, 640))
+
+
+def _checked(
+    folder: Path,
+    answer: Callable[[np.ndarray], np.ndarray],
+    shape: tuple[int, int, int],
+    convention: dict[str, Any],
+    labels: list[str],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    files, targets, notes = proof.labelled(folder, labels)
+    for note in notes:
+        say(note)
+    part = batch_for(shape)
+    answers = []
+    for start in range(0, len(files), part):
+        images = [_decoded(file, shape, convention) for file in files[start : start + part]]
+        answers.append(answer(np.stack(images)))
+    measured = proof.measured(np.concatenate(answers), targets, labels, folder)
+    accuracy, (low, high) = measured["metrics"]["accuracy"], measured["intervals"]["accuracy"]
+    say(f"accuracy {accuracy:.4f} ({low:.2f} to {high:.2f}) on {len(files):,} pictures of {folder}")
+    for warning in measured["warnings"]:
+        say(f"warning: {warning}")
+    return measured
+
+
+def _decoded(file: Path, shape: tuple[int, int, int], convention: dict[str, Any]) -> np.ndarray:
+    """A picture's file as the service decodes it."""
+    from serving.errors import ClassifyError
+    from serving.images.picture import decode_image
+
+    options = {key: convention[key] for key in ("resample", "resize_to") if key in convention}
+    if "pad_fill" in convention:
+        options["fill"] = convention["pad_fill"]
+    try:
+        return decode_image(file.read_bytes(), shape, convention["input_convention"], **options)
+    except ClassifyError as err:
+        raise ExportError(f"{file}: {err}") from err
+    except OSError as err:
+        raise ExportError(f"{file}: cannot be read ({err.strerror})") from err

@@ -1,0 +1,82 @@
+"""What people write class names in -> a list of different names in the order of the outputs.
+
+A list on the command line, a file of one name a line, Teachable Machine's "0 name", or JSON. Knows no model.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from training.artifact.errors import ExportError
+
+_NUMBERED = re.compile(r"\s*(\d+)\s+(.*\S)\s*")
+
+
+def read_labels(text: str) -> list[str]:
+    """The names in `text`: a file's, or a list a,b,c. Raises ExportError."""
+    path = Path(text)
+    try:
+        is_file = path.is_file()
+    except OSError:  # a list can be longer than a file's name may be
+        is_file = False
+    if is_file:
+        return distinct(_from_file(path))
+    if path.suffix.lower() in (".txt", ".json", ".names", ".csv") and "," not in text:
+        raise ExportError(f"--labels {text}: no such file")
+    labels = [label.strip() for label in text.split(",")]
+    if "" in labels or len(set(labels)) < len(labels):
+        raise ExportError(f"--labels must be different names, got {','.join(labels)}")
+    return labels
+
+
+def _from_file(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as err:
+        raise ExportError(f"--labels {path}: cannot be read ({err})") from err
+    if text.lstrip()[:1] in ("[", "{"):
+        try:
+            return from_json(json.loads(text), str(path))
+        except ValueError as err:
+            raise ExportError(f"--labels {path}: is no valid JSON ({err})") from err
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    if not lines or "" in lines:
+        empty = f"line {lines.index('') + 1} is empty" if lines else "the file is empty"
+        raise ExportError(f"--labels {path}: needs one name a line, but {empty}")
+    numbered = [_NUMBERED.fullmatch(line) for line in lines]
+    if all(found and int(found[1]) == i for i, found in enumerate(numbered)):
+        return [found[2] for found in numbered if found]
+    return lines
+
+
+def from_json(value: Any, where: str) -> list[str]:
+    """Names from a JSON list, from number -> name, or from name -> number. Raises ExportError."""
+    if isinstance(value, dict) and value and all(_is_index(v) for v in value.values()) and not _numbers(value):
+        value = {str(index): name for name, index in value.items()}
+    if isinstance(value, dict) and _numbers(value):
+        names = {int(index): name for index, name in value.items()}
+        if sorted(names) != list(range(len(names))):
+            raise ExportError(f"{where}: the classes are numbered from 0 without gaps, got {_shown(sorted(names))}")
+        value = [names[i] for i in range(len(names))]
+    if not isinstance(value, list) or not value:
+        raise ExportError(f"{where}: expected a list of names, or number -> name")
+    # Keras' imagenet_class_index.json gives [WordNet's number, name] for each
+    names_found = [item[-1] if isinstance(item, list) and item else item for item in value]
+    if not all(isinstance(name, str | int) for name in names_found):
+        raise ExportError(f"{where}: expected a list of names, or number -> name")
+    return [str(name).strip() for name in names_found]
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
+
+
+def _numbers(value: dict[str, Any]) -> bool:
+    return all(str(key).isdecimal() for key in value)
+
+
+def distinct(labels: Sequence[str]) -> list[str]:
+    """The names, each again followed by its number where another class has it too: ImageNet has two cranes."""
+    return [f"{label} ({i})" if labels.count(label) > 1 or not label else label for i, label in enumerate(labels)]

@@ -1,0 +1,118 @@
+"""The graph that is published, beside the original: on drawn pictures, on an author's own, and on labelled ones.
+
+Says by how much two answers differ and what was measured. Publishes nothing and changes no graph.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from training.artifact.calibration import calibration, threshold
+from training.artifact.errors import ExportError
+from training.artifact.metrics import measure
+from training.artifact.trust import warnings_of, wilson_interval
+from training.data.dataset import DatasetError
+from training.data.listing import list_folder, some
+from training.foreign.resizing import Resizing
+
+TOLERANCE = 1e-4
+NOT_MEASURED = "nobody measured this model here: --check FOLDER measures it on labelled pictures at publishing"
+
+
+def check_same(answers: np.ndarray, reference: np.ndarray, what: str, limit: float = TOLERANCE) -> None:
+    """Raise ExportError unless all probabilities are within `limit` of the reference and the best class is the same.
+
+    Where the two best classes of the reference are closer than twice the limit, either may be best.
+    """
+    difference = float(np.abs(answers - reference).max())
+    best = np.sort(reference, axis=1)[:, -2:]
+    clear = best[:, 1] - best[:, 0] > 2 * limit
+    changed = int((clear & (answers.argmax(axis=1) != reference.argmax(axis=1))).sum())
+    if not difference <= limit or changed:
+        raise ExportError(
+            f"{what} disagrees with the original: largest difference {difference:.2g} (limit {limit:g}), "
+            f"{changed} of {len(answers)} answers changed; nothing was published"
+        )
+
+
+def expectations(texts: Sequence[str], labels: Sequence[str]) -> list[tuple[Path, int]]:
+    """`picture.jpg=label` -> the file and the label's index. Raises ExportError."""
+    found = []
+    for text in texts:
+        file, equals, label = text.rpartition("=")
+        if not equals or not file:
+            raise ExportError(f"--expect takes picture.jpg=label, got {text!r}")
+        if label not in labels:
+            raise ExportError(f"--expect {text}: {label!r} is none of the {len(labels)} labels")
+        if not Path(file).is_file():
+            raise ExportError(f"--expect {file}: no such file")
+        found.append((Path(file), list(labels).index(label)))
+    return found
+
+
+def opened(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            image.load()
+            return image
+    except Exception as err:  # Pillow's plugins raise what they like on damaged files
+        raise ExportError(f"{file}: not a readable picture ({' '.join(str(err).split())})") from err
+
+
+def labelled(folder: Path, labels: Sequence[str]) -> tuple[list[Path], np.ndarray, list[str]]:
+    """The pictures of a folder of classes, or of its test split, their labels' indices, and what is odd about them.
+
+    Classes are matched by name: each folder's must be one of `labels`, or its number. Raises ExportError.
+    """
+    try:
+        listing = list_folder(folder, 0)
+    except (DatasetError, OSError) as err:
+        raise ExportError(f"--check {folder}: {' '.join(str(err).split())}") from err
+    names = listing.labels
+    index = {label: i for i, label in enumerate(labels)}
+    numbers = {str(i): i for i in range(len(labels))}
+    table = index if set(names) <= set(index) else numbers
+    if unknown := [name for name in names if name not in table]:
+        raise ExportError(f"--check {folder}: no labels of the model: {some(unknown)} (it has {some(list(labels))})")
+    files = listing.test if not listing.set_aside else sorted([*listing.train, *listing.test])
+    return [file for file, _ in files], np.array([table[names[i]] for _, i in files]), listing.notes
+
+
+def measured(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The card's keys that labelled pictures tell: accuracy, calibration, threshold, and what makes them doubtful."""
+    metrics = measure(probabilities, targets, labels)
+    found = {
+        "metrics": metrics,
+        "intervals": {"accuracy": wilson_interval(metrics["accuracy"], len(targets))},
+        "calibration": calibration(probabilities, probabilities, targets, 1.0),
+        "warnings": warnings_of(probabilities, targets, labels, metrics["accuracy"]),
+        "checked": {"origin": f"folder {folder.resolve().name}", "images": len(targets)},
+    }
+    if (sure := threshold(probabilities, targets)) is not None:
+        found["threshold"] = sure
+    return found
+
+
+def check_shown(
+    shown: Sequence[tuple[Path, int]], served: np.ndarray, original: np.ndarray, labels: Sequence[str]
+) -> None:
+    """Raise ExportError unless each picture that the author shows comes out as its label, by both ways.
+
+    `served` (n, K) are the answers of the published graph to pictures that the service's decoder prepared, `original`
+    those of the network's own runtime to pictures that Pillow prepared.
+    """
+    for (file, target), answer, own in zip(shown, served, original, strict=True):
+        best, probability = int(answer.argmax()), float(answer.max())
+        if best != target:
+            said = f"{labels[best]} ({probability:.2f}), not {labels[target]} ({float(answer[target]):.2f})"
+            theirs = "as does the original" if int(own.argmax()) == best else "the original does not"
+            hint = "try another --input-range, --resize, --channel-order or order of --labels"
+            raise ExportError(f"--expect {file}: the answer is {said}, {theirs}: {hint}; nothing was published")
+
+
+def prepared(files: Sequence[Path], resizing: Resizing, shape: tuple[int, int, int]) -> np.ndarray:
+    """(n, H, W, C) uint8 of pictures' files, by plain Pillow."""
+    return np.stack([resizing.of(opened(file), shape) for file in files])
