@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from training.artifact.card import card_of_unknown_training
-from training.artifact.graph import ExportError
+from training.artifact.errors import ExportError
 from training.artifact.publishing import export
 from training.networks import legacy_checkpoint
 from training.networks.efficientnet_lite0 import WEIGHTS, set_weights, weights_of

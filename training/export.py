@@ -1,4 +1,4 @@
-"""`python -m training.export FILE --name NAME`: publish a classifier that was trained elsewhere, whatever its format."""
+"""`python -m training.export FILE --name NAME`: publish a classifier that was trained elsewhere, of any format."""
 
 import argparse
 import os
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training.export",
-        description="Publish a classifier of pictures that was trained elsewhere, once it answers as its own runtime does.",
+        description="Publish a classifier that was trained elsewhere, if it answers as its own runtime does.",
     )
     parser.add_argument("path", type=Path, help=f"{', '.join(KINDS.values())}")
     parser.add_argument("--name", required=True, help="the model's name: models/NAME/VERSION/")
@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         "--input-convention", choices=_INPUT_CONVENTIONS, help="as the card names it; light_on_dark_centred is MNIST's"
     )
     group = parser.add_argument_group("proof")
-    group.add_argument("--check", type=Path, metavar="FOLDER", help="labelled pictures, a folder for each class: measure it")
+    group.add_argument(
+        "--check", type=Path, metavar="FOLDER", help="of labelled pictures, one for each class: measure it"
+    )
     group.add_argument(
         "--expect",
         action="append",

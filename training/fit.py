@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
-from training.artifact.graph import ExportError
+from training.artifact.errors import ExportError
 from training.artifact.publishing import check_name
 from training.data.dataset import DatasetError
 from training.data.loading import load, name_of, told_of_few

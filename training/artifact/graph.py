@@ -98,7 +98,7 @@ def write_onnx(function: Any, path: Path, name: str, labels: Sequence[str]) -> N
     # tf2onnx would take a captured constant, as Normalization has, for an input: it gets a graph that captures nothing.
     alone = tf.function(frozen(function), input_signature=function.input_signature)
     try:
-        proto = _converted(alone)
+        proto = converted(alone)
         _rename(proto.graph, proto.graph.input[0], "image")
         _rename(proto.graph, proto.graph.output[0], "probabilities")
         proto.graph.name = name
@@ -110,7 +110,7 @@ def write_onnx(function: Any, path: Path, name: str, labels: Sequence[str]) -> N
     onnx.save(proto, str(path))
 
 
-def _converted(function: Any) -> onnx.ModelProto:
+def converted(function: Any) -> onnx.ModelProto:
     """tf2onnx's graph. It copies the whole graph before each of its optimizations, and keeps the copies (0.8 GB for a
     network of 14 MB), to go on where one fails: it does so only once one has failed."""
 

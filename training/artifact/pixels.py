@@ -28,11 +28,11 @@ class Pixels:
         """(N, H, W, C) uint8, red first -> float32 of the same shape."""
         ordered = images[..., ::-1] if self.bgr else images
         scaled = ordered.astype(np.float32) / np.float32(self.divisor)
-        return (scaled - np.float32(self.mean)) / np.float32(self.std)
+        return (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
 
     def factors(self) -> tuple[np.ndarray, np.ndarray]:
         """The same as pixel * scale + offset: two float32 arrays of one value, or of one for each channel."""
-        mean, std = np.float64(self.mean), np.float64(self.std)
+        mean, std = np.array(self.mean, np.float64), np.array(self.std, np.float64)
         scale, offset = np.broadcast_arrays(1 / (self.divisor * std), -mean / std)
         return scale.astype(np.float32), offset.astype(np.float32)
 

@@ -21,6 +21,7 @@ from training.artifact.card import write_card
 from training.artifact.exactness import MOST, Predict, agreement, limit_for, spread_of
 from training.artifact.golden import CLASSES, golden_inputs
 from training.artifact.errors import ExportError
+from training.artifact.golden import CLASSES, golden_inputs
 from training.artifact.graph import serving_function, write_onnx, write_saved_model
 from training.artifact.pixels import RANGES, Pixels
 from training.artifact.reading import run_onnx

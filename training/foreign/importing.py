@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -21,14 +20,14 @@ from training.artifact.versions import check_name, new_version
 from training.data.dataset import batch_for
 from training.foreign import batch, proof
 from training.foreign.labels import distinct, read_labels
-from training.foreign.network import Input, Output, ending_of, find_input, find_output
+from training.foreign.network import BYTES, Input, Output, ending_of, find_input, find_output
 from training.foreign.onnx_file import modern, read_onnx, session
 from training.foreign.original import Original, Run, by_onnx_runtime
 from training.foreign.resizing import Resizing
 from training.foreign.said import Said, said_of
 from training.foreign.wrapping import PROBABILITIES, parameters, wrapped
 
-_PATIENCE = 60.0  # seconds that drawing golden pictures may take, about
+_PATIENCE = 20.0  # seconds that drawing golden pictures may take, about
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,16 @@ class Asked:
 
 @dataclass(frozen=True)
 class Found:
-    """A model as a file holds it: its graph, what runs the original (else ONNX Runtime), and what is said of it."""
+    """A model as a file holds it: its graph, what runs the original (else ONNX Runtime), and what is said of it.
+
+    `quantised` is the scale and zero point of an input of whole numbers, where the file has them.
+    """
 
     proto: onnx.ModelProto
     said: Said
     run: Run | None = None
     runtime: str = "ONNX Runtime"
+    quantised: tuple[float, int] | None = None
 
 
 def read_found(path: Path) -> Found:
@@ -99,18 +102,17 @@ def publish(found: Found, asked: Asked, say: Callable[[str], None] = print) -> P
     run = found.run or by_onnx_runtime(session(original_proto))
     proto = modern(original_proto)
     source = find_input(proto, size, asked.shape, asked.layout)
-    pixels = _pixels(asked, said, source)
+    pixels = _pixels(asked, said, source, found.quantised)
     original = Original(run, source, pixels)
-    original = original.with_output(_output(original, proto, asked, said, labels))
-    assert original.output is not None
-    labels = labels if labels is not None else [str(i) for i in range(original.output.classes)]
-    if len(labels) != original.output.classes:
-        raise ExportError(f"there are {len(labels)} labels, but the model gives {original.output.classes} classes")
-    resizing = _resizing(asked, said, source)
-    _tell(say, asked, said, original, resizing, labels)
-    shown = proof.expectations(asked.expect, labels)
-    served = _served(proto, original, asked.name, labels, say)
-    return _written(served, original, resizing, shown, asked, found, labels, say)
+    output = _output(original, proto, asked, labels)
+    labels = labels if labels is not None else [str(i) for i in range(output.classes)]
+    if len(labels) != output.classes:
+        raise ExportError(f"there are {len(labels)} labels, but the model gives {output.classes} classes")
+    resizing = resizing_of(asked, said, source.shape)
+    _tell(say, asked, said, original, output, resizing, labels)
+    proof.expectations(asked.expect, labels)  # a wrong one is told before the work
+    served = _served(proto, original, output, asked.name, labels, say)
+    return _written(served, original, output, resizing, asked, found, labels, say)
 
 
 def _without_zipmap(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str] | None]:
@@ -138,21 +140,40 @@ def _labels(asked: Asked, said: Said, classes: list[str] | None) -> list[str] | 
     return said.labels if said.labels is not None else classes and distinct(classes)
 
 
-def _pixels(asked: Asked, said: Said, source: Input) -> Pixels:
+def _pixels(asked: Asked, said: Said, source: Input, quantised: tuple[float, int] | None) -> Pixels:
     """What the network expects, asked, said or told by its type. Raises ExportError where nothing tells it."""
     pixels = asked.pixels or said.pixels
-    if pixels is None and source.elem_type == onnx.TensorProto.UINT8:
-        pixels = RANGES["0-255"]
+    if source.elem_type in BYTES:
+        pixels = _of_bytes(pixels, source, quantised)
     if pixels is None:
         raise ExportError(
-            f"nothing says which pixels the input {source.name} expects: --input-range imagenet (torchvision's and most "
-            "of PyTorch), 0-1, -1-1 (as --input-range=-1-1), 0-255 or caffe, or --mean and --std"
+            f"nothing says which pixels the input {source.name} expects: --input-range imagenet (torchvision's and "
+            "most of PyTorch), 0-1, -1-1 (as --input-range=-1-1), 0-255 or caffe, or --mean and --std"
         )
     pixels.check(source.shape[2])
     return pixels
 
 
-def _output(original: Original, proto: onnx.ModelProto, asked: Asked, said: Said, labels: list[str] | None) -> Output:
+def _of_bytes(asked: Pixels | None, source: Input, quantised: tuple[float, int] | None) -> Pixels:
+    """The pixels of an input of 8 bits: as they are, or less 128 where it has a sign. Raises ExportError.
+
+    A range that was asked for must be the one that the input's own scale makes of them.
+    """
+    plain = Pixels(1.0, (float(BYTES[source.elem_type]),), bgr=asked is not None and asked.bgr)
+    if asked is None or asked == plain or (quantised is None and asked == RANGES["0-255"]):
+        return plain
+    told = f"the input {source.name} takes pixels of 8 bits as they are"
+    if quantised is None:
+        raise ExportError(f"{told}: leave out --input-range, --mean and --std, or say --input-range 0-255")
+    levels = np.arange(256, dtype=np.uint8).reshape(1, -1, 1, 1).repeat(source.shape[2], axis=3)
+    scale, zero = quantised
+    real = (plain.of(levels) - zero) * scale
+    if np.abs(real - asked.of(levels)).max() > 1.5 * scale:
+        raise ExportError(f"{told}, which it reads as {real.min():.3g} to {real.max():.3g}: {asked} is another range")
+    return plain
+
+
+def _output(original: Original, proto: onnx.ModelProto, asked: Asked, labels: list[str] | None) -> Output:
     """The output with the classes and what its values are, found by running the original."""
     source = original.source
     count = source.batch or 2
@@ -178,32 +199,40 @@ def _probes(source: Input, count: int) -> np.ndarray:
     return np.stack(pictures)
 
 
-def _resizing(asked: Asked, said: Said, source: Input) -> Resizing:
+def resizing_of(asked: Asked, said: Said, shape: tuple[int, int, int]) -> Resizing:
+    """How other sizes are brought to `shape`, asked or said, else squashed. Raises ExportError."""
     resizing = said.resizing or Resizing()
     if asked.resize is not None and asked.resize != resizing.kind:
         resizing = Resizing(asked.resize, None, resizing.resample)
     if asked.resize_to is not None:
         if asked.resize not in (None, "crop"):
-            raise ExportError(f"--resize-to is the shorter side before a crop: it goes with --resize crop, not {asked.resize}")
+            raise ExportError(
+                f"--resize-to is the shorter side before a crop: it goes with --resize crop, not {asked.resize}"
+            )
         resizing = replace(resizing, kind="crop", to=asked.resize_to)
     if asked.resample is not None:
         resizing = replace(resizing, resample=asked.resample)
     if asked.pad_fill is not None:
-        if resizing.kind != "pad" or len(asked.pad_fill) not in (1, source.shape[2]):
-            raise ExportError(f"--pad-fill goes with --resize pad and has 1 or {source.shape[2]} values from 0 to 255")
+        if resizing.kind != "pad" or len(asked.pad_fill) not in (1, shape[2]):
+            raise ExportError(f"--pad-fill goes with --resize pad and has 1 or {shape[2]} values from 0 to 255")
         resizing = replace(resizing, fill=asked.pad_fill)
-    side = max(source.shape[:2])
+    side = max(shape[:2])
     if resizing.kind == "crop" and resizing.to is not None and resizing.to < side:
         raise ExportError(f"a crop of {side} pixels cannot be cut out of {resizing.to}: --resize-to is at least {side}")
     return resizing
 
 
 def _tell(
-    say: Callable[[str], None], asked: Asked, said: Said, original: Original, resizing: Resizing, labels: list[str]
+    say: Callable[[str], None],
+    asked: Asked,
+    said: Said,
+    original: Original,
+    output: Output,
+    resizing: Resizing,
+    labels: list[str],
 ) -> None:
     """What will be published, and who said so."""
-    source, output = original.source, original.output
-    assert output is not None
+    source = original.source
     by = f" ({', '.join(said.where)})" if said.where else ""
     pixels_by = "" if asked.pixels or not said.pixels else by
     labels_by = "" if asked.labels or not said.labels else by
@@ -211,7 +240,11 @@ def _tell(
     height, width, channels = source.shape
     say(f"input {source.name}: {source.layout}, pictures of {height}x{width} with {channels} channels")
     say(f"pixels {original.pixels}{pixels_by}")
-    free = "" if size_by or asked.resize or asked.resize_to or asked.convention else "; --resize pad or crop says otherwise"
+    free = (
+        ""
+        if size_by or asked.resize or asked.resize_to or asked.convention
+        else "; --resize pad or crop says otherwise"
+    )
     say(f"other sizes: {asked.convention or resizing}{size_by}{free}")
     first = ", ".join(labels[:3]) + (" …" if labels[3:] else "")
     numbers = "" if asked.labels or said.labels else "; --labels names them"
@@ -219,13 +252,17 @@ def _tell(
 
 
 def _served(
-    proto: onnx.ModelProto, original: Original, name: str, labels: list[str], say: Callable[[str], None]
+    proto: onnx.ModelProto,
+    original: Original,
+    output: Output,
+    name: str,
+    labels: list[str],
+    say: Callable[[str], None],
 ) -> onnx.ModelProto:
     """The graph that is served, for any number of pictures, and tried with several. Raises ExportError."""
-    source, output = original.source, original.output
-    assert output is not None
+    source = original.source
     probes = _probes(source, 6)
-    reference = original.probabilities(probes)
+    reference = original.probabilities(probes, output)
     shape = source.given(np.zeros((1, *source.shape), np.float32)).shape[1:]
 
     def attempt(body: onnx.ModelProto, last: Output) -> onnx.ModelProto:
@@ -250,8 +287,8 @@ def _served(
 def _written(
     served: onnx.ModelProto,
     original: Original,
+    output: Output,
     resizing: Resizing,
-    shown: Sequence[tuple[Path, int]],
     asked: Asked,
     found: Found,
     labels: list[str],
@@ -266,29 +303,23 @@ def _written(
         parts = [running.run([PROBABILITIES], {"image": images[i : i + part]})[0] for i in range(0, len(images), part)]
         return np.concatenate(parts)
 
-    convention: dict[str, Any] = {"input_convention": asked.convention} if asked.convention else resizing.card()
+    convention = {"input_convention": asked.convention} if asked.convention else resizing.card()
     card = card_of_unknown_training(found.said.name or "imported", asked.name, asked.origin, "plain") | convention
     card["pixels"] = str(original.pixels)
     card["source"] = {"runtime": found.runtime, "producer": found.proto.producer_name or None}
     pool = _pool(answer, source.shape)
     images, _ = golden_inputs(source.shape, answer, pool=pool)
-    reference = original.probabilities(images)
+
+    def theirs(images: np.ndarray) -> np.ndarray:
+        return original.probabilities(images, output)
+
+    reference = theirs(images)
     proof.check_same(answer(images), reference, "the served graph")
     if len(np.unique(reference.argmax(axis=1))) < min(CLASSES, len(labels)):
         few = len(np.unique(reference.argmax(axis=1)))
         say(f"warning: the golden answers cover {few} classes, not {CLASSES}: this model tells few apart")
-    if shown:
-        ours = np.stack([_decoded(file, source.shape, convention) for file, _ in shown])
-        theirs = proof.prepared([file for file, _ in shown], resizing, source.shape)
-        proof.check_shown(shown, answer(ours), original.probabilities(theirs), labels)
-        say(f"{len(shown)} shown {'picture comes' if len(shown) == 1 else 'pictures come'} out right")
-        card["shown"] = [{"file": file.name, "label": labels[target]} for file, target in shown]
-    if asked.check is not None:
-        card |= _checked(asked.check, answer, source.shape, convention, labels, say)
-        card["dataset"] |= {"test": card["checked"]["images"]}
-    else:
-        card["warnings"] = [proof.NOT_MEASURED]
-        say(f"warning: {proof.NOT_MEASURED}")
+    shown = asked.expect, asked.check
+    card |= proof.proven(*shown, answer, theirs, resizing, card, source.shape, labels, say)
 
     def write(folder: Path) -> None:
         onnx.save(served, str(folder / "model.onnx"))
@@ -306,43 +337,3 @@ def _pool(answer: Callable[[np.ndarray], np.ndarray], shape: tuple[int, int, int
     answer(probe)
     each = (time.perf_counter() - start) / len(probe)
     return int(np.clip(_PATIENCE / each, 64, 640))
-
-
-def _checked(
-    folder: Path,
-    answer: Callable[[np.ndarray], np.ndarray],
-    shape: tuple[int, int, int],
-    convention: dict[str, Any],
-    labels: list[str],
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    files, targets, notes = proof.labelled(folder, labels)
-    for note in notes:
-        say(note)
-    part = batch_for(shape)
-    answers = []
-    for start in range(0, len(files), part):
-        images = [_decoded(file, shape, convention) for file in files[start : start + part]]
-        answers.append(answer(np.stack(images)))
-    measured = proof.measured(np.concatenate(answers), targets, labels, folder)
-    accuracy, (low, high) = measured["metrics"]["accuracy"], measured["intervals"]["accuracy"]
-    say(f"accuracy {accuracy:.4f} ({low:.2f} to {high:.2f}) on {len(files):,} pictures of {folder}")
-    for warning in measured["warnings"]:
-        say(f"warning: {warning}")
-    return measured
-
-
-def _decoded(file: Path, shape: tuple[int, int, int], convention: dict[str, Any]) -> np.ndarray:
-    """A picture's file as the service decodes it."""
-    from serving.errors import ClassifyError
-    from serving.images.picture import decode_image
-
-    options = {key: convention[key] for key in ("resample", "resize_to") if key in convention}
-    if "pad_fill" in convention:
-        options["fill"] = convention["pad_fill"]
-    try:
-        return decode_image(file.read_bytes(), shape, convention["input_convention"], **options)
-    except ClassifyError as err:
-        raise ExportError(f"{file}: {err}") from err
-    except OSError as err:
-        raise ExportError(f"{file}: cannot be read ({err.strerror})") from err

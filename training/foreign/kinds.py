@@ -19,7 +19,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _OTHERS = {
     ".pt": "a PyTorch checkpoint: export it with torch.onnx.export (free batch: dynamic_axes={0: {0: 'N'}})",
     ".pth": "a PyTorch checkpoint: export it with torch.onnx.export (free batch: dynamic_axes={0: {0: 'N'}})",
-    ".safetensors": "weights without their network: export the model with torch.onnx.export, or optimum-cli export onnx",
+    ".safetensors": "weights without their network: export the model with torch.onnx.export or optimum-cli",
     ".bin": "weights without their network: export the model with optimum-cli export onnx",
     ".pkl": "a pickle, which is not opened: export scikit-learn's model with skl2onnx.to_onnx",
     ".joblib": "a pickle, which is not opened: export scikit-learn's model with skl2onnx.to_onnx",

@@ -58,7 +58,7 @@ def from_json(value: Any, where: str) -> list[str]:
     if isinstance(value, dict) and _numbers(value):
         names = {int(index): name for index, name in value.items()}
         if sorted(names) != list(range(len(names))):
-            raise ExportError(f"{where}: the classes are numbered from 0 without gaps, got {_shown(sorted(names))}")
+            raise ExportError(f"{where}: the classes are numbered from 0 without gaps, got {sorted(names)[:20]}")
         value = [names[i] for i in range(len(names))]
     if not isinstance(value, list) or not value:
         raise ExportError(f"{where}: expected a list of names, or number -> name")

@@ -4,7 +4,7 @@ Looks at the graph's declared shapes and at what it answers, never at names. Say
 served as a classifier. Knows nothing of files of hints beside the model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,12 +14,19 @@ from training.artifact.errors import ExportError
 
 Shape = tuple[int | None, ...]
 
-_FLOATS = {onnx.TensorProto.FLOAT: np.float32, onnx.TensorProto.FLOAT16: np.float16, onnx.TensorProto.DOUBLE: np.float64}
-_WHOLE = {onnx.TensorProto.UINT8: np.uint8, onnx.TensorProto.INT32: np.int32, onnx.TensorProto.INT64: np.int64}
-TYPES = _FLOATS | _WHOLE
+TYPES = {
+    onnx.TensorProto.FLOAT: np.float32,
+    onnx.TensorProto.FLOAT16: np.float16,
+    onnx.TensorProto.DOUBLE: np.float64,
+    onnx.TensorProto.UINT8: np.uint8,
+    onnx.TensorProto.INT8: np.int8,
+    onnx.TensorProto.INT32: np.int32,
+    onnx.TensorProto.INT64: np.int64,
+}
+BYTES = {onnx.TensorProto.UINT8: 0, onnx.TensorProto.INT8: 128}  # and what is subtracted from a pixel for them
 LAYOUTS = ("NCHW", "NHWC", "NHW", "flat")
 _PASSED = {"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "DequantizeLinear", "QuantizeLinear"}
-_SPREAD = {"Softmax": "probabilities", "LogSoftmax": "log-probabilities", "Sigmoid": "sigmoid", "HardSigmoid": "sigmoid"}
+_SIGMOIDS = ("Sigmoid", "HardSigmoid")
 ENDINGS = ("logits", "probabilities", "log-probabilities", "sigmoid")
 
 
@@ -32,10 +39,6 @@ class Input:
     layout: str
     batch: int | None
     shape: tuple[int, int, int]
-
-    @property
-    def whole_numbers(self) -> bool:
-        return self.elem_type in _WHOLE
 
     def given(self, pixels: np.ndarray) -> np.ndarray:
         """Pictures (n, H, W, C) of the network's own pixels, in its layout and type."""
@@ -120,7 +123,17 @@ def _into_convolution(proto: onnx.ModelProto, name: str) -> bool:
             continue
         if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
             return True
-        if node.op_type in ("Cast", "Sub", "Div", "Mul", "Add", "Identity", "QuantizeLinear", "DequantizeLinear", "Pad"):
+        if node.op_type in (
+            "Cast",
+            "Sub",
+            "Div",
+            "Mul",
+            "Add",
+            "Identity",
+            "QuantizeLinear",
+            "DequantizeLinear",
+            "Pad",
+        ):
             names.update(node.output)
         elif node.op_type != "Shape":
             return False
@@ -147,7 +160,9 @@ def _picture(
     """The picture's (H, W, C): declared, and asked where it is free. Raises ExportError where the two differ."""
     if layout == "flat":
         if shape is None:
-            raise ExportError(f"the input {name} {told(dims)} is flat: say with --input-shape H,W,C what picture that is")
+            raise ExportError(
+                f"the input {name} {told(dims)} is flat: say with --input-shape H,W,C what picture that is"
+            )
         if dims[1] is not None and dims[1] != shape[0] * shape[1] * shape[2]:
             raise ExportError(f"a picture of shape {shape} has not the {dims[1]} values that the input {name} takes")
     asked = shape or ((*size, None) if size else (None, None, None))
@@ -212,9 +227,9 @@ def _classes(answer: np.ndarray, batch: int) -> int | None:
     return count
 
 
-def _kind(answers: "Sequence[np.ndarray] | object") -> str:
+def _kind(answers: Iterable[np.ndarray]) -> str:
     """What a model without classes seems to be, by the shapes of its outputs."""
-    ranks = [answer.ndim for answer in answers]  # type: ignore[attr-defined]
+    ranks = [answer.ndim for answer in answers]
     if len(ranks) == 1 and ranks[0] == 4:
         return "the model gives a map, not classes of the whole picture (a segmentation or a body without its head)"
     if len(ranks) > 1 or ranks[0] == 3:
@@ -235,19 +250,21 @@ def ending_of(proto: onnx.ModelProto, output: Output, answers: np.ndarray, asked
     last = _last(proto, output.name)
     if output.count == 1:
         inside = values.min() >= 0 and values.max() <= 1
-        return replace(output, ending="sigmoid" if inside and last in ("Sigmoid", "HardSigmoid", "Clip") else "logits")
+        return replace(output, ending="sigmoid" if inside and last in (*_SIGMOIDS, "Clip") else "logits")
     if values.min() >= 0 and np.abs(values.sum(axis=1) - 1).max() < 5e-3:
         return replace(output, ending="probabilities")
+    if last == "Softmax" and values.min() >= 0:
+        return replace(output, ending="probabilities")  # quantised ones, whose steps add up to a little more or less
     if values.max() <= 0 and np.abs(np.exp(values).sum(axis=1) - 1).max() < 5e-3:
         return replace(output, ending="log-probabilities")
-    if _SPREAD.get(last) == "sigmoid":
+    if last in _SIGMOIDS:
         raise ExportError(
             f"the model ends in {last} for each class alone: its answers are no probabilities of one class among all "
             "(a row must sum to 1); --outputs logits takes a softmax of them all the same"
         )
     if last in ("Tanh", "Clip"):
         raise ExportError(
-            f"the model ends in {last}: say what its answers are with --outputs logits, probabilities or log-probabilities"
+            f"the model ends in {last}: say with --outputs logits, probabilities or log-probabilities what that is"
         )
     return replace(output, ending="logits")
 

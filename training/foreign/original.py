@@ -4,7 +4,7 @@ Knows nothing of the graph that is published; that graph is judged by it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime
@@ -21,15 +21,11 @@ Run = Callable[[Sequence[str], np.ndarray], Sequence[np.ndarray]]
 
 @dataclass(frozen=True)
 class Original:
-    """The network's own runtime, where pictures go in, which pixels they have, and where the classes come out."""
+    """The network's own runtime, where pictures go in, and which pixels they have."""
 
     run: Run
     source: Input
     pixels: Pixels
-    output: Output | None = None
-
-    def with_output(self, output: Output) -> "Original":
-        return replace(self, output=output)
 
     def raw(self, images: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         """The outputs `names` for (n, H, W, C) uint8, in batches of the network's own size, each (n, …)."""
@@ -42,11 +38,9 @@ class Original:
             parts.append([answer[: len(part)] if answer.ndim else answer for answer in answers])
         return [np.concatenate(answers) for answers in zip(*parts, strict=True)]
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """(n, K) float32 for (n, H, W, C) uint8."""
-        if self.output is None:
-            raise ValueError("the output is not known yet")
-        return as_probabilities(self.raw(images, [self.output.name])[0], self.output.ending)
+    def probabilities(self, images: np.ndarray, output: Output) -> np.ndarray:
+        """(n, K) float32 of `output` for (n, H, W, C) uint8."""
+        return as_probabilities(self.raw(images, [output.name])[0], output.ending)
 
 
 def by_onnx_runtime(session: onnxruntime.InferenceSession) -> Run:

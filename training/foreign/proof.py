@@ -3,7 +3,7 @@
 Says by how much two answers differ and what was measured. Publishes nothing and changes no graph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from training.artifact.calibration import calibration, threshold
 from training.artifact.errors import ExportError
 from training.artifact.metrics import measure
 from training.artifact.trust import warnings_of, wilson_interval
-from training.data.dataset import DatasetError
+from training.data.dataset import DatasetError, batch_for
 from training.data.listing import list_folder, some
+from training.data.pictures import decode
 from training.foreign.resizing import Resizing
+
+Answer = Callable[[np.ndarray], np.ndarray]
 
 TOLERANCE = 1e-4
 NOT_MEASURED = "nobody measured this model here: --check FOLDER measures it on labelled pictures at publishing"
@@ -53,7 +56,7 @@ def expectations(texts: Sequence[str], labels: Sequence[str]) -> list[tuple[Path
     return found
 
 
-def opened(file: Path) -> Image.Image:
+def _opened(file: Path) -> Image.Image:
     try:
         with Image.open(file) as image:
             image.load()
@@ -96,7 +99,50 @@ def measured(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[st
     return found
 
 
-def check_shown(
+def proven(
+    expect: Sequence[str],
+    check: Path | None,
+    answer: Answer,
+    original: Answer,
+    resizing: Resizing,
+    card: dict[str, Any],
+    shape: tuple[int, int, int],
+    labels: Sequence[str],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """The card's keys that pictures prove: those that must come out right, and those that measure the model.
+
+    `answer` is the published graph and `original` the network's own runtime, both (n, H, W, C) uint8 -> (n, K). The
+    first gets pictures as the service decodes them by `card`, the second as Pillow does. Raises ExportError.
+    """
+    found: dict[str, Any] = {}
+    if shown := expectations(expect, labels):
+        ours = np.stack([_decoded(file, shape, card) for file, _ in shown])
+        theirs = np.stack([resizing.of(_opened(file), shape) for file, _ in shown])
+        _check_shown(shown, answer(ours), original(theirs), labels)
+        say(f"{len(shown)} shown {'picture comes' if len(shown) == 1 else 'pictures come'} out right")
+        found["shown"] = [{"file": file.name, "label": labels[target]} for file, target in shown]
+    if check is None:
+        say(f"warning: {NOT_MEASURED}")
+        return found | {"warnings": [NOT_MEASURED]}
+    files, targets, notes = labelled(check, labels)
+    for note in notes:
+        say(note)
+    part = batch_for(shape)
+    answers = [
+        answer(np.stack([_decoded(file, shape, card) for file in files[start : start + part]]))
+        for start in range(0, len(files), part)
+    ]
+    found |= measured(np.concatenate(answers), targets, labels, check)
+    found["dataset"] = card["dataset"] | {"test": len(files)}
+    accuracy, (low, high) = found["metrics"]["accuracy"], found["intervals"]["accuracy"]
+    say(f"accuracy {accuracy:.4f} ({low:.2f} to {high:.2f}) on {len(files):,} pictures of {check}")
+    for warning in found["warnings"]:
+        say(f"warning: {warning}")
+    return found
+
+
+def _check_shown(
     shown: Sequence[tuple[Path, int]], served: np.ndarray, original: np.ndarray, labels: Sequence[str]
 ) -> None:
     """Raise ExportError unless each picture that the author shows comes out as its label, by both ways.
@@ -113,6 +159,11 @@ def check_shown(
             raise ExportError(f"--expect {file}: the answer is {said}, {theirs}: {hint}; nothing was published")
 
 
-def prepared(files: Sequence[Path], resizing: Resizing, shape: tuple[int, int, int]) -> np.ndarray:
-    """(n, H, W, C) uint8 of pictures' files, by plain Pillow."""
-    return np.stack([resizing.of(opened(file), shape) for file in files])
+def _decoded(file: Path, shape: tuple[int, int, int], card: dict[str, Any]) -> np.ndarray:
+    """A picture's file as the service decodes it by the card's convention."""
+    mode, size = "L" if shape[2] == 1 else "RGB", (shape[1], shape[0])
+    how = card["input_convention"], card.get("resample", "bilinear"), card.get("resize_to"), card.get("pad_fill", 0)
+    try:
+        return decode(file, mode, size, *how)
+    except DatasetError as err:
+        raise ExportError(" ".join(str(err).split())) from err

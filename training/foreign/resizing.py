@@ -62,9 +62,7 @@ class Resizing:
         return f"{'squashed' if self.kind == 'squash' else 'padded'} ({self.resample})"
 
 
-def _cropped(
-    pixels: Image.Image, size: tuple[int, int], to: int | None, resample: Image.Resampling
-) -> Image.Image:
+def _cropped(pixels: Image.Image, size: tuple[int, int], to: int | None, resample: Image.Resampling) -> Image.Image:
     """torchvision's Resize(to) and CenterCrop(size); without `to`, the largest box in the middle, resized once."""
     width, height = size
     if to is None:

@@ -38,8 +38,10 @@ class Said:
 
     def over(self, other: "Said") -> "Said":
         """This, and where it says nothing, what `other` says."""
-        both = {f.name: getattr(self, f.name) if getattr(self, f.name) is not None else getattr(other, f.name)
-                for f in fields(self)}
+        both = {
+            f.name: getattr(self, f.name) if getattr(self, f.name) is not None else getattr(other, f.name)
+            for f in fields(self)
+        }
         return replace(Said(**both), where=self.where + other.where, notes=self.notes + other.notes)
 
 
@@ -70,7 +72,9 @@ def _ultralytics(proto: onnx.ModelProto) -> Said:
         return Said()
     if metadata["task"] != "classify":
         what = "a detector" if metadata["task"] in ("detect", "obb") else "no classifier"
-        raise ExportError(f"the file's metadata says task {metadata['task']}: that is {what}, and classifiers are served")
+        raise ExportError(
+            f"the file's metadata says task {metadata['task']}: that is {what}, and classifiers are served"
+        )
     where = ("ultralytics' metadata",)
     try:
         names = ast.literal_eval(metadata["names"])
@@ -85,7 +89,7 @@ def _ultralytics(proto: onnx.ModelProto) -> Said:
 
 
 def _timm(path: Path) -> Said:
-    """timm's config.json: `pretrained_cfg` has mean, std, input_size, crop_pct, crop_mode, interpolation, label_names."""
+    """timm's config.json: mean, std, input_size, crop_pct, crop_mode, interpolation and names, in `pretrained_cfg`."""
     whole = _json(path)
     config = whole.get("pretrained_cfg", whole)
     if not isinstance(config, dict) or not {"mean", "std"} <= set(config):
@@ -136,7 +140,9 @@ def _transformers(folder: Path) -> Said:
 
 def _prepared(config: dict[str, Any]) -> Said:
     """transformers' image processors: resize, crop, rescale, normalize, each with its own switch."""
-    divisor, mean, std = 1.0, (0.0,), (1.0,)
+    divisor = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
     if config.get("do_rescale", True):
         divisor = 1 / float(config.get("rescale_factor", 1 / 255))
         divisor = round(divisor, 6)

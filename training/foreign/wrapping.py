@@ -98,9 +98,7 @@ def _front(source: Input, pixels: Pixels, into: str) -> tuple[list[onnx.NodeProt
     return chain.nodes, chain.constants
 
 
-def _behind(
-    output: Output, out: str, proto: onnx.ModelProto
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+def _behind(output: Output, out: str, proto: onnx.ModelProto) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """From the network's classes to `probabilities`."""
     chain = _Chain(out, PROBABILITIES)
     kind = next(value.type.tensor_type for value in proto.graph.output if value.name == out)
@@ -157,6 +155,8 @@ def parameters(proto: onnx.ModelProto) -> int:
     """How many numbers the network's constants hold, as far as they are floats."""
     floats = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
     tensors = [*proto.graph.initializer]
-    tensors += [a.t for node in proto.graph.node if node.op_type == "Constant" for a in node.attribute if a.HasField("t")]
+    tensors += [
+        a.t for node in proto.graph.node if node.op_type == "Constant" for a in node.attribute if a.HasField("t")
+    ]
     quantised = {TensorProto.INT8, TensorProto.UINT8}
     return sum(int(np.prod(t.dims)) for t in tensors if t.data_type in floats | quantised)
