@@ -7,6 +7,7 @@ layer's code only where it is trusted. Knows nothing of ONNX.
 import json
 import os
 import runpy
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -163,7 +164,9 @@ def read_model(
         say(f"--trust: runs {_function(layer, objects)}")
     objects.setdefault("DepthwiseConv2D", _DepthwiseConv2D)
     try:
-        model = keras.saving.load_model(path, objects, compile=False, safe_mode=not trust)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="When providing `inputs` as a dict")  # one input needs no name
+            model = keras.saving.load_model(path, objects, compile=False, safe_mode=not trust)
     except Exception as err:  # Keras and the classes a file names raise what they like
         raise ExportError(f"{path}: not a readable .keras file here ({_reason(err)}){_hint(err, custom)}") from err
     if getattr(model, "inputs", None) is None:
@@ -251,17 +254,20 @@ def _preprocess_input(path: Path, config: dict[str, Any], lambdas: list[dict[str
 
 def _one_output(path: Path, model: keras.Model, wanted: str | None, labels: int | None) -> keras.Model:
     """The model with one output (N, K): the one `wanted`, the only one, or the one with as many values as labels."""
-    structure = model.output
-    if isinstance(structure, dict):
-        outputs = dict(structure)
-    elif isinstance(structure, list | tuple):
-        outputs = dict(zip(model.output_names, structure, strict=True))
+    taken, given = (getattr(model, f"_{end}_struct", None) for end in ("inputs", "outputs"))  # of a functional model
+    if isinstance(given, dict):
+        names = keras.tree.flatten({name: name for name in given})  # in the order of model.outputs
+    elif len(model.outputs) > 1:
+        names = model.output_names
     else:
         if wanted is not None and wanted not in model.output_names:
             raise ExportError(f"{path}: has no output {wanted!r}; it has {', '.join(model.output_names)}")
-        if len(structure.shape) != 2:
-            raise ExportError(f"{path}: needs one input and one output (N, K), got {tuple(structure.shape)}")
-        return model
+        if len(model.output_shape) != 2:
+            raise ExportError(f"{path}: needs one input and one output (N, K), got {model.output_shape}")
+        if not isinstance(taken, dict | list | tuple):
+            return model
+        names = model.output_names
+    outputs = dict(zip(names, model.outputs, strict=True))
     shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in outputs.items())
     if wanted is not None and wanted not in outputs:
         raise ExportError(f"{path}: has no output {wanted!r}; it has {shapes}")
