@@ -6,7 +6,7 @@ DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
 export ORT_DISABLE_TELEMETRY = 1
-.PHONY: help serve train study test test-slow check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
+.PHONY: help serve train import study test test-slow check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ check: .venv-dev/ready  ## ruff, mypy, pip-audit
 	.venv-dev/bin/ruff format --check .
 	.venv-dev/bin/mypy
 	.venv-dev/bin/python requirements/audit.py
+
+import: .venv-import/ready  ## MODEL=model.onnx ARGS="--name mine --labels labels.txt --input-range imagenet": no TensorFlow
+	.venv-import/bin/python -m training.export $(MODEL) $(ARGS)
 
 study: .venv-dev/ready  ## the notebook's claims put to the test; ARGS="--list" says what there is
 	.venv-dev/bin/python -m study $(ARGS)
@@ -66,7 +69,7 @@ bento-gpu: .venv/ready .venv-bento/ready  ## the same for CUDA
 	.venv/bin/python -m deploy.bento bentofile.gpu.yaml
 
 lock: .venv-bento/ready  ## compile requirements/*.txt from pyproject.toml
-	for extra in serving serving-gpu training dev; do .venv-bento/bin/uv pip compile pyproject.toml --extra $$extra --universal \
+	for extra in serving serving-gpu training import dev; do .venv-bento/bin/uv pip compile pyproject.toml --extra $$extra --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q -o requirements/$$extra.txt; done
 	for name in bench bench-ray bench-mlserver fuzz bento; do .venv-bento/bin/uv pip compile requirements/$$name.in --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q \
@@ -83,6 +86,12 @@ lock: .venv-bento/ready  ## compile requirements/*.txt from pyproject.toml
 	$(PYTHON) -m venv --clear .venv-dev
 	.venv-dev/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	cp requirements/dev.txt $@
+
+.venv-import/ready: requirements/import.txt
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }
+	$(PYTHON) -m venv --clear .venv-import
+	.venv-import/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/import.txt
+	cp requirements/import.txt $@
 
 .venv-bento/ready: requirements/bento.txt
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }

@@ -44,6 +44,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "training.networks": (),
     "training.recipes": ("training.networks",),
     "training.artifact": ("training.data", "training.recipes"),
+    "training.foreign": ("training.data", "training.artifact"),
     "training.runs": ("training.data", "training.networks", "training.recipes", "training.artifact"),
 }
 # They may import every room; no room imports them.
@@ -53,6 +54,7 @@ FRONT_DOORS = (
     "serving.keys",
     "training.fit",
     "training.export",
+    "training.publish",
     "training.evaluate",
     "training.cards",
     "training.efficientnet_lite0",

@@ -281,7 +281,7 @@ def as_probabilities(values: np.ndarray, ending: str) -> np.ndarray:
     """(n, K) float32 that sum to 1, from a network's own answers, in plain NumPy. One value is the second class'."""
     rows = values.reshape(len(values), -1).astype(np.float32)
     if rows.shape[1] == 1:
-        second = 1 / (1 + np.exp(-rows)) if ending == "logits" else rows
+        second = np.exp(-np.logaddexp(0, -rows)) if ending == "logits" else rows
         return np.concatenate([1 - second, second], axis=1)
     if ending == "logits":
         powers = np.exp(rows - rows.max(axis=1, keepdims=True))
