@@ -13,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
 
 from training.artifact.errors import ExportError
-from training.artifact.publishing import check_name
+from training.artifact.versions import check_name
 from training.data.dataset import DatasetError
 from training.data.loading import load, name_of, told_of_few
 from training.networks.keras_applications import check_weights

@@ -20,7 +20,8 @@ from keras import layers
 
 from training.artifact import publishing as module
 from training.artifact.graph import ExportError
-from training.artifact.publishing import _publish, export
+from training.artifact.publishing import export
+from training.artifact.versions import publish as publish_folder
 from training.export import main
 
 LABELS = ("red", "green", "blue", "grey", "black", "white")
@@ -71,7 +72,7 @@ def test_the_folder_holds_the_artifacts_files_and_anyone_may_read_it(artifact: P
     files = {path.name for path in artifact.iterdir()} - {"assets", "fingerprint.pb"}
     assert files == {"model.onnx", "golden.npz", "card.json", "saved_model.pb", "variables"}
     assert stat.S_IMODE(artifact.stat().st_mode) == 0o755
-    assert [path.name for path in artifact.parent.iterdir()] == ["1"]
+    assert sorted(path.name for path in artifact.parent.iterdir()) == ["1", "config.pbtxt"]
 
 
 def test_the_onnx_graph_has_the_documented_interface(artifact: Path) -> None:
@@ -249,7 +250,7 @@ def test_the_next_free_integer_is_taken_and_what_exists_stays(tmp_path: Path, ar
     before = (parent / "9" / "card.json").read_bytes()
     assert published(tmp_path) == parent / "10"
     assert (parent / "9" / "card.json").read_bytes() == before
-    assert {path.name for path in parent.iterdir()} == {"9", "10", "notes", ".tmp-abandoned"}
+    assert {path.name for path in parent.iterdir()} == {"9", "10", "notes", ".tmp-abandoned", "config.pbtxt"}
 
 
 def test_a_version_taken_between_looking_and_renaming_is_left_and_the_next_used(
@@ -276,7 +277,7 @@ def test_exports_that_publish_at_once_all_get_a_version_of_their_own(tmp_path: P
         folder.mkdir()
         (folder / "card.json").write_text(str(i))
         start.wait()
-        versions[i] = _publish(folder, tmp_path)
+        versions[i] = publish_folder(folder, tmp_path)
 
     threads = [threading.Thread(target=publish, args=(i,)) for i in range(8)]
     for thread in threads:

@@ -5,10 +5,6 @@ written under a temporary name, checked and renamed into place. Knows no network
 says of them is passed in.
 """
 
-import contextlib
-import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,16 +14,15 @@ import numpy as np
 import tensorflow as tf
 
 from training.artifact.card import write_card
-from training.artifact.exactness import MOST, Predict, agreement, limit_for, spread_of
-from training.artifact.golden import CLASSES, golden_inputs
 from training.artifact.errors import ExportError
+from training.artifact.exactness import MOST, Predict, agreement, limit_for, spread_of
 from training.artifact.golden import CLASSES, golden_inputs
 from training.artifact.graph import serving_function, write_onnx, write_saved_model
 from training.artifact.pixels import RANGES, Pixels
 from training.artifact.reading import run_onnx
+from training.artifact.triton import write_config
+from training.artifact.versions import check_name, new_version
 from training.data.dataset import batch_for
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def export(
@@ -52,43 +47,28 @@ def export(
     if classes != (len(labels),) or len(labels) < 2:
         raise ExportError(f"the model gives {outputs} outputs but there are {len(labels)} labels (at least 2)")
     function, shape = serving_function(model, input_shape, pixels, ending)
-    parent = output / name
-    existed = parent.exists()
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
-    except OSError as err:
-        raise ExportError(f"cannot write to {parent}: {err}") from err
-    try:
-        images, reference, spread = golden_inputs(shape, *_answers(model, function, shape))
-        _check_probabilities(reference)
-        covered = len(np.unique(reference.argmax(axis=1)))
-        if covered < min(CLASSES, len(labels)):
-            print(
-                f"warning: the model answers only {covered} of its {len(labels)} classes to {len(images)} drawn "
-                "pictures: it tells few of them apart, so the comparison of its forms proves less"
-            )
-        write_saved_model(model, function, folder)
-        write_onnx(function, folder / "model.onnx", name, labels)
-        exactness = compare(folder, images, reference, spread)
-        np.savez(folder / "golden.npz", image=images, probabilities=reference)
-        write_card(folder, model.count_params(), name, labels, shape, {**card, "exactness": exactness})
-        folder.chmod(0o755)  # mkdtemp makes it private; a server may run as another user
-        return _publish(folder, parent)
-    except (OSError, tf.errors.OpError) as err:  # a full disk, mostly; TensorFlow has classes of its own for it
-        reason = getattr(err, "strerror", None) or next(iter(str(err).splitlines()), type(err).__name__)
-        raise ExportError(f"cannot write to {folder}: {reason[:200]}; nothing was published") from err
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if not existed:
-            with contextlib.suppress(OSError):  # another export's version is in it, or that export removed it
-                parent.rmdir()
 
+    def write(folder: Path) -> None:
+        try:
+            images, reference, spread = golden_inputs(shape, *_answers(model, function, shape))
+            _check_probabilities(reference)
+            covered = len(np.unique(reference.argmax(axis=1)))
+            if covered < min(CLASSES, len(labels)):
+                print(
+                    f"warning: the model answers only {covered} of its {len(labels)} classes to {len(images)} drawn "
+                    "pictures: it tells few of them apart, so the comparison of its forms proves less"
+                )
+            write_saved_model(model, function, folder)
+            write_onnx(function, folder / "model.onnx", name, labels)
+            exactness = compare(folder, images, reference, spread)
+            np.savez(folder / "golden.npz", image=images, probabilities=reference)
+            write_card(folder, model.count_params(), name, labels, shape, {**card, "exactness": exactness})
+            write_config(folder.parent, name, shape, len(labels))
+        except tf.errors.OpError as err:  # TensorFlow has classes of its own for a full disk
+            reason = next(iter(str(err).splitlines()), type(err).__name__)
+            raise ExportError(f"cannot write to {folder}: {reason}; nothing was published") from err
 
-def check_name(name: str) -> None:
-    """Raise ExportError unless `name` can name a model's folder."""
-    if not NAME.fullmatch(name):
-        raise ExportError(f"model name {name!r}: use letters, digits, '.', '_' and '-', at most 100")
+    return new_version(output, name, write)
 
 
 def _answers(model: keras.Model, function: Any, shape: tuple[int, int, int]) -> tuple[Predict, Predict]:
@@ -141,17 +121,3 @@ def _check_probabilities(reference: np.ndarray) -> None:
         raise ExportError("the model's answers are not finite numbers; nothing was published")
     if reference.min() < 0 or np.abs(reference.sum(axis=1) - 1).max() > 1e-3:
         raise ExportError("the model's outputs are no probabilities (a row must sum to 1): end it with a softmax")
-
-
-def _publish(folder: Path, parent: Path) -> Path:
-    """Rename `folder` to the next free integer; another process may take the same number first."""
-    while True:
-        taken = [int(p.name) for p in parent.iterdir() if p.name.isdecimal()]
-        target = parent / str(max(taken, default=0) + 1)
-        try:
-            # rename(2) replaces an empty folder only: a published version is never empty
-            folder.rename(target)
-            return target
-        except OSError:
-            if not target.exists():
-                raise

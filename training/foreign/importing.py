@@ -14,8 +14,10 @@ import onnx
 
 from training.artifact.card import card_of_unknown_training, write_card
 from training.artifact.errors import ExportError
-from training.artifact.golden import CLASSES, golden_inputs
+from training.artifact.exactness import DRAWS, LEAST, agreement
+from training.artifact.golden import CLASSES, COUNT, golden_inputs
 from training.artifact.pixels import RANGES, Pixels
+from training.artifact.triton import write_config
 from training.artifact.versions import check_name, new_version
 from training.data.dataset import batch_for
 from training.foreign import batch, proof
@@ -24,10 +26,14 @@ from training.foreign.network import BYTES, Input, Output, ending_of, find_input
 from training.foreign.onnx_file import modern, read_onnx, session
 from training.foreign.original import Original, Run, by_onnx_runtime
 from training.foreign.resizing import Resizing
+from training.foreign.rounding import graph_spread
 from training.foreign.said import Said, said_of
 from training.foreign.wrapping import PROBABILITIES, parameters, wrapped
 
-_PATIENCE = 20.0  # seconds that drawing golden pictures may take, about
+_PATIENCE = 20.0  # seconds that choosing golden pictures, and measuring what rounding does to them, may take, about
+
+# How far rounding moves the answers of a served graph to pictures (n, H, W, C): (n,)
+Spread = Callable[[onnx.ModelProto, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ class Asked:
 class Found:
     """A model as a file holds it: its graph, what runs the original (else ONNX Runtime), and what is said of it.
 
-    `quantised` is the scale and zero point of an input of whole numbers, where the file has them.
+    `quantised` is the scale and zero point of an input of whole numbers, where the file has them; `other_kernels` runs
+    a quantised network by other kernels of its own runtime, which round otherwise.
     """
 
     proto: onnx.ModelProto
@@ -65,6 +72,7 @@ class Found:
     run: Run | None = None
     runtime: str = "ONNX Runtime"
     quantised: tuple[float, int] | None = None
+    other_kernels: Run | None = None
 
 
 def read_found(path: Path) -> Found:
@@ -111,8 +119,9 @@ def publish(found: Found, asked: Asked, say: Callable[[str], None] = print) -> P
     resizing = resizing_of(asked, said, source.shape)
     _tell(say, asked, said, original, output, resizing, labels)
     proof.expectations(asked.expect, labels)  # a wrong one is told before the work
-    served = _served(proto, original, output, asked.name, labels, say)
-    return _written(served, original, output, resizing, asked, found, labels, say)
+    spread = _spread(found, original, output)
+    served = _served(proto, original, output, asked.name, labels, spread, say)
+    return _written(served, original, output, resizing, asked, found, labels, spread, say)
 
 
 def _without_zipmap(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str] | None]:
@@ -251,12 +260,40 @@ def _tell(
     say(f"output {output.name}: {len(labels)} classes ({first}), {output.ending}{labels_by}{numbers}")
 
 
+def _spread(found: Found, original: Original, output: Output) -> Spread:
+    """How far rounding moves a served graph's answers; a quantised network's own runtime is asked, by other kernels."""
+    if found.other_kernels is None:
+        return graph_spread
+    other = replace(original, run=found.other_kernels)
+
+    def between_kernels(served: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+        moved = np.abs(original.probabilities(images, output) - other.probabilities(images, output)).max(axis=1)
+        return np.maximum(moved, graph_spread(served, images))
+
+    return between_kernels
+
+
+def _check(
+    answers: np.ndarray,
+    reference: np.ndarray,
+    served: onnx.ModelProto,
+    images: np.ndarray,
+    spread: Spread,
+    known: np.ndarray | None = None,
+) -> dict[str, float]:
+    """The card's `exactness`. Rounding's part is measured only where it is `known` or makes the difference."""
+    if known is None and agreement(answers, reference, LEAST)[0] > LEAST:
+        known = spread(served, images)
+    return proof.exactness(answers, reference, known)
+
+
 def _served(
     proto: onnx.ModelProto,
     original: Original,
     output: Output,
     name: str,
     labels: list[str],
+    spread: Spread,
     say: Callable[[str], None],
 ) -> onnx.ModelProto:
     """The graph that is served, for any number of pictures, and tried with several. Raises ExportError."""
@@ -272,7 +309,7 @@ def _served(
             answers = [running.run([PROBABILITIES], {"image": probes[i : i + n]})[0] for i, n in ((0, 1), (1, 5))]
         except Exception as err:  # ONNX Runtime has a dozen classes without a common base
             raise ExportError(f"the graph runs with one picture but not with several ({err})") from err
-        proof.check_same(np.concatenate(answers), reference, "the served graph")
+        _check(np.concatenate(answers), reference, graph, probes, spread)
         return graph
 
     try:
@@ -292,6 +329,7 @@ def _written(
     asked: Asked,
     found: Found,
     labels: list[str],
+    spread: Spread,
     say: Callable[[str], None],
 ) -> Path:
     """The published version: the proof on drawn pictures, on the author's and on labelled ones, then the files."""
@@ -307,17 +345,24 @@ def _written(
     card = card_of_unknown_training(found.said.name or "imported", asked.name, asked.origin, "plain") | convention
     card["pixels"] = str(original.pixels)
     card["source"] = {"runtime": found.runtime, "producer": found.proto.producer_name or None}
-    pool = _pool(answer, source.shape)
-    images, _ = golden_inputs(source.shape, answer, pool=pool)
+    each = _seconds(answer, source.shape)
+    measured = each * COUNT * (DRAWS + 1) <= _PATIENCE
+
+    def moved_by_rounding(images: np.ndarray) -> np.ndarray:
+        return spread(served, images) if measured else np.zeros(len(images))
+
+    pool = int(np.clip(_PATIENCE / each, 4 * COUNT, 640))
+    images, _, moved = golden_inputs(source.shape, answer, moved_by_rounding, pool=pool)
 
     def theirs(images: np.ndarray) -> np.ndarray:
         return original.probabilities(images, output)
 
     reference = theirs(images)
-    proof.check_same(answer(images), reference, "the served graph")
+    card["exactness"] = _check(answer(images), reference, served, images, spread, moved if measured else None)
     if len(np.unique(reference.argmax(axis=1))) < min(CLASSES, len(labels)):
         few = len(np.unique(reference.argmax(axis=1)))
-        say(f"warning: the golden answers cover {few} classes, not {CLASSES}: this model tells few apart")
+        told_apart = f"only {few} of its {len(labels)} classes to {len(images)} drawn pictures"
+        say(f"warning: the model answers {told_apart}: it tells few of them apart, so the comparison proves less")
     shown = asked.expect, asked.check
     card |= proof.proven(*shown, answer, theirs, resizing, card, source.shape, labels, say)
 
@@ -325,15 +370,15 @@ def _written(
         onnx.save(served, str(folder / "model.onnx"))
         np.savez(folder / "golden.npz", image=images, probabilities=reference)
         write_card(folder, parameters(found.proto), asked.name, labels, source.shape, card)
+        write_config(folder.parent, asked.name, source.shape, len(labels))
 
     return new_version(asked.output, asked.name, write)
 
 
-def _pool(answer: Callable[[np.ndarray], np.ndarray], shape: tuple[int, int, int]) -> int:
-    """How many pictures golden ones are chosen from: fewer for a network that takes long."""
+def _seconds(answer: Callable[[np.ndarray], np.ndarray], shape: tuple[int, int, int]) -> float:
+    """How long a picture takes, about."""
     probe = np.zeros((8, *shape), np.uint8)
     answer(probe)
     start = time.perf_counter()
     answer(probe)
-    each = (time.perf_counter() - start) / len(probe)
-    return int(np.clip(_PATIENCE / each, 64, 640))
+    return (time.perf_counter() - start) / len(probe)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from training.artifact.calibration import calibration, threshold
 from training.artifact.errors import ExportError
+from training.artifact.exactness import LEAST, agreement, limit_for
 from training.artifact.metrics import measure
 from training.artifact.trust import warnings_of, wilson_interval
 from training.data.dataset import DatasetError, batch_for
@@ -21,24 +22,26 @@ from training.foreign.resizing import Resizing
 
 Answer = Callable[[np.ndarray], np.ndarray]
 
-TOLERANCE = 1e-4
 NOT_MEASURED = "nobody measured this model here: --check FOLDER measures it on labelled pictures at publishing"
 
 
-def check_same(answers: np.ndarray, reference: np.ndarray, what: str, limit: float = TOLERANCE) -> None:
-    """Raise ExportError unless all probabilities are within `limit` of the reference and the best class is the same.
+def exactness(
+    answers: np.ndarray, reference: np.ndarray, spread: np.ndarray | None, what: str = "the served graph"
+) -> dict[str, float]:
+    """The card's `exactness`: how far two answers (n, K) to the same pictures may differ, and differ.
 
-    Where the two best classes of the reference are closer than twice the limit, either may be best.
+    `spread` (n,) is how far rounding moves the answers, None where nobody measured it. Raises ExportError unless all
+    probabilities are within the limit, and the best class is the same wherever it leads by more.
     """
-    difference = float(np.abs(answers - reference).max())
-    best = np.sort(reference, axis=1)[:, -2:]
-    clear = best[:, 1] - best[:, 0] > 2 * limit
-    changed = int((clear & (answers.argmax(axis=1) != reference.argmax(axis=1))).sum())
+    limit = LEAST if spread is None else limit_for(spread)
+    difference, changed = agreement(answers, reference, limit)
     if not difference <= limit or changed:
         raise ExportError(
-            f"{what} disagrees with the original: largest difference {difference:.2g} (limit {limit:g}), "
+            f"{what} disagrees with the original: largest difference {difference:.2g} (limit {limit:.2g}), "
             f"{changed} of {len(answers)} answers changed; nothing was published"
         )
+    measured = {} if spread is None else {"spread": float(spread.max())}
+    return {"float32_limit": limit, **measured, "difference": difference}
 
 
 def expectations(texts: Sequence[str], labels: Sequence[str]) -> list[tuple[Path, int]]:
@@ -84,7 +87,7 @@ def labelled(folder: Path, labels: Sequence[str]) -> tuple[list[Path], np.ndarra
     return [file for file, _ in files], np.array([table[names[i]] for _, i in files]), listing.notes
 
 
-def measured(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[str], folder: Path) -> dict[str, Any]:
+def measurement(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[str], folder: Path) -> dict[str, Any]:
     """The card's keys that labelled pictures tell: accuracy, calibration, threshold, and what makes them doubtful."""
     metrics = measure(probabilities, targets, labels)
     found = {
@@ -133,7 +136,7 @@ def proven(
         answer(np.stack([_decoded(file, shape, card) for file in files[start : start + part]]))
         for start in range(0, len(files), part)
     ]
-    found |= measured(np.concatenate(answers), targets, labels, check)
+    found |= measurement(np.concatenate(answers), targets, labels, check)
     found["dataset"] = card["dataset"] | {"test": len(files)}
     accuracy, (low, high) = found["metrics"]["accuracy"], found["intervals"]["accuracy"]
     say(f"accuracy {accuracy:.4f} ({low:.2f} to {high:.2f}) on {len(files):,} pictures of {check}")

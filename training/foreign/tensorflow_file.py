@@ -22,6 +22,7 @@ from training.artifact.errors import ExportError
 from training.artifact.graph import OPSET, converted, frozen
 from training.foreign.importing import Found
 from training.foreign.onnx_file import first_line
+from training.foreign.original import Run
 from training.foreign.said import Said
 
 _REAL = ":real"  # added to the name of a quantised output
@@ -72,22 +73,32 @@ def _name_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
 def read_tflite(path: Path) -> Found:
     """A .tflite file, float or quantised. Raises ExportError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TensorFlow 2.21 announces that its interpreter moves to LiteRT
-            interpreter = tf.lite.Interpreter(str(path))
-            interpreter.allocate_tensors()
+        run, source, outputs = _interpreter(path)
         with contextlib.redirect_stderr(io.StringIO()):
             proto = tf2onnx.convert.from_tflite(str(path), opset=OPSET)[0]
+        others, _, _ = _interpreter(path, tf.lite.experimental.OpResolverType.BUILTIN_REF)
     except Exception as err:  # both raise what they like
         raise ExportError(f"{path}: is truncated, or cannot be converted to ONNX ({first_line(err)})") from err
-    outputs = {detail["name"]: detail for detail in interpreter.get_output_details()}
     for name, detail in outputs.items():
         if detail["dtype"] != np.float32 and detail["quantization"][0]:
             _dequantise(proto, name, *detail["quantization"])
+    scale, zero = source["quantization"]
+    quantised = (float(scale), int(zero)) if scale and source["dtype"] != np.float32 else None
+    return Found(proto, Said(name="tflite"), run, f"TensorFlow Lite {tf.__version__}", quantised, others)
+
+
+def _interpreter(path: Path, kernels: Any = None) -> tuple[Run, dict[str, Any], dict[str, dict[str, Any]]]:
+    """TensorFlow Lite's interpreter as a Run, the details of its input, and of its outputs by name."""
+    options = {} if kernels is None else {"experimental_op_resolver_type": kernels}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow 2.21 announces that its interpreter moves to LiteRT
+        interpreter = tf.lite.Interpreter(str(path), **options)
+    interpreter.allocate_tensors()
     source = interpreter.get_input_details()[0]
+    outputs = {detail["name"]: detail for detail in interpreter.get_output_details()}
 
     def run(wanted: Sequence[str], given: np.ndarray) -> Sequence[np.ndarray]:
-        if tuple(source["shape"]) != given.shape:
+        if tuple(interpreter.get_input_details()[0]["shape"]) != given.shape:
             interpreter.resize_tensor_input(source["index"], given.shape)
             interpreter.allocate_tensors()
         interpreter.set_tensor(source["index"], given)
@@ -95,9 +106,7 @@ def read_tflite(path: Path) -> Found:
         details = [outputs[name.removesuffix(_REAL)] for name in wanted]
         return [_dequantised(interpreter.get_tensor(detail["index"]), detail) for detail in details]
 
-    scale, zero = source["quantization"]
-    quantised = (float(scale), int(zero)) if scale and source["dtype"] != np.float32 else None
-    return Found(proto, Said(name="tflite"), run, f"TensorFlow Lite {tf.__version__}", quantised)
+    return run, source, outputs
 
 
 def _dequantise(proto: onnx.ModelProto, name: str, scale: float, zero: int) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 from training.artifact.calibration import calibration, put_inside, temperature, tempered, threshold
 from training.artifact.card import card_of_training, hardware
 from training.artifact.metrics import binary_accuracy, confusion_matrix
-from training.artifact.publishing import check_name, export
+from training.artifact.publishing import export
+from training.artifact.versions import check_name
 from training.data.dataset import Dataset
 from training.networks.network import macs_of
 from training.recipes.recipe import Recipe
