@@ -53,19 +53,17 @@ def _parser() -> argparse.ArgumentParser:
         "--input-range", choices=("auto", *RANGES), default="auto", help=f"{told}--input-range=-1-1 needs the ="
     )
     units = "of 0-1, or of 0-255 where one is above 1"
-    group.add_argument("--mean", type=_numbers, metavar="R,G,B", help=f"what is subtracted from the pixels, {units}")
-    group.add_argument("--std", type=_numbers, metavar="R,G,B", help="what they are divided by then")
+    group.add_argument("--mean", metavar="R,G,B", help=f"what is subtracted from the pixels, {units}")
+    group.add_argument("--std", metavar="R,G,B", help="what they are divided by then")
     group.add_argument("--channel-order", choices=("RGB", "BGR"), help="default: RGB, but BGR for caffe")
-    group.add_argument("--input-shape", type=_whole_numbers, metavar="H,W,C", help="of the picture, for flat vectors")
-    group.add_argument(
-        "--input-size", "--image-size", type=_whole_numbers, metavar="N|H,W", help="for a model that takes any size"
-    )
+    group.add_argument("--input-shape", metavar="H,W,C", help="of the picture, for flat vectors")
+    group.add_argument("--input-size", "--image-size", metavar="N|H,W", help="for a model that takes any size")
     group.add_argument("--layout", choices=LAYOUTS, help="where the shape does not tell where the channels are")
     group = parser.add_argument_group("how pictures of other sizes are brought to its size")
     group.add_argument("--resize", choices=tuple(CONVENTIONS), help="default: what the file says, else squash")
     group.add_argument("--resize-to", type=int, metavar="N", help="pixels of the shorter side before a crop: 256, say")
     group.add_argument("--resample", choices=tuple(FILTERS), help="Pillow's filter (default: bilinear)")
-    group.add_argument("--pad-fill", type=_whole_numbers, metavar="R,G,B", help="beside a padded picture (default: 0)")
+    group.add_argument("--pad-fill", metavar="R,G,B", help="beside a padded picture (default: 0)")
     group.add_argument(
         "--input-convention", choices=_INPUT_CONVENTIONS, help="as the card names it; light_on_dark_centred is MNIST's"
     )
@@ -88,11 +86,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _asked(args: argparse.Namespace) -> Asked:
     name = None if args.input_range == "auto" else args.input_range
-    shape, size = args.input_shape, args.input_size
+    shape, size = _whole_numbers("input-shape", args.input_shape), _whole_numbers("input-size", args.input_size)
+    fill = _whole_numbers("pad-fill", args.pad_fill)
     if shape is not None and len(shape) != 3:
-        raise ExportError(f"--input-shape takes H,W,C, got {','.join(map(str, shape))!r}")
+        raise ExportError(f"--input-shape takes H,W,C, got {args.input_shape!r}")
     if size is not None and len(size) > 2:
-        raise ExportError(f"--input-size takes N or H,W, got {','.join(map(str, size))!r}")
+        raise ExportError(f"--input-size takes N or H,W, got {args.input_size!r}")
+    if fill is not None and not all(0 <= level <= 255 for level in fill):
+        raise ExportError(f"--pad-fill takes levels from 0 to 255, got {args.pad_fill!r}")
     if args.check is not None and not args.check.is_dir():
         raise ExportError(f"--check {args.check}: no such folder")
     if args.input_convention and (args.resize or args.resize_to):
@@ -101,7 +102,7 @@ def _asked(args: argparse.Namespace) -> Asked:
         args.name,
         args.output,
         args.labels,
-        pixels_of(name, args.mean, args.std, args.channel_order),
+        pixels_of(name, _numbers("mean", args.mean), _numbers("std", args.std), args.channel_order),
         (size * 2)[:2] if size else None,
         shape,
         args.layout,
@@ -110,7 +111,7 @@ def _asked(args: argparse.Namespace) -> Asked:
         args.resize,
         args.resize_to,
         args.resample,
-        args.pad_fill,
+        fill,
         args.input_convention,
         args.check,
         tuple(args.expect),
@@ -136,18 +137,19 @@ def _publish(path: Path, asked: Asked, custom: Path | None, trust: bool) -> Path
     return publish(read_saved_model(path) if kind == "saved_model" else read_tflite(path), asked)
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     try:
-        return tuple(float(v) for v in text.split(","))
+        return None if text is None else tuple(float(v) for v in text.split(","))
     except ValueError as err:
-        raise argparse.ArgumentTypeError(f"takes numbers a,b,c, got {text!r}") from err
+        raise ExportError(f"--{option} takes numbers as 0.5 or 0.485,0.456,0.406, got {text!r}") from err
 
 
-def _whole_numbers(text: str) -> tuple[int, ...]:
+def _whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
     try:
-        return tuple(int(v) for v in text.replace("x", ",").split(","))
+        return None if text is None else tuple(int(v) for v in text.split(","))
     except ValueError as err:
-        raise argparse.ArgumentTypeError(f"takes whole numbers, got {text!r}") from err
+        form = {"input-shape": "H,W,C", "input-size": "N or H,W"}.get(option, "whole numbers")
+        raise ExportError(f"--{option} takes {form}, got {text!r}") from err
 
 
 if __name__ == "__main__":

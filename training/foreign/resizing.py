@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-FILTERS: dict[str, Image.Resampling] = {f.name.lower(): f for f in Image.Resampling}
+# Pillow's filters that a card may name
+FILTERS = {n: Image.Resampling[n.upper()] for n in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")}
 CONVENTIONS = {"squash": "plain", "crop": "centre_crop", "pad": "pad"}  # the option, and what the card calls it
 
 
