@@ -103,7 +103,7 @@ def _asked(args: argparse.Namespace) -> Asked:
         args.output,
         args.labels,
         pixels_of(name, _numbers("mean", args.mean), _numbers("std", args.std), args.channel_order),
-        (size * 2)[:2] if size else None,
+        (size[0], size[-1]) if size else None,
         shape,
         args.layout,
         args.output_name,
