@@ -15,12 +15,13 @@ from keras import layers
 
 from training.networks.batch_norm import FusedBatchNormalization
 from training.networks.connections import residual
-from training.networks.network import Network, Tensor
+from training.networks.network import ENLARGING, Network, Tensor
 
 EPSILON = 1e-3  # of batch norm, as the checkpoint was trained
 DROPOUT = 0.2
 MOMENTUM = 0.99
-ENLARGED = 3  # times, of the pictures of `efficientnet_lite0_small`: 32 pixels become 96
+ENLARGED = 4  # times, of the pictures of `efficientnet_lite0_small`: 32 pixels become 128
+STILL = 3  # blocks of `efficientnet_lite0_small` that stay as they are, and the stem before them
 
 
 class Stage(NamedTuple):
@@ -44,38 +45,45 @@ STAGES = (
 )
 
 
-def _normalised(x: Tensor, name: str, active: bool = True) -> Tensor:
-    x = FusedBatchNormalization(epsilon=EPSILON, momentum=MOMENTUM, name=name)(x)
+def _normalised(x: Tensor, layer: layers.Layer, active: bool = True, still: bool = False) -> Tensor:
+    """A convolution, its batch norm and its activation; of a layer that stays `still`, the norm is in its weights."""
+    x, name = layer(x), layer.name
+    if still:
+        layer.trainable = False
+    else:
+        x = FusedBatchNormalization(epsilon=EPSILON, momentum=MOMENTUM, name=f"{name}_bn")(x)
     return layers.ReLU(6.0, name=f"{name}_relu6")(x) if active else x
 
 
-def inverted_residual(x: Tensor, name: str, stage: Stage, stride: int) -> Tensor:
+def inverted_residual(x: Tensor, name: str, stage: Stage, stride: int, still: bool = False) -> Tensor:
     """1x1 expansion, depthwise convolution, linear 1x1 projection; x is added where the shape stays."""
     body = x
     if stage.expand > 1:
-        body = layers.Conv2D(x.shape[-1] * stage.expand, 1, use_bias=False, name=f"{name}_expand")(body)
-        body = _normalised(body, f"{name}_expand_bn")
-    depthwise = layers.DepthwiseConv2D(stage.kernel, stride, padding="same", use_bias=False, name=f"{name}_depthwise")
-    body = _normalised(depthwise(body), f"{name}_depthwise_bn")
-    body = layers.Conv2D(stage.filters, 1, use_bias=False, name=f"{name}_project")(body)
-    body = _normalised(body, f"{name}_project_bn", active=False)
+        expand = layers.Conv2D(x.shape[-1] * stage.expand, 1, use_bias=still, name=f"{name}_expand")
+        body = _normalised(body, expand, still=still)
+    depthwise = layers.DepthwiseConv2D(stage.kernel, stride, padding="same", use_bias=still, name=f"{name}_depthwise")
+    body = _normalised(body, depthwise, still=still)
+    project = layers.Conv2D(stage.filters, 1, use_bias=still, name=f"{name}_project")
+    body = _normalised(body, project, active=False, still=still)
     return residual([x], body, name, 1.0) if body.shape == x.shape else body
 
 
-def lite0_family(image: Tensor, network: Network) -> Tensor:
-    """(N, H, W, C) in [0, 1] -> (N, 1280). The first layer brings the pixels to (x - 127) / 128, x from 0 to 255."""
+def lite0_family(image: Tensor, network: Network, still: int = 0) -> Tensor:
+    """(N, H, W, C) in [0, 1] -> (N, 1280). The first layer brings the pixels to (x - 127) / 128, x from 0 to 255.
+
+    The stem and the first `still` blocks are not trained, where there are any.
+    """
     if image.shape[-1] == 1:  # grey
         image = layers.Concatenate(name="channels")([image] * 3)
     x = layers.Rescaling(255 / 128, -127 / 128, name="rescaling")(image)
-    x = layers.Conv2D(32, 3, 2, padding="same", use_bias=False, name="stem")(x)
-    x = _normalised(x, "stem_bn")
+    stem = layers.Conv2D(32, 3, 2, padding="same", use_bias=still > 0, name="stem")
+    x = _normalised(x, stem, still=still > 0)
     number = 0
     for stage in STAGES:
         for k in range(stage.blocks):
-            x = inverted_residual(x, f"block{number}", stage, stage.stride if k == 0 else 1)
+            x = inverted_residual(x, f"block{number}", stage, stage.stride if k == 0 else 1, number < still)
             number += 1
-    x = layers.Conv2D(1280, 1, use_bias=False, name="top")(x)
-    x = _normalised(x, "top_bn")
+    x = _normalised(x, layers.Conv2D(1280, 1, use_bias=False, name="top"))
     x = layers.GlobalAveragePooling2D(name="head_pool")(x)
     return layers.Dropout(DROPOUT, name="head_dropout")(x)
 
@@ -83,10 +91,12 @@ def lite0_family(image: Tensor, network: Network) -> Tensor:
 def small_lite0_family(image: Tensor, network: Network) -> Tensor:
     """(N, H, W, C) in [0, 1] -> (N, 1280): small pictures, enlarged, for the same layers and weights.
 
-    Depthwise kernels stay as they are: they are 2 % of the weights, and on a CPU their gradient is a third of a step.
+    The stem and the first blocks stay as they are: they see edges and textures, which are the same everywhere, at the
+    largest sizes, so that training them takes more than half of a step. Depthwise kernels stay too: they are 2 % of the
+    weights, and on a CPU their gradient is a third of a step.
     """
     height, width = (ENLARGED * side for side in image.shape[1:3])
-    features = lite0_family(layers.Resizing(height, width, name="enlarged")(image), network)
+    features = lite0_family(layers.Resizing(height, width, name=ENLARGING)(image), network, STILL)
     for layer in keras.Model(image, features).layers:
         if isinstance(layer, layers.DepthwiseConv2D):
             layer.trainable = False
@@ -143,10 +153,27 @@ def _sources() -> Iterator[tuple[str, str]]:
 
 
 def set_weights(model: keras.Model, weights: dict[str, list[np.ndarray]], head: bool) -> None:
-    """Put `weights` into the layers of that name; `head` says whether the last layer's are among them."""
-    for name, arrays in weights.items():
-        if head or name != "probabilities":
-            model.get_layer(name).set_weights([np.asarray(array, np.float32) for array in arrays])
+    """Put `weights` into the layers of that name; `head` says whether the last layer's are among them.
+
+    Where a convolution has no batch norm after it, the norm's weights become part of the convolution's.
+    """
+    names = {layer.name for layer in model.layers}
+    for name in sorted(weights.keys() & names):
+        if name == "probabilities" and not head:
+            continue
+        arrays = [np.asarray(array, np.float32) for array in weights[name]]
+        if f"{name}_bn" in weights and f"{name}_bn" not in names:
+            arrays = _with_norm(arrays[0], *(np.asarray(array, np.float32) for array in weights[f"{name}_bn"]))
+        model.get_layer(name).set_weights(arrays)
+
+
+def _with_norm(
+    kernel: np.ndarray, gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, variance: np.ndarray
+) -> list[np.ndarray]:
+    """The kernel and the bias of one convolution that does what a convolution and a batch norm after it do."""
+    scale = gamma / np.sqrt(variance + EPSILON)
+    by_channel = scale[:, None] if kernel.shape[-1] == 1 else scale  # (h, w, channels, 1) of a depthwise one
+    return [kernel * by_channel, beta - mean * scale]
 
 
 def put_weights(model: keras.Model, weights: str) -> None:

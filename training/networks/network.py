@@ -19,6 +19,7 @@ Block: TypeAlias = Callable[[Tensor, str], Tensor]
 Connection: TypeAlias = Callable[[list[Tensor], Tensor, str, float], Tensor]
 
 DROPOUT = 0.5
+ENLARGING = "enlarged"  # the name of a layer that enlarges small images; a recipe may let it enlarge them by less
 PREFIX = "keras:"  # of the rows that keras.applications has
 
 

@@ -27,9 +27,10 @@ class Recipe:
     `validation` is "test" (validate on the test split, as the notebook does for its dense networks) or the fraction at
     the end of the training split that is held out. `weight_decay` is decoupled from the loss. `drawn_ones` is how many
     figures of a 1 with a flag join the training images. `class_weights` lets every class count alike in the loss,
-    however many images it has. `batch_norm` says which statistics are used outside of training: the "moving" averages,
-    or the ones "recomputed" after every epoch from training images. `averaging` is the momentum of an exponential
-    moving average of the weights that takes their place at the end of each epoch; 0 is none. `precision` is that of the
+    however many images it has. `reduced` is the share of the training, from its start, in which a network that enlarges its
+    images does so to three quarters of the side only (Tan and Le 2021, "EfficientNetV2", 2104.00298, section 4, trains
+    on growing images). `batch_norm` says which statistics are used outside of training: the "moving" averages,
+    or the ones "recomputed" after every epoch from training images. `precision` is that of the
     training; what is published computes in float32. `published` is the epoch whose weights are published: the "last",
     or the "best" on the validation images.
     `weights` are those that the training begins with: "" for random ones, `imagenet`, or the path of a file.
@@ -56,7 +57,7 @@ class Recipe:
     augmentation: tuple[str, ...] = ()
     drawn_ones: int = 0
     class_weights: bool = False
-    averaging: float = 0.0
+    reduced: float = 0.0
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     batch_norm: Literal["moving", "recomputed"] = "moving"
     published: Literal["last", "best"] = "last"
@@ -106,17 +107,12 @@ def _named(table: dict[str, Any], what: str, name: str) -> Any:
 
 def _adam(recipe: Recipe) -> keras.optimizers.Optimizer:
     """Kingma & Ba 2014, algorithm 1; with `amsgrad` the maximum of Reddi et al. 2018, algorithm 2; Keras' defaults."""
-    return keras.optimizers.Adam(recipe.learning_rate, amsgrad=recipe.amsgrad, **_common(recipe))
+    return keras.optimizers.Adam(recipe.learning_rate, amsgrad=recipe.amsgrad, weight_decay=recipe.weight_decay or None)
 
 
 def _sgd(recipe: Recipe) -> keras.optimizers.Optimizer:
     """Stochastic gradient descent with Nesterov's momentum 0.9 (Sutskever et al. 2013)."""
-    return keras.optimizers.SGD(recipe.learning_rate, momentum=0.9, nesterov=True, **_common(recipe))
-
-
-def _common(recipe: Recipe) -> dict[str, Any]:
-    averaged = {"use_ema": True, "ema_momentum": recipe.averaging} if recipe.averaging else {}
-    return {"weight_decay": recipe.weight_decay or None, **averaged}
+    return keras.optimizers.SGD(recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay or None)
 
 
 OPTIMIZERS: dict[str, Callable[[Recipe], keras.optimizers.Optimizer]] = {"adam": _adam, "sgd": _sgd}

@@ -59,8 +59,9 @@ _ADAM = replace(_FAMILY, optimizer="adam", learning_rate=0.002, weight_decay=0.0
 _DIGITS_ADAM = replace(_ADAM, augmentation=("small_shift",), epochs=10, label_smoothing=0.0)
 _NOT_NORMALISED = ("conv_resnet_*", "plain", "stochastic_depth", "dense_sum_bottleneck")
 
-# ImageNet's weights, all of which but the depthwise kernels' learn on: 91.86 % on the JPEG copy's test split,
-# in 80 minutes of one core of an Intel Xeon.
+# ImageNet's weights, of which those of the lower blocks and the depthwise kernels stay. More augmentation than for a
+# network of its own, or it learns the training images by heart: at 96 pixels with flips and shifts alone, 97.3 % of
+# them after eight epochs, beside 91.9 % of the test images.
 _LITE0 = replace(
     _SHORT,
     network="efficientnet_lite0_small",
@@ -69,7 +70,8 @@ _LITE0 = replace(
     optimizer="adam",
     learning_rate=0.001,
     weight_decay=0.01,
-    augmentation=("flip", "shift"),
+    augmentation=("flip", "shift", "cutout", "colour"),
+    reduced=0.6,
     precision="float32",
     weights="imagenet",
 )

@@ -6,6 +6,7 @@ uninterrupted one exactly.
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -13,12 +14,14 @@ import numpy as np
 import tensorflow as tf
 
 from training.data.dataset import batch_for, let_go
+from training.networks.network import ENLARGING
 from training.recipes.augmentation import augmented
 from training.recipes.recipe import Recipe
 from training.runs.parts import Part
 
 # Bytes of uint8 training images that batch norm's statistics are recomputed from: 10,000 of 32x32, 200 of 224x224.
 STATISTICS_BYTES = 30 << 20
+SILENCE = 60  # seconds without a line, at most, where there is no terminal
 
 
 def train_epoch(
@@ -41,15 +44,16 @@ def train_epoch(
     if recipe.schedule != "constant":
         callbacks = [*callbacks, _Schedule(recipe, epoch, len(batches))]
     started = time.perf_counter()
-    history = model.fit(
-        batches,
-        initial_epoch=epoch,
-        epochs=epoch + 1,
-        shuffle=False,
-        verbose=0,
-        callbacks=list(callbacks),
-        class_weight=class_weights(train[1], classes) if recipe.class_weights else None,
-    ).history
+    with _enlarging_less(model, recipe, epoch):
+        history = model.fit(
+            batches,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            shuffle=False,
+            verbose=0,
+            callbacks=list(callbacks),
+            class_weight=class_weights(train[1], classes) if recipe.class_weights else None,
+        ).history
     if recipe.batch_norm == "recomputed":
         few = max(1, STATISTICS_BYTES // train[0][0].nbytes)
         recompute_batch_norm(model, train[0][np.sort(order[:few])])
@@ -57,6 +61,24 @@ def train_epoch(
     figures = {key: float(values[-1]) for key, values in history.items()}
     figures |= {f"val_{key}": float(value) for key, value in found.items()}
     return figures, time.perf_counter() - started
+
+
+@contextmanager
+def _enlarging_less(model: keras.Model, recipe: Recipe, epoch: int) -> Iterator[None]:
+    """Let `model` enlarge its images to three quarters of the side in the recipe's first epochs."""
+    sizes = [1.0 if k >= round(recipe.reduced * recipe.epochs) else 0.75 for k in (epoch - 1, epoch)]
+    if sizes[0] != sizes[1]:
+        model.train_function = None  # Keras then traces it anew, with the size of now
+    if sizes[1] == 1:
+        yield
+        return
+    layer = model.get_layer(ENLARGING)
+    whole = layer.height, layer.width
+    layer.height, layer.width = (round(side * sizes[1]) for side in whole)
+    try:
+        yield
+    finally:
+        layer.height, layer.width = whole
 
 
 def class_weights(targets: np.ndarray, classes: int) -> dict[int, float]:
@@ -175,3 +197,28 @@ class Progress(keras.callbacks.ProgbarLogger):
 
     def set_params(self, params: dict[str, Any]) -> None:
         super().set_params({**params, "verbose": 1, "epochs": self.total})
+
+
+class Lines(keras.callbacks.Callback):
+    """A line every `SILENCE` seconds of an epoch, for a file or a pipe, where a progress bar would fill pages."""
+
+    def __init__(self, epochs: int):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.epoch = epoch + 1
+        self.began = self.told = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        now, done, steps = time.monotonic(), batch + 1, self.params["steps"]
+        if now - self.told < SILENCE or done == steps:
+            return
+        self.told = now
+        left = (now - self.began) * (steps - done) / done
+        loss = f", loss {logs['loss']:.4f}" if logs else ""
+        print(
+            f"epoch {self.epoch}/{self.epochs}: batch {done:,} of {steps:,}{loss}, "
+            f"about {max(1, round(left / 60))} min left of this epoch",
+            flush=True,
+        )

@@ -22,7 +22,7 @@ from training.artifact.versions import check_name
 from training.data.dataset import Dataset
 from training.networks.network import macs_of
 from training.recipes.recipe import Recipe
-from training.runs.epochs import Progress, batches_of, train_epoch
+from training.runs.epochs import Lines, Progress, batches_of, train_epoch
 from training.runs.parts import Part, RunError, splits
 from training.runs.report import write_report
 from training.runs.run import Run
@@ -48,7 +48,7 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
     print(_plan(recipe, data, model, train, validation, output, run), flush=True)
     learnt, checked, prepared = _prepared(model, run, train, validation)
     while not run.done:
-        progress = [Progress(recipe.epochs)] if sys.stdout.isatty() else []
+        progress = [Progress(recipe.epochs) if sys.stdout.isatty() else Lines(recipe.epochs)]
         figures, taken = train_epoch(model, recipe, learnt, checked, len(run.seconds), progress)
         if not math.isfinite(figures["loss"]):
             raise RunError(
