@@ -57,7 +57,6 @@ FRONT_DOORS = (
     "training.publish",
     "training.evaluate",
     "training.cards",
-    "training.efficientnet_lite0",
     "study",
 )
 

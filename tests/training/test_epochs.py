@@ -10,11 +10,12 @@ import pytest
 from keras import layers
 
 from training.data.dataset import Dataset
-from training.networks.network import build
+from training.networks.network import ENLARGING, build
 from training.networks.table import NETWORKS
 from training.recipes.recipe import Recipe
 from training.recipes.table import recipe_for
-from training.runs.epochs import batches_of, class_weights, recompute_batch_norm, train_epoch
+from training.runs import epochs
+from training.runs.epochs import Lines, batches_of, class_weights, recompute_batch_norm, train_epoch
 from training.runs.fitting import fit
 
 
@@ -87,15 +88,43 @@ def test_the_schedule_sets_the_rate_of_each_step() -> None:
     assert rates[0] == pytest.approx(0.01)
 
 
-def test_averaged_weights_take_the_place_of_the_last_ones_at_an_epochs_end() -> None:
-    recipe = replace(recipe_for("_tiny", "drawn"), batch_size=16, averaging=0.99, augmentation=())
-    averaged, plain = built(recipe), built(replace(recipe, averaging=0.0))
-    start = plain.get_weights()[0]
-    moved = []
-    for model, kind in ((averaged, recipe), (plain, replace(recipe, averaging=0.0))):
-        train_epoch(model, kind, coloured(), coloured(8), 0)
-        moved.append(np.abs(model.get_weights()[0] - start).mean())
-    assert moved[0] < 0.5 * moved[1]
+def test_the_first_epochs_enlarge_by_less_and_the_weights_fit_both() -> None:
+    recipe = replace(recipe_for("_tiny", "drawn"), epochs=3, reduced=0.7, batch_size=32, augmentation=())
+    image = layers.Input((16, 16, 3))
+    seen: list[int] = []
+
+    class Watched(layers.Layer):
+        """Notes the size of what it gets whenever it is traced."""
+
+        def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+            seen.append(x.shape[1])
+            return x
+
+    pooled = layers.GlobalAveragePooling2D()(Watched()(layers.Resizing(32, 32, name=ENLARGING)(image)))
+    model = keras.Model(image, layers.Dense(2, activation="softmax")(pooled))
+    recipe.compile(model)
+    sizes = []
+    for epoch in range(3):
+        seen.clear()
+        train_epoch(model, recipe, coloured(), coloured(8), epoch)
+        sizes.append(set(seen))
+        assert model.get_layer(ENLARGING).height == 32  # so that the checkpoint of any epoch is the whole network
+    # Validation is traced once, in the first epoch, at the whole size; the second epoch repeats the first.
+    assert sizes == [{24, 32}, set(), {32}]
+
+
+def test_a_long_epoch_says_how_far_it_is_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(recipe_for("_tiny", "drawn"), batch_size=32, augmentation=(), epochs=4)
+    train_epoch(built(recipe), recipe, coloured(), coloured(8), 1, [Lines(4)])
+    assert capsys.readouterr().out == ""  # shorter than a minute
+    monkeypatch.setattr(epochs, "SILENCE", 0)
+    train_epoch(built(recipe), recipe, coloured(), coloured(8), 1, [Lines(4)])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("epoch 2/4: batch 1 of 3, loss ")
+    assert second.startswith("epoch 2/4: batch 2 of 3, loss ")
+    assert second.endswith("about 1 min left of this epoch")
 
 
 def test_a_training_in_bfloat16_publishes_float32(tmp_path: Path) -> None:

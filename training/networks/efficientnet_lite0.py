@@ -1,10 +1,9 @@
-"""EfficientNet-Lite0: inverted residuals for 224x224 photos, and where an ImageNet checkpoint's weights belong in it.
+"""EfficientNet-Lite0: inverted residuals for 224x224 photos, and ImageNet's weights for them.
 
 Tan and Le 2019, "EfficientNet" (1905.11946), table 1, in its Lite form (no squeeze-and-excitation, ReLU6, the stem and
 the head not scaled); the block is that of Sandler et al. 2018, "MobileNetV2" (1801.04381), section 3.3 and table 1.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -109,9 +108,7 @@ def _no_block(x: Tensor, name: str) -> Tensor:
 
 # Weights
 
-WEIGHTS = Path(__file__).with_name(
-    "efficientnet_lite0.npz"
-)  # float16, without pickle; training.efficientnet_lite0 makes it
+WEIGHTS = Path(__file__).with_name("efficientnet_lite0.npz")  # float16, without pickle; NOTICE says whose
 
 
 def pretrained() -> dict[str, list[np.ndarray]]:
@@ -121,35 +118,6 @@ def pretrained() -> dict[str, list[np.ndarray]]:
         for key in archive.files:  # in the order in which they were written
             found.setdefault(key.partition("/")[0], []).append(archive[key])
     return found
-
-
-def weights_of(tensors: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
-    """The weights of each layer, as Keras lays them out, from the PyTorch checkpoint's tensors by name."""
-    found = {}
-    for layer, source in _sources():
-        if layer.endswith("_bn"):
-            found[layer] = [tensors[f"{source}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")]
-        else:
-            kernel = tensors[f"{source}.weight"]  # (out, in, height, width); of a depthwise one (channels, 1, h, w)
-            axes = (2, 3, 0, 1) if layer.endswith("_depthwise") else (2, 3, 1, 0)
-            found[layer] = [kernel.transpose(axes)]
-    found["probabilities"] = [tensors["_fc.weight"].T, tensors["_fc.bias"]]
-    return found
-
-
-def _sources() -> Iterator[tuple[str, str]]:
-    """Each layer that has weights, and the checkpoint's name for it."""
-    yield from (("stem", "_conv_stem"), ("stem_bn", "_bn0"), ("top", "_conv_head"), ("top_bn", "_bn1"))
-    number = 0
-    for stage in STAGES:
-        for _ in range(stage.blocks):
-            parts = [("depthwise", "_depthwise_conv", "_bn1"), ("project", "_project_conv", "_bn2")]
-            if stage.expand > 1:
-                parts.insert(0, ("expand", "_expand_conv", "_bn0"))
-            for ours, convolution, norm in parts:
-                yield f"block{number}_{ours}", f"_blocks.{number}.{convolution}"
-                yield f"block{number}_{ours}_bn", f"_blocks.{number}.{norm}"
-            number += 1
 
 
 def set_weights(model: keras.Model, weights: dict[str, list[np.ndarray]], head: bool) -> None:

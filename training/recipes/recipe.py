@@ -27,12 +27,11 @@ class Recipe:
     `validation` is "test" (validate on the test split, as the notebook does for its dense networks) or the fraction at
     the end of the training split that is held out. `weight_decay` is decoupled from the loss. `drawn_ones` is how many
     figures of a 1 with a flag join the training images. `class_weights` lets every class count alike in the loss,
-    however many images it has. `reduced` is the share of the training, from its start, in which a network that enlarges its
-    images does so to three quarters of the side only (Tan and Le 2021, "EfficientNetV2", 2104.00298, section 4, trains
-    on growing images). `batch_norm` says which statistics are used outside of training: the "moving" averages,
-    or the ones "recomputed" after every epoch from training images. `precision` is that of the
-    training; what is published computes in float32. `published` is the epoch whose weights are published: the "last",
-    or the "best" on the validation images.
+    however many images it has. `reduced` is the share of the training, from its start, in which a network that enlarges
+    its images does so to three quarters of the side only (Tan and Le 2021, 2104.00298, section 4: growing images).
+    `batch_norm` says which statistics are used outside of training: the "moving" averages, or the ones "recomputed"
+    after every epoch from training images. `precision` is that of the training; what is published computes in float32.
+    `published` is the epoch whose weights are published: the "last", or the "best" on the validation images.
     `weights` are those that the training begins with: "" for random ones, `imagenet`, or the path of a file.
     `frozen` names the last layer of a pretrained network that stays as it is; its outputs are computed once, for
     several augmented views of each image. `calibrated` says whether a temperature is fitted on the validation images.
@@ -112,7 +111,8 @@ def _adam(recipe: Recipe) -> keras.optimizers.Optimizer:
 
 def _sgd(recipe: Recipe) -> keras.optimizers.Optimizer:
     """Stochastic gradient descent with Nesterov's momentum 0.9 (Sutskever et al. 2013)."""
-    return keras.optimizers.SGD(recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay or None)
+    decay = recipe.weight_decay or None
+    return keras.optimizers.SGD(recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=decay)
 
 
 OPTIMIZERS: dict[str, Callable[[Recipe], keras.optimizers.Optimizer]] = {"adam": _adam, "sgd": _sgd}
