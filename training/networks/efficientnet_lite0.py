@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 from training.networks.batch_norm import FusedBatchNormalization
@@ -20,7 +21,7 @@ EPSILON = 1e-3  # of batch norm, as the checkpoint was trained
 DROPOUT = 0.2
 MOMENTUM = 0.99
 ENLARGED = 4  # times, of the pictures of `efficientnet_lite0_small`: 32 pixels become 128
-STILL = 3  # blocks of `efficientnet_lite0_small` that stay as they are, and the stem before them
+STILL = ("stem", "block0_", "block1_", "block2_")  # layers of `efficientnet_lite0_small` that stay as they are
 
 
 class Stage(NamedTuple):
@@ -44,45 +45,70 @@ STAGES = (
 )
 
 
-def _normalised(x: Tensor, layer: layers.Layer, active: bool = True, still: bool = False) -> Tensor:
-    """A convolution, its batch norm and its activation; of a layer that stays `still`, the norm is in its weights."""
+@keras.saving.register_keras_serializable("shortcut")
+class ScaledConv2D(layers.Conv2D):
+    """A convolution whose kernel is multiplied by a fixed scale of each output channel.
+
+    With the scale and the shift of a batch norm in inference mode it does the work of both at the cost of one, while
+    the kernel keeps the size, and so learns at the rate, that it has before a batch norm.
+    """
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        self.scale = self.add_weight(name="scale", shape=(self.filters,), initializer="ones", trainable=False)
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return super().convolution_op(inputs, kernel * tf.cast(self.scale, kernel.dtype))
+
+
+def _convolution(filters: int, kernel: int, stride: int, folded: bool, name: str) -> layers.Conv2D:
+    kind = ScaledConv2D if folded else layers.Conv2D
+    return kind(filters, kernel, stride, padding="same", use_bias=folded, name=name)
+
+
+def _normalised(x: Tensor, layer: layers.Layer, active: bool = True) -> Tensor:
+    """A convolution and its activation; between them its batch norm, where the convolution has no bias."""
     x, name = layer(x), layer.name
-    if still:
-        layer.trainable = False
-    else:
+    if not layer.use_bias:
         x = FusedBatchNormalization(epsilon=EPSILON, momentum=MOMENTUM, name=f"{name}_bn")(x)
-    return layers.ReLU(6.0, name=f"{name}_relu6")(x) if active else x
+    return layers.ReLU(6.0, name=f"{name}_relu6", dtype=layer.dtype_policy)(x) if active else x
 
 
-def inverted_residual(x: Tensor, name: str, stage: Stage, stride: int, still: bool = False) -> Tensor:
+def inverted_residual(x: Tensor, name: str, stage: Stage, stride: int, folded: bool = False) -> Tensor:
     """1x1 expansion, depthwise convolution, linear 1x1 projection; x is added where the shape stays."""
     body = x
     if stage.expand > 1:
-        expand = layers.Conv2D(x.shape[-1] * stage.expand, 1, use_bias=still, name=f"{name}_expand")
-        body = _normalised(body, expand, still=still)
-    depthwise = layers.DepthwiseConv2D(stage.kernel, stride, padding="same", use_bias=still, name=f"{name}_depthwise")
-    body = _normalised(body, depthwise, still=still)
-    project = layers.Conv2D(stage.filters, 1, use_bias=still, name=f"{name}_project")
-    body = _normalised(body, project, active=False, still=still)
+        expand = _convolution(x.shape[-1] * stage.expand, 1, 1, folded, f"{name}_expand")
+        body = _normalised(body, expand)
+    depthwise = layers.DepthwiseConv2D(
+        stage.kernel,
+        stride,
+        padding="same",
+        use_bias=folded,
+        name=f"{name}_depthwise",
+        # Where it strides, its gradient takes ten times as long in bfloat16.
+        dtype="float32" if stride > 1 and f"{name}_" not in STILL else None,
+    )
+    body = _normalised(body, depthwise)
+    body = _normalised(body, _convolution(stage.filters, 1, 1, folded, f"{name}_project"), active=False)
     return residual([x], body, name, 1.0) if body.shape == x.shape else body
 
 
-def lite0_family(image: Tensor, network: Network, still: int = 0) -> Tensor:
+def lite0_family(image: Tensor, network: Network, folded: bool = False) -> Tensor:
     """(N, H, W, C) in [0, 1] -> (N, 1280). The first layer brings the pixels to (x - 127) / 128, x from 0 to 255.
 
-    The stem and the first `still` blocks are not trained, where there are any.
+    If `folded`, the batch norms are part of the convolutions, as they are when a network answers.
     """
     if image.shape[-1] == 1:  # grey
         image = layers.Concatenate(name="channels")([image] * 3)
     x = layers.Rescaling(255 / 128, -127 / 128, name="rescaling")(image)
-    stem = layers.Conv2D(32, 3, 2, padding="same", use_bias=still > 0, name="stem")
-    x = _normalised(x, stem, still=still > 0)
+    x = _normalised(x, _convolution(32, 3, 2, folded, "stem"))
     number = 0
     for stage in STAGES:
         for k in range(stage.blocks):
-            x = inverted_residual(x, f"block{number}", stage, stage.stride if k == 0 else 1, number < still)
+            x = inverted_residual(x, f"block{number}", stage, stage.stride if k == 0 else 1, folded)
             number += 1
-    x = _normalised(x, layers.Conv2D(1280, 1, use_bias=False, name="top"))
+    x = _normalised(x, _convolution(1280, 1, 1, folded, "top"))
     x = layers.GlobalAveragePooling2D(name="head_pool")(x)
     return layers.Dropout(DROPOUT, name="head_dropout")(x)
 
@@ -95,9 +121,9 @@ def small_lite0_family(image: Tensor, network: Network) -> Tensor:
     weights, and on a CPU their gradient is a third of a step.
     """
     height, width = (ENLARGED * side for side in image.shape[1:3])
-    features = lite0_family(layers.Resizing(height, width, name=ENLARGING)(image), network, STILL)
+    features = lite0_family(layers.Resizing(height, width, name=ENLARGING)(image), network, folded=True)
     for layer in keras.Model(image, features).layers:
-        if isinstance(layer, layers.DepthwiseConv2D):
+        if isinstance(layer, layers.DepthwiseConv2D) or layer.name.startswith(STILL):
             layer.trainable = False
     return features
 
@@ -130,18 +156,26 @@ def set_weights(model: keras.Model, weights: dict[str, list[np.ndarray]], head: 
         if name == "probabilities" and not head:
             continue
         arrays = [np.asarray(array, np.float32) for array in weights[name]]
+        layer = model.get_layer(name)
         if f"{name}_bn" in weights and f"{name}_bn" not in names:
-            arrays = _with_norm(arrays[0], *(np.asarray(array, np.float32) for array in weights[f"{name}_bn"]))
-        model.get_layer(name).set_weights(arrays)
+            arrays = _with_norm(layer, arrays[0], *(np.asarray(a, np.float32) for a in weights[f"{name}_bn"]))
+        layer.set_weights(arrays)
 
 
 def _with_norm(
-    kernel: np.ndarray, gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, variance: np.ndarray
+    layer: keras.Layer,
+    kernel: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    mean: np.ndarray,
+    variance: np.ndarray,
 ) -> list[np.ndarray]:
-    """The kernel and the bias of one convolution that does what a convolution and a batch norm after it do."""
+    """The weights of a convolution that does what it and a batch norm after it do."""
     scale = gamma / np.sqrt(variance + EPSILON)
-    by_channel = scale[:, None] if kernel.shape[-1] == 1 else scale  # (h, w, channels, 1) of a depthwise one
-    return [kernel * by_channel, beta - mean * scale]
+    shift = beta - mean * scale
+    if isinstance(layer, ScaledConv2D):
+        return [kernel, shift, scale]
+    return [kernel * scale[:, None], shift]  # of a depthwise one, (h, w, channels, 1)
 
 
 def put_weights(model: keras.Model, weights: str) -> None:

@@ -66,13 +66,12 @@ _LITE0 = replace(
     _SHORT,
     network="efficientnet_lite0_small",
     batch_size=128,
-    epochs=8,
+    epochs=7,
     optimizer="adam",
-    learning_rate=0.001,
+    learning_rate=0.0005,
     weight_decay=0.01,
     augmentation=("flip", "shift", "cutout", "colour"),
-    reduced=0.6,
-    precision="float32",
+    reduced=0.7,
     weights="imagenet",
 )
 
