@@ -90,8 +90,10 @@ class Recipe:
         model.compile(
             optimizer=_named(OPTIMIZERS, "optimizer", self.optimizer)(self),
             loss=_named(LOSSES, "loss", self.loss)(self),
-            metrics=["categorical_accuracy"],
+            metrics=[keras.metrics.CategoricalAccuracy()],
         )
+        # As the metric above, now and not inside the first step: Keras traces a step twice that makes variables.
+        model.optimizer.build(model.trainable_variables)
 
     def rate(self, progress: float) -> float:
         """The learning rate when this share of the training, in [0, 1], is done."""
