@@ -18,6 +18,7 @@ from serving.images.digits import light_on_dark
 from serving.images.fitting import Fit, fit, surplus
 from serving.images.flatten import flat, orientation, profile_mode, whole_jpeg
 from serving.images.formats import picture_format
+from serving.images.png import small_png
 from serving.images.seams import OPENERS
 
 MAX_PIXELS = 64_000_000  # of a picture, where nobody says another limit
@@ -74,8 +75,12 @@ class Picture:
 
         With `quick` it raises TakesLong, and so may `to_array`, where decoding it takes more than its size tells.
         """
+        if (small := small_png(data, max_pixels)) is not None:
+            return cls(small, _Reads(b"", quick))
         form = picture_format(data)
         scans = bytes(data).count(b"\xff\xda") if form == "JPEG" else 0
+        if quick and form == "AVIF":
+            raise TakesLong  # its frame may have more pixels than the file says, which only decoding shows
         if quick and (scans > QUICK_SCANS or (form == "PNG" and bytes(data).count(b"TXt") > QUICK_TEXTS)):
             raise TakesLong
         # Pillow refuses above twice this: a GIF's frame or a TIFF's tile may be far larger than the picture is said to
@@ -109,6 +114,11 @@ class Picture:
         return self._image.width * self._image.height
 
     @property
+    def is_decoded(self) -> bool:
+        """Whether nothing is left to do but to bring it to the model's shape."""
+        return self._image.format is None
+
+    @property
     def mode(self) -> str:
         """Pillow's name for what a pixel holds."""
         return self._image.mode
@@ -117,7 +127,7 @@ class Picture:
     def size(self) -> tuple[int, int]:
         """(width, height) of the upright picture."""
         image = self._image
-        if image.format == "TIFF":  # Pillow turns it itself, and gives the size that it will have then
+        if self.is_decoded or image.format == "TIFF":  # of which Pillow gives the size that it will have, upright
             return image.size
         if image.format == "PNG" and "exif" not in image.info and b"eXIf" not in self._reads.getvalue():
             return image.size  # Pillow would decode all pixels to look behind them

@@ -1,4 +1,7 @@
-"""The commonest upload, a PNG of the model's own size, in a third of the time that Pillow's layers take; and back."""
+"""The commonest uploads, small PNGs with nothing but pixels, in a third of the time that Pillow's layers take; and back.
+
+Whatever is damaged or holds more is left to Pillow, which knows what to say of it.
+"""
 
 import functools
 import io
@@ -8,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from serving.images.digits import stands_as_mnist
-from serving.images.seams import inflated
+from serving.images.seams import as_bytes, as_image, inflated
 
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
@@ -29,11 +32,10 @@ def plain_png(
     end = 41 + int.from_bytes(data[33:37], "big")
     if end + 4 + len(_PNG_END) != len(data) or zlib.crc32(data[37:end]) != int.from_bytes(data[end : end + 4], "big"):
         return None
-    found = inflated(data[41:end], mode, width, height, height * width * channels)
-    if found is None:
+    pixels = inflated(data[41:end], mode, width, height)
+    if pixels is None:
         return None
-    raw, pixels = found
-    array = np.frombuffer(raw, np.uint8).reshape(shape)
+    array = np.frombuffer(as_bytes(pixels, mode, width, height), np.uint8).reshape(shape)
     if convention == "light_on_dark_centred" and not (
         channels == 1 and stands_as_mnist(array, pixels.getbbox(False), pixels.getextrema()[1])
     ):
@@ -48,6 +50,39 @@ def _plain_png_start(height: int, width: int, channels: int) -> tuple[bytes, str
     header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, colour, 0, 0, 0])
     signature = b"\x89PNG\r\n\x1a\n"
     return signature + (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big"), mode
+
+
+SMALL = 256 * 256  # pixels
+MOST_CHUNKS = 256  # of pixels in a file
+_SIGNATURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_MODES = {b"\x08\0": "L", b"\x08\2": "RGB", b"\x08\6": "RGBA"}  # bits and colour type (PNG 1.2, section 4.1.1)
+_IDLE = (b"sRGB", b"gAMA", b"cHRM", b"pHYs", b"tIME")  # chunks that change nothing here
+
+
+def small_png(data: bytes | memoryview, max_pixels: int) -> Image.Image | None:
+    """The picture of a small PNG that has 8 bits a channel, no interlacing and nothing but pixels; None for any
+    other file. It is decoded already, in at most a millisecond."""
+    head = bytes(data[:33])
+    mode = _MODES.get(head[24:26])
+    if mode is None or head[:16] != _SIGNATURE or head[26:29] != b"\0\0\0":
+        return None
+    width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    if not 0 < width * height <= min(SMALL, max_pixels) or zlib.crc32(head[12:29]) != int.from_bytes(
+        head[29:33], "big"
+    ):
+        return None
+    at, packed = 33, []
+    while (kind := bytes(data[at + 4 : at + 8])) != b"IEND":
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if kind not in (b"IDAT", *_IDLE) or end + 12 > len(data) or len(packed) > MOST_CHUNKS:
+            return None
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return None
+        if kind == b"IDAT":
+            packed.append(bytes(data[at + 8 : end]))
+        at = end + 4
+    pixels = inflated(b"".join(packed), mode, width, height)
+    return None if pixels is None else as_image(pixels)
 
 
 def to_png(array: np.ndarray) -> bytes:

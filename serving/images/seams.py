@@ -38,9 +38,9 @@ OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a picture is decoded by one core, as of every other format
 
 
-def inflated(compressed: bytes, mode: str, width: int, height: int, size: int) -> tuple[bytes, Any] | None:
-    """The pixels of a PNG's only IDAT, as bytes and as Pillow's core keeps them (which knows `getbbox(False)` and
-    `getextrema()`, as Image.im does); None for what Pillow's decoder does not take.
+def inflated(compressed: bytes, mode: str, width: int, height: int) -> Any | None:
+    """The pixels of a PNG's data as Pillow's core keeps them (which knows `getbbox(False)` and `getextrema()`, as
+    Image.im does); None for what Pillow's decoder does not take.
 
     The decoder without the layers above it takes a third of the time of Image.open and load for a 28x28 PNG (Pillow
     13.0; `python -m benchmarks.stages` prints both).
@@ -50,11 +50,19 @@ def inflated(compressed: bytes, mode: str, width: int, height: int, size: int) -
         decoder = _imaging.zip_decoder(mode, mode, False)
         decoder.setimage(pixels, (0, 0, width, height))
         left, error = decoder.decode(compressed)
-        if left >= 0 or error:  # rows are missing
-            return None
-        encoder = _imaging.raw_encoder(mode, mode, 0, 1)
-        encoder.setimage(pixels, (0, 0, width, height))
-        raw: bytes = encoder.encode(size)[2]
     except Exception:  # as everywhere in Pillow
         return None
-    return (raw, pixels) if len(raw) == size else None
+    return pixels if left < 0 and not error else None  # else rows are missing
+
+
+def as_bytes(pixels: Any, mode: str, width: int, height: int) -> bytes:
+    """The levels of `inflated`'s pixels, row by row."""
+    encoder = _imaging.raw_encoder(mode, mode, 0, 1)
+    encoder.setimage(pixels, (0, 0, width, height))
+    raw: bytes = encoder.encode(width * height * len(mode))[2]
+    return raw
+
+
+def as_image(pixels: Any) -> Image.Image:
+    """A picture of `inflated`'s pixels, without copying them."""
+    return Image.Image()._new(pixels)

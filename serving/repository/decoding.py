@@ -56,7 +56,7 @@ class Decoder:
             return None
         try:
             picture = Picture.open(data, self._max_pixels, quick=True)
-            if picture.pixels > INLINE_PIXELS:
+            if picture.pixels > INLINE_PIXELS and not picture.is_decoded:
                 picture.take_time()
                 return picture
             return to_array(picture, self._artifact)
