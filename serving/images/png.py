@@ -1,4 +1,4 @@
-"""The commonest uploads, small PNGs with nothing but pixels, in a third of the time that Pillow's layers take; and back.
+"""The commonest uploads, small PNGs of nothing but pixels, in a third of the time that Pillow's layers take; and back.
 
 Whatever is damaged or holds more is left to Pillow, which knows what to say of it.
 """
@@ -71,7 +71,8 @@ def small_png(data: bytes | memoryview, max_pixels: int) -> Image.Image | None:
         head[29:33], "big"
     ):
         return None
-    at, packed = 33, []
+    at = 33
+    packed: list[bytes] = []
     while (kind := bytes(data[at + 4 : at + 8])) != b"IEND":
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
         if kind not in (b"IDAT", *_IDLE) or end + 12 > len(data) or len(packed) > MOST_CHUNKS:
