@@ -41,7 +41,7 @@ def light_on_dark(
         return Figure(standing, None)
     found, unsure = (cut_by_edge(grey), None) if grey.shape == size else (None, None)
     if found is None:
-        found, unsure = find_figure(Image.fromarray(grey), budget=budget)
+        found, unsure = find_figure(grey, budget)
     if found is None or (cut := thickened(found)) is None:
         return Figure(np.zeros(size, np.uint8), unsure or "no_figure")
     scale = FIGURE * min(size) / max(cut.size)

@@ -29,19 +29,20 @@ _SMALL = 0.01  # of the picture: what comes in from the edge and is smaller is n
 _REACHING = 0.2  # of a figure's outline may be the picture's edge, whatever its ink
 _CUT_OFF = 0.38  # of the outline: more is cut off of a desk or a shadow only
 _PIXELS_A_RUN = 8  # of the copy, that cost about as much as a run of ink
+_NOISE = 32  # grey levels of a cut figure: fainter edges of its box are left away
 _NOISY = 4.5  # writing is as many standard deviations of the paper's noise away
 
 
 def find_figure(
-    image: Image.Image, budget: Budget | None = None, even: bool = True, nearer: bool = True
+    picture: np.ndarray, budget: Budget | None = None, even: bool = True, nearer: bool = True
 ) -> tuple[Image.Image | None, str | None]:
-    """The figure of a grey picture of any size, cut out, light on black; and why it should not be relied on.
+    """The figure of a (h, w) uint8 picture of any size, cut out, light on black; and why it should not be relied on.
 
     Raises TakesLong where that is more work than `budget` holds. Without `even`, the ground is that of a photo; without
     `nearer`, a figure that is small in the picture is not looked at again.
     """
-    factor = -(-max(image.size) // _COPY_PIXELS)
-    grey = np.asarray(image.reduce(factor) if factor > 1 else image)
+    factor = -(-max(picture.shape) // _COPY_PIXELS)
+    grey = np.asarray(Image.fromarray(picture).reduce(factor)) if factor > 1 else picture
     drawn = _drawn(grey, budget) if even else None
     ink, chosen = drawn or _chosen(grey, budget)
     if ink is None or chosen is None:
@@ -52,8 +53,8 @@ def find_figure(
     longer = max(right - left, bottom - top)
     if nearer and factor > 1 and longer < _NEAR_PIXELS:
         margin = max(4, longer // 2)
-        (x, y), (wide, high) = (max(0, n - margin) * factor for n in (left, top)), image.size
-        near = image.crop((x, y, min((right + margin) * factor, wide), min((bottom + margin) * factor, high)))
+        y, x = (max(0, n - margin) * factor for n in (top, left))
+        near = picture[y : (bottom + margin) * factor, x : (right + margin) * factor]
         closer, reason = find_figure(near, budget, even=drawn is not None, nearer=False)
         if closer is not None:
             return closer, unsure or reason  # from near, the edge cuts the figure beside it
@@ -65,12 +66,12 @@ def find_figure(
         kept = mask | (kept & ~_grown(ink.erased[box[1] : box[3], box[0] : box[2]]))  # nor what is pale beside a line
     faint = _PALE * ink.threshold
     soft = np.clip((ink.share(box) - faint) * (255 / (ink.level - faint)), 0, 255)
-    cut = Image.fromarray(np.where(kept, soft, 0).astype(np.uint8))
-    tight = cut.point(_ABOVE_NOISE).getbbox()
-    return (cut.crop(tight), unsure) if tight else (None, "no_figure")
-
-
-_ABOVE_NOISE = [0] * 32 + list(range(32, 256))
+    cut = (soft * kept).astype(np.uint8)
+    bright = cut >= _NOISE
+    rows, columns = np.flatnonzero(np.logical_or.reduce(bright, 1)), np.flatnonzero(np.logical_or.reduce(bright))
+    if not len(rows):
+        return None, "no_figure"
+    return Image.fromarray(cut[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]), unsure
 
 
 class _Ink(NamedTuple):
@@ -252,7 +253,7 @@ def _figure(ink: _Ink, budget: Budget | None) -> tuple[_Ink, np.ndarray | None]:
     for _ in range(2):
         parts = ink.parts
         longer = parts.longer
-        if not len(parts) or longer.max() < _SMALLEST * min(parts.shape):
+        if not len(longer) or longer.max() < _SMALLEST * min(parts.shape):
             return ink, None
         framed = int(longer.argmax())
         left, top, right, bottom = box = parts.box(np.array([framed]))
@@ -269,13 +270,13 @@ def _figure(ink: _Ink, budget: Budget | None) -> tuple[_Ink, np.ndarray | None]:
         erased[top:bottom, left:right] |= frame & ~inner
         ink = ink._replace(parts=inside, erased=erased)
     parts = ink.parts
+    if len(parts) == 1:
+        return ink, np.zeros(1, int)
     longer = parts.longer
     weight = longer * np.sqrt(parts.area) * np.where(parts.at_edge, 0.4, 1.0)
     largest = int(np.where(longer >= _SMALLEST * min(parts.shape), weight, 0).argmax())
     if longer[largest] < _SMALLEST * min(parts.shape):
         return ink, None
-    if len(parts) == 1:
-        return ink, np.zeros(1, int)
     if parts.area[largest] < 0.25 * parts.area.sum() and len(parts) > 40:
         return ink, None  # nothing but noise
     near = ~parts.slight(largest) & (parts.gap(largest) <= 0.2 * longer[largest]) & ~_beside(parts, largest)

@@ -3,6 +3,8 @@
 Knows shares of ink (h, w) only, neither figures nor models.
 """
 
+import functools
+
 import numpy as np
 
 from serving.images.budget import Budget
@@ -31,11 +33,17 @@ def may_be_ruled(ink: np.ndarray) -> bool:
         return False
     for side in (ink, ink.T):
         crossed: np.ndarray = np.logical_or.reduce(side)
-        bounds = np.linspace(0, len(crossed), _BLOCKS + 1).astype(int)
-        drawn = np.add.reduceat(crossed, bounds[:-1], dtype=np.int32) > 0.6 * np.diff(bounds)
+        bounds = _pieces(len(crossed))
+        drawn = np.add.reduceat(crossed, bounds[:-1], dtype=np.int32) > 0.6 * (bounds[1:] - bounds[:-1])
         if np.count_nonzero(drawn) >= _BLOCKS - 1:
             return True
     return False
+
+
+@functools.cache
+def _pieces(side: int) -> np.ndarray:
+    """Where each piece begins, and the end."""
+    return np.linspace(0, side, _BLOCKS + 1).astype(int)
 
 
 def _ruled_rows(ink: np.ndarray, share: np.ndarray, budget: Budget | None) -> np.ndarray:
@@ -43,7 +51,7 @@ def _ruled_rows(ink: np.ndarray, share: np.ndarray, budget: Budget | None) -> np
     result = np.zeros(share.shape, bool)
     if min(height, width) < 2 * _BLOCKS:
         return result
-    bounds = np.linspace(0, width, _BLOCKS + 1).astype(int)
+    bounds = _pieces(width)
     thick = ink.copy()
     thick[1:] |= ink[:-1]
     drawn = np.add.reduceat(thick, bounds[:-1], axis=1, dtype=np.int32) / np.diff(bounds) > 0.6

@@ -67,6 +67,9 @@ class Parts(NamedTuple):
 
     def box(self, chosen: np.ndarray) -> Box:
         """The box around the parts with these numbers."""
+        if len(chosen) == 1:
+            one = int(chosen[0])
+            return int(self.left[one]), int(self.top[one]), int(self.right[one]), int(self.bottom[one])
         return (
             int(self.left[chosen].min()),
             int(self.top[chosen].min()),
@@ -105,22 +108,24 @@ def connected(ink: np.ndarray, budget: Budget | None = None) -> Parts:
     if budget is not None:
         budget.take(len(starts))
     rows = starts // (width + 2)
+    begin = rows * (width + 2)
+    start, end = starts - begin, ends - begin
     label = _joined(starts, ends, width + 2)
-    numbers, part = np.unique(label, return_inverse=True)
-    count = len(numbers)
-    start, end = starts - rows * (width + 2), ends - rows * (width + 2)
+    lowest = label == np.arange(len(label))
+    part = (np.add.accumulate(lowest, dtype=int) - 1)[label] if len(label) else label
+    runs = Runs(rows, start, end, part)
+    count = int(part.max()) + 1 if len(part) else 0
     if count == 1:
-        box = [np.array([side]) for side in (start.min(), rows[0], end.max(), rows[-1] + 1, (end - start).sum())]
-        return Parts((height, width), Runs(rows, start, end, part), *box)
+        sides = (start.min(), rows[0], end.max(), rows[-1] + 1, np.add.reduce(end - start))
+        return Parts((height, width), runs, *np.array(sides)[:, None])
     order = np.argsort(part, kind="stable")
-    first = np.searchsorted(part[order], np.arange(count)) if count else np.zeros(0, int)
-    if not count:
-        nothing = np.zeros(0, int)
-        return Parts((height, width), Runs(rows, start, end, part), *[nothing] * 5)
+    first = np.searchsorted(part[order], np.arange(count))
     by_part = [values[order] for values in (start, rows, end, rows + 1, end - start)]
     merged = (np.minimum, np.minimum, np.maximum, np.maximum, np.add)
-    sides = [merge.reduceat(values, first) for merge, values in zip(merged, by_part, strict=True)]
-    return Parts((height, width), Runs(rows, start, end, part), *sides)
+    if not count:
+        return Parts((height, width), runs, *by_part)
+    boxes = [merge.reduceat(values, first) for merge, values in zip(merged, by_part, strict=True)]
+    return Parts((height, width), runs, *boxes)
 
 
 def _joined(starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:

@@ -197,7 +197,7 @@ def test_a_figure_that_is_small_on_its_sheet_is_looked_at_from_nearer() -> None:
     sheet = np.full((2000, 2000), 250, np.uint8)
     sheet[900:1200, 300:600] = np.minimum(sheet[900:1200, 300:600], PEN)
     assert alike(brought(sheet), brought(PEN)) > 0.97
-    found, reason = find_figure(Image.fromarray(sheet))
+    found, reason = find_figure(sheet)
     assert found is not None
     assert reason is None
     assert max(found.size) > 40
