@@ -177,27 +177,23 @@ class _Tally:
         self._sum = 0.0
         self._changed = False  # since the last flush: it is in _changed
 
+    def add(self, value: float) -> None:
+        """`observe`, where who calls flushes."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
     def observe(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
         if not self._changed:
-            self._flush_soon()
+            self._changed = True
+            _flush_soon(self)
 
     def count(self, number: int = 1) -> None:
         self._counts[0] += number
         if not self._changed:
-            self._flush_soon()
-
-    def _flush_soon(self) -> None:
-        global _due
-        self._changed = True
-        _changed.append(self)
-        if not _due:
-            try:
-                asyncio.get_running_loop().call_later(FLUSH_SECONDS, flush)
-            except RuntimeError:  # outside a server: exposition flushes
-                return
-            _due = True
+            self._changed = True
+            _flush_soon(self)
 
     def flush(self) -> None:
         """As many calls of the child's own observe() or inc() would do, at once."""
@@ -213,10 +209,52 @@ class _Tally:
         self._sum = 0.0
 
 
+class _Answers:
+    """What one version has answered since the last flush: sorted into its counters then, at a fourth of the cost."""
+
+    def __init__(self, labels: tuple[str, str], classes: Sequence[str], unfamiliar_from: float | None):
+        self.predicted = [_PREDICTED.labels(*labels, label) for label in classes]
+        self._top, self._unfamiliarity = _TOP.labels(*labels), _UNFAMILIARITY.labels(*labels)
+        self._scale = 1 / unfamiliar_from if unfamiliar_from else 0.0
+        self._rows: list[tuple[int, float, float | None]] = []
+
+    def add(self, row: tuple[int, float, float | None]) -> None:
+        self._rows.append(row)
+        if len(self._rows) == 1:
+            _flush_soon(self)
+
+    def flush(self) -> None:
+        rows, self._rows = self._rows, []
+        top, unfamiliarity = _Tally(self._top), _Tally(self._unfamiliarity)
+        counts = dict.fromkeys(range(len(self.predicted)), 0)
+        for index, probability, strange in rows:
+            if counts:
+                counts[min(index, len(counts) - 1)] += 1
+            top.add(probability)
+            if strange is not None and self._scale:
+                unfamiliarity.add(strange * self._scale)
+        for index, number in counts.items():
+            if number:
+                self.predicted[index].inc(number)
+        top.flush()
+        unfamiliarity.flush()
+
+
 # These three belong to the event loop of the process.
-_changed: list[_Tally] = []  # what the next flush hands over, of a version that has retired too
+_changed: list[_Tally | _Answers] = []  # what the next flush hands over, of a version that has retired too
 _watched: list[Callable[[], None]] = []  # what sets gauges before somebody reads them
 _due = False  # a flush is on its way
+
+
+def _flush_soon(what: _Tally | _Answers) -> None:
+    global _due
+    _changed.append(what)
+    if not _due:
+        try:
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, flush)
+        except RuntimeError:  # outside a server: exposition flushes
+            return
+        _due = True
 
 
 def flush() -> None:
@@ -255,16 +293,16 @@ class Meter:
         unfamiliar_from: float | None = None,
     ):
         self._labels = (model, str(version))
-        kinds = (_DECODE, _QUEUE, _COMPUTE, _BATCH, _REJECTED, _EXPIRED, _TOP, _UNFAMILIARITY)
+        kinds = (_DECODE, _QUEUE, _COMPUTE, _BATCH, _REJECTED, _EXPIRED)
         tallies = [_Tally(kind.labels(*self._labels)) for kind in kinds]
-        decode, queue, self._compute, self._batch, rejected, expired, self._top, self._unfamiliarity = tallies
+        decode, queue, self._compute, self._batch, rejected, expired = tallies
         self.decoded, self.waited = decode.observe, queue.observe
         self.rejected, self.expired = rejected.count, expired.count
         # Not by a tally, which belongs to the event loop: a batch may fail anywhere, and it is rare.
         self.failed: Callable[[], None] = _FAILED.labels(*self._labels).inc
-        self._scale = 0.0 if not unfamiliar_from else 1 / unfamiliar_from
         self._classes = list(labels) if len(labels) <= MOST_LABELS else [*labels[: MOST_LABELS - 1], OTHER]
-        self._predicted: list[_Tally] = []
+        self._unfamiliar_from = unfamiliar_from
+        self._answers: _Answers | None = None  # from when it is served
         self._reference = reference or {}
         self._workers: Gauge | None = None  # while it is served
         self._measuring = _MEASURING.labels(*self._labels)
@@ -276,15 +314,12 @@ class Meter:
     def answered(self, index: int, probability: float, unfamiliarity: float | None = None) -> None:
         """A picture was answered: its most probable class, that one's probability, and how unfamiliar the picture is.
         On the event loop."""
-        if self._predicted:
-            self._predicted[min(index, len(self._predicted) - 1)].count()
-        self._top.observe(probability)
-        if unfamiliarity is not None and self._scale:
-            self._unfamiliarity.observe(unfamiliarity * self._scale)
+        if self._answers is not None:
+            self._answers.add((index, probability, unfamiliarity))
 
     def _expect(self) -> None:
         """Show from the start which classes there are, and what the card says of validation."""
-        self._predicted = [_Tally(_PREDICTED.labels(*self._labels, label)) for label in self._classes]
+        self._answers = _Answers(self._labels, self._classes, self._unfamiliar_from)
         shares = self._reference.get("labels") or {}
         left = dict(shares)
         for label in self._classes if shares else ():
