@@ -5,12 +5,10 @@ route's label is its pattern, never the path a client sent, so a scan of random 
 every request is counted in plain numbers and handed to prometheus_client a little later, which is a tenth of the cost.
 """
 
-import asyncio
 import functools
 import logging
 import os
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -29,11 +27,11 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.utils import floatToGoString
 
 from serving.operations import shared, tracing
+from serving.operations.tallies import Tally, flush, flush_soon, watched
 from serving.processes import alive
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-FLUSH_SECONDS = 0.01  # until another worker's /metrics knows of it
 
 UNKNOWN = "unknown"  # the route of any other path
 NATIVE = "native"  # the protocol of a route that names none
@@ -167,48 +165,6 @@ _UNFAMILIARITY_SHARE = Gauge(
 )
 
 
-class _Tally:
-    """What a histogram's or counter's child will be told at the next flush."""
-
-    def __init__(self, child: Histogram | Counter):
-        self._child = child
-        self._bounds = getattr(child, "_upper_bounds", [])
-        self._counts = [0] * max(1, len(self._bounds))
-        self._sum = 0.0
-        self._changed = False  # since the last flush: it is in _changed
-
-    def add(self, value: float) -> None:
-        """`observe`, where who calls flushes."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-        if not self._changed:
-            self._changed = True
-            _flush_soon(self)
-
-    def count(self, number: int = 1) -> None:
-        self._counts[0] += number
-        if not self._changed:
-            self._changed = True
-            _flush_soon(self)
-
-    def flush(self) -> None:
-        """As many calls of the child's own observe() or inc() would do, at once."""
-        self._changed = False
-        if isinstance(self._child, Counter):
-            self._child.inc(self._counts[0])
-        else:
-            for bucket, number in zip(self._child._buckets, self._counts, strict=True):
-                if number:
-                    bucket.inc(number)
-            self._child._sum.inc(self._sum)
-        self._counts = [0] * len(self._counts)
-        self._sum = 0.0
-
-
 class _Answers:
     """What one version has answered since the last flush: sorted into its counters then, at a fourth of the cost."""
 
@@ -221,11 +177,11 @@ class _Answers:
     def add(self, row: tuple[int, float, float | None]) -> None:
         self._rows.append(row)
         if len(self._rows) == 1:
-            _flush_soon(self)
+            flush_soon(self)
 
     def flush(self) -> None:
         rows, self._rows = self._rows, []
-        top, unfamiliarity = _Tally(self._top), _Tally(self._unfamiliarity)
+        top, unfamiliarity = Tally(self._top), Tally(self._unfamiliarity)
         counts = dict.fromkeys(range(len(self.predicted)), 0)
         for index, probability, strange in rows:
             if counts:
@@ -238,35 +194,6 @@ class _Answers:
                 self.predicted[index].inc(number)
         top.flush()
         unfamiliarity.flush()
-
-
-# These three belong to the event loop of the process.
-_changed: list[_Tally | _Answers] = []  # what the next flush hands over, of a version that has retired too
-_watched: list[Callable[[], None]] = []  # what sets gauges before somebody reads them
-_due = False  # a flush is on its way
-
-
-def _flush_soon(what: _Tally | _Answers) -> None:
-    global _due
-    _changed.append(what)
-    if not _due:
-        try:
-            asyncio.get_running_loop().call_later(FLUSH_SECONDS, flush)
-        except RuntimeError:  # outside a server: exposition flushes
-            return
-        _due = True
-
-
-def flush() -> None:
-    """Hand over what was counted. On the event loop."""
-    global _due
-    _due = False
-    changed = list(_changed)
-    _changed.clear()
-    for tally in changed:
-        tally.flush()
-    for look in list(_watched):
-        look()
 
 
 class Queue(Protocol):
@@ -294,7 +221,7 @@ class Meter:
     ):
         self._labels = (model, str(version))
         kinds = (_DECODE, _QUEUE, _COMPUTE, _BATCH, _REJECTED, _EXPIRED)
-        tallies = [_Tally(kind.labels(*self._labels)) for kind in kinds]
+        tallies = [Tally(kind.labels(*self._labels)) for kind in kinds]
         decode, queue, self._compute, self._batch, rejected, expired = tallies
         self.decoded, self.waited = decode.observe, queue.observe
         self.rejected, self.expired = rejected.count, expired.count
@@ -350,7 +277,7 @@ class Meter:
 
         look()
         self._look = look
-        _watched.append(look)
+        watched.append(look)
 
     def moved(self, provider: str, precision: str, measuring: bool = False) -> None:
         """Another provider serves it from now on, if it is served at all."""
@@ -368,7 +295,7 @@ class Meter:
             return
         self._workers.dec()
         self._workers = None
-        _watched.remove(self._look)
+        watched.remove(self._look)
         if _serving.get(self._labels) is not self:
             return  # a version that was changed where it lies: its gauges are those of what has taken its place
         del _serving[self._labels]
@@ -380,8 +307,8 @@ _serving: dict[tuple[str, str], Meter] = {}  # whose gauges are shown, by model 
 
 
 @functools.cache  # models, versions and reasons are few
-def _unsure(model: str, version: str, reason: str) -> _Tally:
-    return _Tally(_UNSURE.labels(model, version, reason))
+def _unsure(model: str, version: str, reason: str) -> Tally:
+    return Tally(_UNSURE.labels(model, version, reason))
 
 
 _protocols: dict[str, str] = {}  # of each route
@@ -401,9 +328,9 @@ def start(protocols: Mapping[str, str], quiet: Sequence[str] = ()) -> None:
 
 
 @functools.cache  # routes and statuses are few and fixed
-def _series(route: str, status: int) -> tuple[_Tally, _Tally]:
+def _series(route: str, status: int) -> tuple[Tally, Tally]:
     protocol = _protocols.get(route, NATIVE)
-    return _Tally(_REQUESTS.labels(protocol, route, str(status))), _Tally(_REQUEST.labels(protocol, route))
+    return Tally(_REQUESTS.labels(protocol, route, str(status))), Tally(_REQUEST.labels(protocol, route))
 
 
 def finished(route: str, status: int, started: float, request_id: str, stages: Sequence[Stage] = ()) -> None:
@@ -429,8 +356,8 @@ def refused(status: int) -> None:
 
 
 @functools.cache
-def _refusals(status: int) -> _Tally:
-    return _Tally(_REFUSED.labels(str(status)))
+def _refusals(status: int) -> Tally:
+    return Tally(_REFUSED.labels(str(status)))
 
 
 def exposition() -> bytes:

@@ -11,7 +11,7 @@ from serving.edge.http1 import VARY, Headers, Request, Response, json_response
 from serving.edge.router import Route
 from serving.edge.seams import SWAGGER
 from serving.errors import NotFound, Unavailable
-from serving.operations import metrics
+from serving.operations import metrics, tallies
 from serving.protocols.native_openapi import probe
 
 PAGE = Path(__file__).parents[1] / "page"
@@ -93,7 +93,7 @@ class Pages:
 
     async def metrics(self, request: Request) -> Response:
         """Made on a thread: with many workers it takes a tenth of a second, and no request shall wait for that."""
-        metrics.flush()
+        tallies.flush()
         if self._metrics is None:
             self._metrics = asyncio.create_task(asyncio.to_thread(metrics.collected))
             self._metrics.add_done_callback(self._made)

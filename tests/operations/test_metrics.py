@@ -169,7 +169,7 @@ def test_an_exporter_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
 
 
 RETIRED = """
-from serving.operations import metrics
+from serving.operations import metrics, tallies
 
 class Queue(list):
     room = 1
@@ -195,7 +195,7 @@ def test_what_a_retired_version_still_answers_is_counted() -> None:
 
 PRELUDE = """
 import threading
-from serving.operations import metrics
+from serving.operations import metrics, tallies
 
 class Queue(list):
     room = 7
@@ -251,7 +251,7 @@ threads = [threading.Thread(target=fail) for _ in range(4)]
 for thread in threads:
     thread.start()
 while any(thread.is_alive() for thread in threads):
-    metrics.flush()
+    tallies.flush()
 line("shortcut_failed_batches_total")
 """
     )

@@ -15,7 +15,7 @@ from serving import artifacts
 from serving.engine.measurements import Measurements
 from serving.errors import ImageTooLarge, StartError, Unavailable, UnknownModel
 from serving.images.picture import decode_image
-from serving.operations import metrics
+from serving.operations import tallies
 from serving.repository import models
 from serving.repository.decoding import INLINE_PIXELS
 from serving.repository.models import Repository, started_with, verify
@@ -105,7 +105,7 @@ def test_beside_a_bad_version_good_ones_are_served_and_nothing_is_left_behind(tm
     settings = Settings(models=tmp_path, default_model="toy-colours", versions="all", provider="cpu", cache=tmp_path)
     repository = Repository(settings, 1, Measurements(tmp_path))
     repository.replace(None)
-    watched = len(metrics._watched)
+    watched = len(tallies.watched)
     (toy.write_artifact(tmp_path, version=2) / "model.onnx").write_bytes(b"no graph")
     for version in (3, 4):
         toy.write_artifact(tmp_path, version=version)
@@ -115,13 +115,13 @@ def test_beside_a_bad_version_good_ones_are_served_and_nothing_is_left_behind(tm
         repository = renewed
         assert [path.name for path in repository.refused] == ["2"]
     assert sorted(served.artifact.version for served in repository) == [1, 1, 3, 4]
-    assert len(metrics._watched) == watched + 2
+    assert len(tallies.watched) == watched + 2
     shutil.rmtree(tmp_path / "toy-colours" / "3")
     shutil.rmtree(tmp_path / "toy-colours" / "4")
     renewed = repository.renewed()
     assert renewed is not None
     renewed.replace(repository)
-    assert len(metrics._watched) == watched
+    assert len(tallies.watched) == watched
     for served in renewed:
         served.retire()
 
