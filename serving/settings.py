@@ -108,6 +108,9 @@ class Settings:
         100_000,
     )
     deadline_ms: int = _number(10_000, "milliseconds after which a waiting image is dropped", 1, 3_600_000)
+    answer_cache_bytes: int = _number(
+        0, "bytes of answers that one worker keeps, for pictures that are sent again; 0 keeps none", 0, 2**40
+    )
     watch: int = _number(0, "1 takes up new and removed versions in the models folder without a restart", 0, 1)
     drain_seconds: int = _number(5, "seconds that requests are still answered after SIGTERM", 0, 20)
     protocols: str = _text(

@@ -19,7 +19,11 @@ from training.recipes.table import RECIPES
 
 LONGEST = 30  # words of a sentence
 PAST = re.compile(r"CHANGELOG\.md|docs/decisions/0.*")  # may name what is no more
-FOREIGN = ("lib/httpClient.js", "/schema.json")  # a file of autocannon's; a route of BentoML's own
+FOREIGN = (
+    "lib/httpClient.js",  # a file of autocannon's
+    "/schema.json",  # a route of BentoML's own
+    "/classifier",  # a path below which a proxy shows the service
+)
 # Files that pages name and that a command makes, or that lie on the reader's machine.
 MADE = re.compile(
     r"^(?:runs|pets|more|pictures|data|results|~|\.venv[\w-]*|fuzz/found)/|^/(?:dev|opt|tmp|proc|home|etc|sys|usr)\b"

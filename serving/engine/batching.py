@@ -42,6 +42,7 @@ class Job:
     """One image (H, W, C) that waits for its batch; `done` is called with the job once `answer` is there: its row of
     what the model computed, or what went wrong. Moments are by time.perf_counter()."""
 
+    large = False  # it needs no decoder of its own
     __slots__ = ("answer", "asked", "cancelled", "computed", "done", "image", "queued", "taken", "threshold")
     answer: np.ndarray | Exception
     taken: float  # when its batch began

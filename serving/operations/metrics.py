@@ -116,6 +116,7 @@ _EXPIRED = Counter("shortcut_expired_images", "Images dropped because their dead
 _UNSURE = Counter("shortcut_unsure_answers", "Answers that should not be relied on, and why", (*_MODEL, "reason"))
 _FAILED = Counter("shortcut_failed_batches", "Batches that the execution provider failed on", _MODEL)
 _REFUSED = Counter("shortcut_refused_connections", "Connections closed for what arrived on them", ("status",))
+_CACHED = Counter("shortcut_cached_answers", "Pictures looked up among the answers that are kept", ("result",))
 _LOADED = Gauge(
     "shortcut_model_workers",
     "Workers that serve this version, and how",
@@ -309,6 +310,16 @@ _serving: dict[tuple[str, str], Meter] = {}  # whose gauges are shown, by model 
 @functools.cache  # models, versions and reasons are few
 def _unsure(model: str, version: str, reason: str) -> Tally:
     return Tally(_UNSURE.labels(model, version, reason))
+
+
+def cached(result: str) -> None:
+    """A picture was looked up among the answers that are kept: `hit`, `miss`, or `joined` to one under way."""
+    _of_cache(result).count()
+
+
+@functools.cache
+def _of_cache(result: str) -> Tally:
+    return Tally(_CACHED.labels(result))
 
 
 _protocols: dict[str, str] = {}  # of each route

@@ -46,12 +46,13 @@ async def answer(request: Request, served: ServedModel, asked: Parameters, limit
     if kind == "application/json":
         shape = served.artifact.input_shape
         instances = await codings.parsed(request, body_bytes, lambda body: read(load_object(body), shape, most, asked))
-        outcomes = await predict_many(served, instances.pictures)
+        least = instances.parameters.min_probability
+        outcomes = await predict_many(served, instances.pictures, min_probability=least)
         return json_response({"predictions": _rows(served, outcomes, instances.parameters)})
     if kind and not kind.startswith("image/") and kind not in ("application/octet-stream", "application/x-image"):
         raise UnsupportedFormat(f"send an image, application/octet-stream or application/json, not {kind[:80]!a}")
     picture = await codings.parsed(request, body_bytes, bytes)
-    (found,) = await predict_many(served, [picture], partial=False)
+    (found,) = await predict_many(served, [picture], partial=False, min_probability=asked.min_probability)
     request.stages = found.stages
     ranking = served.rank(found, asked.top_k, asked.min_probability)
     return json_response({"model": found.model, "version": found.version, **predictions(found, ranking)})

@@ -179,7 +179,7 @@ class OpenInference:
         model = inference_tensors.Model(served.artifact.input_shape, _outputs(served), self._limits.images)
         read = inference_tensors.read
         asked = await codings.parsed(request, self._limits.body_bytes, lambda body: read(body, json_bytes, model))
-        answers = await predict_many(served, asked.pictures, partial=False)
+        answers = await predict_many(served, asked.pictures, partial=False, min_probability=asked.least)
         request.stages = answers[0].stages
         return _response(request, served, asked, answers)
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from serving.artifacts import Artifact
 from serving.engine.admission import Permit
-from serving.engine.batching import Job
 from serving.errors import ClassifyError, InvalidRequest
 from serving.repository.answers import Answer, Outcome
-from serving.repository.served import Decoding, ServedModel
+from serving.repository.cache import Cancellable
+from serving.repository.served import ServedModel
 
 TURN_SECONDS = 0.005  # of the event loop that the pictures of a request may take before others have their turn
 MAX_LARGE = 2  # pictures of one request that may be with the decoders
@@ -100,7 +100,7 @@ class _Request:
         self._asked = time.perf_counter() if asked is None else asked
         self._outcomes: list[Answer | ClassifyError | None] = [None] * len(pictures)
         self._left = len(pictures)
-        self._pending: list[Job | Decoding] = []
+        self._pending: list[Cancellable] = []
         self._large: set[int] = set()  # those that wait for a decoder or were decoded on one, and have no answer yet
         self._progress = asyncio.Event()
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -146,7 +146,7 @@ class _Request:
             self._done(index, err)
             return
         self._pending.append(pending)
-        if isinstance(pending, Decoding):
+        if pending.large:
             self._large.add(index)
 
     def _done(self, index: int, outcome: Outcome) -> None:

@@ -18,6 +18,7 @@ from serving import artifacts
 from serving.engine import cores, memory, selection
 from serving.engine.measurements import Measurement, Measurements
 from serving.errors import StartError, Unavailable, UnknownModel
+from serving.repository.cache import AnswerCache
 from serving.repository.runner import Lost, stay
 from serving.repository.served import ServedModel
 from serving.settings import Settings
@@ -142,6 +143,7 @@ class Repository:
     ):
         self.refused: dict[Path, Refusal] = {}  # versions that cannot be served
         self._settings, self._threads, self._measurements, self._lost = settings, threads, measurements, lost
+        self._cache: AnswerCache | None = _cache(settings) if before is None else before._cache
         self._contents = contents or {}
         self.models: dict[str, dict[int, ServedModel]] = {}  # by name and version
         # A worker that replaces another, in a service that does not watch its folder, serves what that has served.
@@ -213,7 +215,7 @@ class Repository:
         load = functools.partial(selection.load, artifact, self._measurements, wanted)
         faster = functools.partial(selection.faster, measurements=self._measurements, options=wanted)
         first = load() if started is None else load(checked=started.checked)
-        return ServedModel(first, self._settings, load, faster, self._lost)
+        return ServedModel(first, self._settings, load, faster, self._lost, self._cache)
 
     def _earlier(self, name: str) -> dict[int, ServedModel]:
         """The newest version of a model that is not refused and can be served."""
@@ -253,6 +255,10 @@ class Repository:
         if version not in versions:
             raise UnknownModel(f"{name} has no version {version}; there is {', '.join(map(str, sorted(versions)))}")
         return versions[version]
+
+
+def _cache(settings: Settings) -> AnswerCache | None:
+    return AnswerCache(settings.answer_cache_bytes) if settings.answer_cache_bytes else None
 
 
 def _identity(artifact: artifacts.Artifact) -> str:

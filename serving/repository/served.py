@@ -7,6 +7,8 @@ through `ServedModel.predict`.
 import asyncio
 import contextlib
 import functools
+import hashlib
+import json
 import time
 import weakref
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from serving.artifacts import Artifact
 from serving.engine.admission import Permit
 from serving.engine.batching import Batcher, Job
 from serving.engine.selection import Model
@@ -23,6 +26,7 @@ from serving.images.picture import Decoded, Picture
 from serving.images.png import plain_png
 from serving.operations.metrics import Meter
 from serving.repository.answers import Answer, Outcome, Ranking, answer, rank, threshold_of
+from serving.repository.cache import AnswerCache, Cancellable, key_of
 from serving.repository.decoding import Decoder, OnThread
 from serving.repository.runner import Faster, Load, Lost, Runner, stay
 from serving.settings import Settings
@@ -44,8 +48,11 @@ class ServedModel:
         load: Load,
         faster: Faster = lambda model: model,
         lost: Lost = stay,
+        cache: AnswerCache | None = None,
     ):
         self.artifact = model.artifact
+        self._cache = cache
+        self._identity = _identity(model.artifact)
         self._meter = Meter(
             self.artifact.name,
             self.artifact.version,
@@ -93,6 +100,16 @@ class ServedModel:
         self.runner.take_faster()
 
     def predict(
+        self, data: bytes, done: Done, permit: Permit | None = None, min_probability: float | str | None = None
+    ) -> Cancellable:
+        """`compute`, or the answer that another request got for the same picture, where answers are kept."""
+        if self._cache is None:
+            return self.compute(data, done, permit, min_probability)
+        threshold = None if min_probability is None else threshold_of(self.artifact.card, min_probability)
+        key = key_of(self._identity, threshold, data)
+        return self._cache.predict(key, done, lambda told: self.compute(data, told, permit, min_probability))
+
+    def compute(
         self, data: bytes, done: Done, permit: Permit | None = None, min_probability: float | str | None = None
     ) -> "Job | Decoding":
         """Decode an upload and queue it; `done` is called on the event loop with what came of it, exactly once, unless
@@ -153,9 +170,9 @@ class ServedModel:
     async def answer(
         self, data: bytes, permit: Permit | None = None, min_probability: float | str | None = None
     ) -> Answer:
-        """`predict` for who awaits it: raises whatever went wrong. What nobody awaits any more is not computed."""
+        """`compute` for who awaits it: raises whatever went wrong. What nobody awaits any more is not computed."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        pending = self.predict(data, future.set_result, permit, min_probability)
+        pending = self.compute(data, future.set_result, permit, min_probability)
         try:
             outcome = await future
         finally:
@@ -175,6 +192,8 @@ class ServedModel:
 
 class Decoding:
     """A large picture that waits for a decoder, then for its answer. Its place is a permit's until it is queued."""
+
+    large = True
 
     def __init__(
         self,
@@ -233,6 +252,13 @@ class Decoding:
             self._permit.use()
             if self._future is not None:
                 self._future.cancel()
+
+
+def _identity(artifact: Artifact) -> str:
+    """Of everything that decides an answer beside the picture: the card, which says how a picture is decoded and has
+    the graph's hash, and whose it is."""
+    card = hashlib.sha256(json.dumps(artifact.card, sort_keys=True).encode()).hexdigest()
+    return f"{artifact.name}/{artifact.version} {card}"
 
 
 def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
