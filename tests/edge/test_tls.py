@@ -1,16 +1,20 @@
 """The service over TLS with BentoML's options and a certificate made here: answers, refusals, plain HTTP."""
 
+import contextlib
 import http.client
+import logging
 import shutil
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from serving.edge.certificates import Certificate
 from tests.fixtures import toy
 from tests.fixtures.pictures import colours, encode
 from tests.fixtures.server import Answer, Client, assert_failure, running
@@ -21,7 +25,10 @@ pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed certificate for localhost, and its key."""
-    folder = tmp_path_factory.mktemp("certificate")
+    return made(tmp_path_factory.mktemp("certificate"))
+
+
+def made(folder: Path) -> tuple[Path, Path]:
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
@@ -109,3 +116,73 @@ def test_old_protocols_are_refused(secure: TlsClient) -> None:
         pytest.raises((ssl.SSLError, ConnectionError)),
     ):
         old.wrap_socket(connection, server_hostname="localhost")
+
+
+def test_a_half_closed_client_is_not_left_waiting(secure: TlsClient) -> None:
+    """TLS closes both sides: there is no answer, but an end."""
+    plain = socket.create_connection(("127.0.0.1", secure.port), timeout=15)
+    with secure.trust.wrap_socket(plain, server_hostname="localhost") as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            while connection.recv(65536):
+                pass
+    assert secure.get("/livez").status == 200
+
+
+# Renewed files
+
+
+def fingerprint(port: int) -> bytes:
+    """Of the certificate that a new connection is shown."""
+    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port), timeout=15))
+
+
+def replace(old: Path, new: Path) -> None:
+    """In one step, as certbot and Kubernetes do."""
+    shutil.copy(new, old.with_suffix(".new"))
+    old.with_suffix(".new").replace(old)
+
+
+def test_renewed_files_are_taken_up_and_halves_are_not(
+    certificate: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "new").mkdir()
+    newer = made(tmp_path / "new")
+    mine = [Path(shutil.copy(file, tmp_path)) for file in certificate]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*mine)
+    watched = Certificate(context, str(mine[0]), str(mine[1]))
+    assert not watched.take_up()
+    replace(mine[0], newer[0])
+    with caplog.at_level(logging.INFO, "shortcut"):
+        assert not watched.take_up()  # the key is the old one yet
+        assert "the old ones stay" in caplog.text
+        caplog.clear()
+        assert not watched.take_up()  # and is told once
+        assert not caplog.records
+        replace(mine[1], newer[1])
+        assert watched.take_up()
+    assert "is in use" in caplog.text
+    mine[1].unlink()
+    assert not watched.take_up()
+
+
+def test_a_new_connection_is_shown_the_renewed_certificate(
+    secure: TlsClient, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    kept = secure.connection()
+    kept.request("GET", "/livez")
+    assert kept.getresponse().read()
+    before = fingerprint(secure.port)
+    for old, new in zip(certificate, made(tmp_path), strict=True):
+        replace(old, new)
+    deadline = time.monotonic() + 30
+    while fingerprint(secure.port) == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    kept.request("GET", "/livez")  # no connection was lost
+    assert kept.getresponse().status == 200
+    kept.close()
+    secure.trust.load_verify_locations(certificate[0])
+    assert secure.get("/livez").status == 200
