@@ -12,7 +12,8 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{printf "  make %-20s %s\n", $$1, $$2}'
 
 serve: .venv/ready  ## the service with the committed models, on PORT
-	exec .venv/bin/bentoml serve serving.service:ImageClassifier --port $(PORT)
+	exec env $$([ -n "$$BENTOML_HOME" ] || [ -w "$$HOME" ] || [ -w "$$HOME/bentoml" ] || echo BENTOML_HOME=$${TMPDIR:-/tmp}/bentoml-$$(id -u)) \
+	  .venv/bin/bentoml serve serving.service:ImageClassifier --port $(PORT)
 
 train: .venv-dev/ready  ## MODEL=conv_resnet_deep [ARGS="--dataset mnist …"]
 	.venv-dev/bin/python -m training.fit $(MODEL) $(ARGS)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FOUND = HERE / "found"
-COVERAGE_GUIDED = ("decode_image", "multipart", "http1")
+COVERAGE_GUIDED = ("decode_image", "multipart", "http1", "connection")
 MAX_LENGTH = 4096  # bytes of an input: longer ones are slow to run and find little more
 SLOWEST = 10  # seconds that one input may take before it counts as a finding
 MEMORY = 1024  # MiB, the same

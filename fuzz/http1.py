@@ -1,7 +1,7 @@
 """atheris on the edge's reading of HTTP/1.1: any bytes, whole or cut in two, give the requests that h11 finds, or a
 refusal.
 
-The first two bytes of an input say where it is cut.
+The first two bytes of an input say where it is cut. `fuzz.connection` counts the work that such bytes cause.
 """
 
 import sys

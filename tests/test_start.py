@@ -1,5 +1,6 @@
 """How the service starts, and that it does not when something is wrong: one line, non-zero, within ten seconds."""
 
+import os
 import resource
 import shutil
 import socket
@@ -118,3 +119,17 @@ def test_a_user_without_a_home_can_start_it(models: Path, tmp_path: Path, monkey
     monkeypatch.delenv("HOME")
     with running(tmp_path / "log", models=str(models), workers="1") as client:
         assert client.get("/livez").status == 200
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize(("given", "told"), [({}, "/tmp/bentoml-65534"), ({"BENTOML_HOME": "/own"}, "/own")])
+def test_make_serve_gives_bentoml_a_home_where_the_user_has_none(given: dict[str, str], told: str) -> None:
+    """A user id that nobody made, as OpenShift gives, has HOME=/: BentoML would end with a traceback."""
+    recipe = subprocess.run(["make", "-n", "serve"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    line = recipe[recipe.rindex("exec env ") :].replace("\\\n", " ")
+    asking = line[: line.index(".venv/bin/bentoml")] + "printenv BENTOML_HOME"
+    who = {"HOME": "/", "PATH": os.environ["PATH"]} | given
+    done = subprocess.run(
+        ["sh", "-c", asking], user=65534, cwd="/", env=who, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == told

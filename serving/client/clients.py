@@ -47,6 +47,8 @@ class _Base(Generic[Http]):
     ):
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"the address must begin with http:// or https://, got {url!r}")
+        if api_key and not (api_key.isascii() and api_key.isprintable()):  # httpx would repeat it in its message
+            raise ValueError("the key holds what no header can carry, as a line break; it is not repeated here")
         self.url, self._retries, self._patience = url, retries, patience
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         try:

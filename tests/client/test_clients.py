@@ -244,6 +244,13 @@ def test_a_broken_connection_is_tried_again_a_few_times(monkeypatch: pytest.Monk
     assert [wait for wait in waits if wait] == [0.2, 0.4, 0.2, 0.4, 0.8]
 
 
+@pytest.mark.parametrize("key", ["secret\nX: y", "secret\r", "secr\0et", "secret\u00e9"])
+def test_key_that_no_header_can_carry_is_not_repeated(key: str) -> None:
+    with pytest.raises(ValueError, match="the key holds what no header can carry") as caught:
+        Client("http://127.0.0.1:1", api_key=key)
+    assert "secr" not in str(caught.value)
+
+
 def test_nobody_at_the_address_is_said() -> None:
     with Client(f"http://127.0.0.1:{server.free_port()}", retries=0) as client, pytest.raises(Unreachable):
         client.classify(SEVEN)
