@@ -130,15 +130,20 @@ def _read_all(connection: socket.socket) -> None:
             pass
 
 
-def dear_pictures(port: int) -> None:
-    """A checkerboard of 128x128 pixels in 158 bytes: every pixel is an edge of a figure."""
+def checkerboard() -> bytes:
+    """A PNG of 128x128 pixels in 158 bytes: every pixel is an edge of a figure."""
     rows = b"".join(b"\0" + (b"\xaa" if y % 2 else b"\x55") * 16 for y in range(128))
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
     header = (128).to_bytes(4, "big") * 2 + b"\x01\0\0\0\0"
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+
+
+def dear_pictures(port: int) -> None:
+    """Small pictures that are dear for the finder of digits."""
+    png = checkerboard()
     request = b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(png) + png
     while True:
         with contextlib.suppress(OSError), _connect(port) as connection:
