@@ -5,10 +5,12 @@ The first byte chooses the model's shape and convention. Pillow's C decoders are
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import atheris
 
 with atheris.instrument_imports(include=["PIL", "serving"]):
+    import PIL.AvifImagePlugin
     import PIL.BmpImagePlugin
     import PIL.GifImagePlugin
     import PIL.JpegImagePlugin
@@ -19,14 +21,20 @@ with atheris.instrument_imports(include=["PIL", "serving"]):
     from serving.errors import ClassifyError
     from serving.images.picture import decode_image
 
-BACKENDS = (((28, 28, 1), "light_on_dark_centred"), ((32, 32, 3), "plain"), ((8, 8, 1), "plain"))
+BACKENDS: tuple[tuple[tuple[int, int, int], str, dict[str, Any]], ...] = (
+    ((28, 28, 1), "light_on_dark_centred", {}),
+    ((32, 32, 3), "plain", {}),
+    ((8, 8, 1), "plain", {}),
+    ((16, 40, 3), "pad", {"fill": (114,)}),
+    ((24, 16, 3), "centre_crop", {"resize_to": 32}),
+)
 MAX_PIXELS = 1_000_000  # small, so that an enormous but valid picture does not pass for a hang
 
 
 def one_input(data: bytes) -> None:
-    shape, convention = BACKENDS[data[0] % len(BACKENDS) if data else 0]
+    shape, convention, options = BACKENDS[data[0] % len(BACKENDS) if data else 0]
     try:
-        array = decode_image(data[1:], shape, convention, max_pixels=MAX_PIXELS)
+        array = decode_image(data[1:], shape, convention, max_pixels=MAX_PIXELS, **options)
     except ClassifyError as err:
         if err.status not in (400, 413, 415) or not str(err):
             raise AssertionError(f"undocumented refusal: {err!r}") from err

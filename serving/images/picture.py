@@ -13,6 +13,7 @@ from PIL import Image
 
 from serving.errors import ClassifyError, ImageTooLarge, InvalidImage
 from serving.images import profile
+from serving.images.avif import largest_frame
 from serving.images.budget import Budget, TakesLong
 from serving.images.digits import light_on_dark
 from serving.images.fitting import Fit, fit, surplus
@@ -88,6 +89,8 @@ class Picture:
         Image.MAX_IMAGE_PIXELS = max_pixels // 2
         reads = _Reads(data, quick)
         try:
+            if form == "AVIF" and (inner := largest_frame(bytes(data))) > max_pixels:
+                raise ImageTooLarge(f"the AVIF image has a frame of {inner:,} pixels; the limit is {max_pixels:,}")
             image = OPENERS[form](reads)
         except Image.DecompressionBombError as err:
             raise ImageTooLarge(
