@@ -73,8 +73,9 @@ class Needs:
         return self.together > ENOUGH * self.limit
 
     def __str__(self) -> str:
+        who = "1 worker takes" if self.workers == 1 else f"{self.workers} workers take"
         sentence = (
-            f"{self.workers} workers take {megabytes(self.worker)} of memory each with their models, "
+            f"{who} {megabytes(self.worker)} of memory each with all models, "
             f"{megabytes(self.together)} with the parent; there are {megabytes(self.limit)}"
         )
         more = ", too little for pictures, batches and faster providers: see Memory in docs/operations.md"

@@ -5,6 +5,7 @@ route's label is its pattern, never the path a client sent, so a scan of random 
 every request is counted in plain numbers and handed to prometheus_client a little later, which is a tenth of the cost.
 """
 
+import contextlib
 import functools
 import logging
 import os
@@ -217,7 +218,7 @@ class Meter:
         model: str,
         version: int,
         labels: Sequence[str] = (),
-        reference: Mapping[str, Any] | None = None,
+        reference: Any = None,
         unfamiliar_from: float | None = None,
     ):
         self._labels = (model, str(version))
@@ -231,7 +232,7 @@ class Meter:
         self._classes = list(labels) if len(labels) <= MOST_LABELS else [*labels[: MOST_LABELS - 1], OTHER]
         self._unfamiliar_from = unfamiliar_from
         self._answers: _Answers | None = None  # from when it is served
-        self._reference = reference or {}
+        self._reference = reference
         self._workers: Gauge | None = None  # while it is served
         self._measuring = _MEASURING.labels(*self._labels)
 
@@ -248,16 +249,17 @@ class Meter:
     def _expect(self) -> None:
         """Show from the start which classes there are, and what the card says of validation."""
         self._answers = _Answers(self._labels, self._classes, self._unfamiliar_from)
-        shares = self._reference.get("labels") or {}
+        shares = _shares(self._reference, "labels")
         left = dict(shares)
         for label in self._classes if shares else ():
             _SHARE.labels(*self._labels, label).set(left.pop(label, 0.0))
         if OTHER in self._classes and shares:
             _SHARE.labels(*self._labels, OTHER).set(sum(left.values()))
         for gauge, part in ((_TOP_SHARE, "probability"), (_UNFAMILIARITY_SHARE, "unfamiliarity")):
-            for bound, share in (self._reference.get(part) or {}).items():
-                le = floatToGoString(float(bound))  # type: ignore[no-untyped-call]
-                gauge.labels(*self._labels, le).set(share)
+            for bound, share in _shares(self._reference, part).items():
+                with contextlib.suppress(ValueError):  # no number: of no bucket
+                    le = floatToGoString(float(bound))  # type: ignore[no-untyped-call]
+                    gauge.labels(*self._labels, le).set(share)
 
     def unsure(self, reason: str) -> None:
         """An answer was marked as not to be relied on."""
@@ -302,6 +304,15 @@ class Meter:
         del _serving[self._labels]
         for gauge in (_WAITING, _ROOM, _MEASURING):
             gauge.labels(*self._labels).set(0)
+
+
+def _shares(reference: Any, part: str) -> dict[str, float]:
+    """A part of a card's reference; empty where somebody has put something else there, which is no reason not to
+    serve."""
+    found = reference.get(part) if isinstance(reference, Mapping) else None
+    if not isinstance(found, Mapping) or not all(isinstance(share, int | float) for share in found.values()):
+        return {}
+    return {str(name): float(share) for name, share in found.items()}
 
 
 _serving: dict[tuple[str, str], Meter] = {}  # whose gauges are shown, by model and version

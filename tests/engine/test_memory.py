@@ -88,7 +88,7 @@ def test_one_worker_says_what_all_take_together(machine: Path, monkeypatch: pyte
     monkeypatch.setattr(memory, "_kilobytes", lambda file, name: 80 * MB if "status" in str(file) else 1000 * MB)
     needs = memory.needs(machine, 2, 1)
     assert str(needs) == (
-        "2 workers take 250 MB of memory each with their models, 580 MB with the parent; there are 1,000 MB"
+        "2 workers take 250 MB of memory each with all models, 580 MB with the parent; there are 1,000 MB"
     )
     assert memory.needs(machine, 2, 1) is None  # another has said it
     assert memory.needs(None, 2, 1) is None

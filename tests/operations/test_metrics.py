@@ -293,6 +293,22 @@ line("shortcut_unfamiliarity_count")
     ]
 
 
+@pytest.mark.parametrize(
+    "reference", ["5", "[1]", "{'labels': [1]}", "{'labels': {'a': 'b'}, 'probability': {'x': 1}}"]
+)
+def test_a_reference_that_is_none_is_left_out(reference: str) -> None:
+    lines = printed(
+        f"""
+meter = metrics.Meter("m", 1, ("a", "b"), {reference})
+meter.loaded("cpu", "float32", Queue())
+meter.answered(0, 0.5)
+line("shortcut_reference")
+line("shortcut_top_probability_count")
+"""
+    )
+    assert [line for line in lines if line] == ['shortcut_top_probability_count{model="m",version="1"} 1.0']
+
+
 def test_a_thousand_classes_have_a_hundred_series() -> None:
     lines = printed(
         """
