@@ -6,7 +6,7 @@ DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
 export ORT_DISABLE_TELEMETRY = 1
-.PHONY: help serve train import study test test-slow check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
+.PHONY: help serve train import study test test-slow elsewhere-test check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -23,6 +23,9 @@ test: .venv-dev/ready .venv/ready .venv-bento/ready check  ## lint, types, tests
 
 test-slow: .venv-dev/ready  ## what waits or repeats for minutes: dying workers, each family of keras.applications
 	.venv-dev/bin/python -m pytest -m slow
+
+elsewhere-test: .venv-dev/ready .venv-elsewhere/ready  ## what is published for MLflow, the Hub and Triton, loaded by their libraries
+	.venv-dev/bin/python -m pytest -m elsewhere
 
 check: .venv-dev/ready  ## ruff, mypy, pip-audit
 	.venv-dev/bin/ruff check .
@@ -72,7 +75,7 @@ bento-gpu: .venv/ready .venv-bento/ready  ## the same for CUDA
 lock: .venv-bento/ready  ## compile requirements/*.txt from pyproject.toml
 	for extra in serving serving-gpu training import dev; do .venv-bento/bin/uv pip compile pyproject.toml --extra $$extra --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q -o requirements/$$extra.txt; done
-	for name in bench bench-ray bench-mlserver fuzz bento; do .venv-bento/bin/uv pip compile requirements/$$name.in --universal \
+	for name in bench bench-ray bench-mlserver fuzz bento elsewhere; do .venv-bento/bin/uv pip compile requirements/$$name.in --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q \
 	  -o requirements/$$name.txt; done
 
@@ -93,6 +96,12 @@ lock: .venv-bento/ready  ## compile requirements/*.txt from pyproject.toml
 	$(PYTHON) -m venv --clear .venv-import
 	.venv-import/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/import.txt
 	cp requirements/import.txt $@
+
+.venv-elsewhere/ready: requirements/elsewhere.txt
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }
+	$(PYTHON) -m venv --clear .venv-elsewhere
+	.venv-elsewhere/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/elsewhere.txt
+	cp requirements/elsewhere.txt $@
 
 .venv-bento/ready: requirements/bento.txt
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }

@@ -8,18 +8,23 @@ from pathlib import Path
 from training.artifact.elsewhere import FORMS, publish_to
 from training.artifact.errors import ExportError
 from training.artifact.reading import latest_version
+from training.artifact.triton import write_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.publish", description=__doc__.partition(": ")[2])
     parser.add_argument("model", type=Path, metavar="MODEL", help="models/NAME (its latest version) or its VERSION")
-    told = "hf-folder: a folder for the Hugging Face Hub; mlflow: an MLflow model; onnx: one plain file"
-    parser.add_argument("--to", required=True, choices=tuple(FORMS), help=told)
+    told = "hf-folder: a folder for the Hugging Face Hub; mlflow: an MLflow model; onnx: one plain file; "
+    told += "triton: the config.pbtxt that every export writes"
+    parser.add_argument("--to", required=True, choices=(*FORMS, "triton"), help=told)
     parser.add_argument("--output", type=Path, help="a new folder or file (default: NAME-TO, or NAME.onnx)")
     args = parser.parse_args(argv)
     try:
         model = args.model if args.model.exists() else Path("models") / args.model
         artifact = latest_version(model).resolve()
+        if args.to == "triton":
+            print(f"wrote {write_config(artifact)}")
+            return 0
         name = artifact.parent.name
         default = Path(f"{name}.onnx") if args.to == "onnx" else Path(f"{name}-{args.to}")
         print(f"wrote {publish_to(args.to, artifact, args.output or default)}")

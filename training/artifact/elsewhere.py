@@ -17,9 +17,9 @@ _NEEDED = ("numpy", "onnx", "onnxruntime")
 
 
 def publish_to(form: str, artifact: Path, output: Path) -> Path:
-    """Write the artifact in the form `form`, one of FORMS, to `output`, which must not exist. Raises ExportError.
+    """Write the artifact in the form `form`, one of FORMS, to `output`, and return where it lies. Raises ExportError.
 
-    Nothing is left behind where that fails.
+    `output` must not exist, or be an empty folder. Nothing is left behind where writing fails.
     """
     try:
         card = json.loads((artifact / "card.json").read_text())
@@ -27,7 +27,9 @@ def publish_to(form: str, artifact: Path, output: Path) -> Path:
         raise ExportError(f"{artifact}: not a published artifact ({err})") from err
     if not (artifact / "model.onnx").is_file():
         raise ExportError(f"{artifact}: has no model.onnx")
-    if output.exists():
+    if form == "onnx" and output.is_dir():
+        output = output / f"{card['name']}.onnx"
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ExportError(f"{output}: exists already; choose another with --output")
     partial = output.with_name(f".{output.name}.partial")
     try:
@@ -159,7 +161,7 @@ def _mlflow(artifact: Path, card: dict[str, Any], folder: Path) -> None:
             "onnx_version": versions.get("onnx", "1.20.0"),
             "data": "model.onnx",
             "code": None,
-            "providers": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+            "providers": ["CPUExecutionProvider"],
             "onnx_session_options": None,
         },
         "python_function": {

@@ -63,7 +63,7 @@ def export(
             exactness = compare(folder, images, reference, spread)
             np.savez(folder / "golden.npz", image=images, probabilities=reference)
             write_card(folder, model.count_params(), name, labels, shape, {**card, "exactness": exactness})
-            write_config(folder.parent, name, shape, len(labels))
+            write_config(folder)
         except tf.errors.OpError as err:  # TensorFlow has classes of its own for a full disk
             reason = next(iter(str(err).splitlines()), type(err).__name__)
             raise ExportError(f"cannot write to {folder}: {reason}; nothing was published") from err

@@ -1,6 +1,6 @@
 """An artifact -> the `config.pbtxt` that makes `models/` a model repository of NVIDIA's Triton Inference Server.
 
-Written in protobuf's text format by hand, for it takes ten lines. Knows only names, types and shapes.
+Written in protobuf's text format by hand, for it takes ten lines. Knows the card and the names of the outputs.
 https://github.com/triton-inference-server/server/blob/main/docs/user_guide/model_configuration.md
 """
 
@@ -8,20 +8,28 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
+
 FILE = "config.pbtxt"
 BATCH = 64  # pictures that Triton may put into one batch: as many as the service takes in one request
 
 
-def write_config(model: Path, name: str, shape: Sequence[int], classes: int, unfamiliarity: bool = False) -> None:
-    """Write models/NAME/config.pbtxt for pictures of `shape` (H, W, C) and `classes` probabilities.
+def write_config(version: Path) -> Path:
+    """Write models/NAME/config.pbtxt from what a version's folder holds, its card and its graph, and return it.
 
     It stands beside the versions, of which Triton serves the latest, and is replaced by a whole file at once.
     """
-    file = model / FILE
-    partial = model / f".{FILE}.partial"
-    partial.write_text(config(name, shape, classes, unfamiliarity))
-    partial.chmod(0o644)
-    partial.replace(file)
+    card = json.loads((version / "card.json").read_text())
+    graph = onnx.load(str(version / "model.onnx"), load_external_data=False).graph
+    unfamiliarity = any(output.name == "unfamiliarity" for output in graph.output)
+    file = version.parent / FILE
+    partial = file.with_name(f".{FILE}.partial")
+    try:
+        partial.write_text(config(card["name"], card["input_shape"], len(card["labels"]), unfamiliarity))
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return file
 
 
 def config(name: str, shape: Sequence[int], classes: int, unfamiliarity: bool = False) -> str:

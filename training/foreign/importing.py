@@ -370,7 +370,7 @@ def _written(
         onnx.save(served, str(folder / "model.onnx"))
         np.savez(folder / "golden.npz", image=images, probabilities=reference)
         write_card(folder, parameters(found.proto), asked.name, labels, source.shape, card)
-        write_config(folder.parent, asked.name, source.shape, len(labels))
+        write_config(folder)
 
     return new_version(asked.output, asked.name, write)
 
