@@ -1,18 +1,22 @@
-"""`python -m tests.page.screenshots`: the pictures of the page in docs/, of what the page looks like today.
+"""`python -m tests.page.screenshots`: the pictures of the page and of a report in docs/, as they look today.
 
-Starts a service with committed models and a browser, and does what a visitor does. Each picture carries the hash of the
-files that it shows, so that a test can tell an old one.
+Starts a service with committed models and a browser, and does what a visitor does. It trains a small network for the
+report.
+Each picture carries the hash of the files that it shows, so that a test can tell an old one.
 """
 
 import hashlib
 import io
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, PngImagePlugin
 from playwright.sync_api import Page, expect
 
@@ -53,10 +57,14 @@ SCREENS: dict[str, tuple[dict[str, Any], Callable[[Page], None]]] = {
 }
 
 
+REPORT = "report.png"
+
+
 def sources(name: str) -> str:
     """The hash of the files that a picture shows."""
     folder = ROOT / "serving" / "page"
-    files = [ROOT / "training" / "runs" / "report.py"] if name.startswith("report") else sorted(folder.iterdir())
+    runs = ROOT / "training" / "runs"
+    files = [runs / "report.py", runs / "advice.py"] if name == REPORT else sorted(folder.iterdir())
     return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
 
 
@@ -82,6 +90,29 @@ def _take(client: Client) -> None:
             context.close()
 
 
+def _take_report(folder: Path) -> None:
+    """Of a training on drawn digits in changing light, some of them hard."""
+    random = np.random.default_rng(0)
+    for n in range(240):
+        label = "147"[n % 3]
+        where = folder / "digits-on-paper" / label
+        where.mkdir(parents=True, exist_ok=True)
+        size = int(random.integers(24, 60))
+        drawn = digit(
+            label, (size, size), tuple(random.uniform(0.35, 0.65, 2)), random.uniform(0.5, 0.9), ink=40, ground=215
+        )
+        noise = random.normal(0, random.uniform(5, 75), (size, size))
+        Image.fromarray((np.asarray(drawn) + noise).clip(0, 255).astype(np.uint8)).save(where / f"scan-{n:03}.png")
+    data = ["--data", "digits-on-paper", "--image-size", "28", "--epochs", "12", "--recipe", "augmented"]
+    command = [sys.executable, "-m", "training.fit", "conv_resnet_shallow", *data]
+    subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    (report,) = folder.glob("runs/*/1/report.html")
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1000, "height": 1100})
+        page.goto(report.as_uri())
+        save(page.screenshot(), REPORT)
+
+
 def main() -> int:
     expect.set_options(timeout=30_000)
     with tempfile.TemporaryDirectory() as folder:
@@ -90,6 +121,7 @@ def main() -> int:
             shutil.copytree(ROOT / "models" / artifact, models / artifact)
         with running(Path(folder) / "log", models=str(models), workers="1") as client:
             _take(client)
+        _take_report(Path(folder))
     return 0
 
 

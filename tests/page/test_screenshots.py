@@ -4,10 +4,12 @@ import pytest
 from PIL import Image
 
 from tests.fixtures.server import ROOT
-from tests.page.screenshots import DOCS, SCREENS, sources
+from tests.page.screenshots import DOCS, REPORT, SCREENS, sources
+
+NAMES = [*SCREENS, REPORT]
 
 
-@pytest.mark.parametrize("name", SCREENS)
+@pytest.mark.parametrize("name", NAMES)
 def test_screenshot_is_of_today(name: str) -> None:
     with Image.open(DOCS / name) as picture:
         taken = picture.info["sources"]
@@ -15,6 +17,6 @@ def test_screenshot_is_of_today(name: str) -> None:
 
 
 def test_screenshots_are_small_and_shown() -> None:
-    assert sum((DOCS / name).stat().st_size for name in SCREENS) < 400_000
+    assert sum((DOCS / name).stat().st_size for name in NAMES) < 400_000
     pages = "".join(page.read_text() for page in [ROOT / "README.md", *DOCS.glob("*.md")])
-    assert [name for name in SCREENS if f"({name})" not in pages and f"(docs/{name})" not in pages] == []
+    assert [name for name in NAMES if f"({name})" not in pages and f"(docs/{name})" not in pages] == []

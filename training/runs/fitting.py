@@ -4,6 +4,7 @@ Trains epoch by epoch with a checkpoint after each, so that `--resume` continues
 result, and tells the user what happens.
 """
 
+import json
 import math
 import sys
 import time
@@ -18,10 +19,12 @@ from training.artifact.calibration import calibration, put_inside, temperature, 
 from training.artifact.card import card_of_training, hardware
 from training.artifact.metrics import binary_accuracy, confusion_matrix
 from training.artifact.publishing import export
+from training.artifact.reading import run_onnx
 from training.artifact.versions import check_name
 from training.data.dataset import Dataset
 from training.networks.network import macs_of
 from training.recipes.recipe import Recipe
+from training.runs.advice import Earlier
 from training.runs.epochs import Lines, Progress, batches_of, train_epoch
 from training.runs.parts import Part, RunError, splits
 from training.runs.report import write_report
@@ -93,7 +96,7 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
             "best_epoch": run.best_epoch + 1,
             "notes": list(data.notes),
         }
-        write_report(run.folder, record, data, probabilities)
+        write_report(run.folder, record, data, probabilities, output, _earlier(artifact, data))
         run.finish(model, record, artifact.name)
     except KeyboardInterrupt as err:
         raise InterruptedAfterPublishing(f"{artifact} is published; {run.folder} lacks its record or report") from err
@@ -119,6 +122,31 @@ def _prepared(model: keras.Model, run: Run, train: Part, validation: Part) -> tu
         seconds = time.perf_counter() - started
         print(f"head on fixed features: validation {accuracy:.4f} ({seconds:.0f} s with the features)", flush=True)
     return learnt, checked, time.perf_counter() - started
+
+
+def _earlier(artifact: Path, data: Dataset) -> Earlier | None:
+    """What the version before this one answers about the same test images; None where none could.
+
+    Its classes are matched by name: it may not have known all of them.
+    """
+    versions = [int(path.name) for path in artifact.parent.iterdir() if path.name.isdecimal()]
+    before = max((version for version in versions if version < int(artifact.name)), default=None)
+    if before is None:
+        return None
+    path = artifact.parent / str(before)
+    try:
+        card = json.loads((path / "card.json").read_text())
+        shared = [(k, data.labels.index(label)) for k, label in enumerate(card["labels"]) if label in data.labels]
+        same = (list(data.input_shape), data.input_convention) == (card["input_shape"], card["input_convention"])
+        if not shared or not same:
+            return None
+        theirs, ours = zip(*shared, strict=True)
+        probabilities = np.zeros((len(data.x_test), len(data.labels)), np.float32)
+        probabilities[:, list(ours)] = run_onnx(path, data.x_test)[:, list(theirs)]
+        return Earlier(before, probabilities)
+    except Exception as err:  # somebody else's file may be anything; the report does without
+        print(f"the report has no comparison with {path}: {err}", file=sys.stderr)
+        return None
 
 
 class InterruptedAfterPublishing(KeyboardInterrupt):

@@ -1,7 +1,7 @@
 """A run's record and test answers -> plots, and report.html: one file that opens without a connection.
 
-Everything a user wrote is escaped, pictures are data URIs, and the page allows itself to load nothing. Knows nothing of
-how the model was trained.
+It begins with what to do. Everything a user wrote is escaped, pictures are data URIs, and the page allows itself to
+load nothing. Knows nothing of how the model was trained.
 """
 
 import base64
@@ -16,21 +16,29 @@ from PIL import Image
 
 from training.artifact.trust import by_class
 from training.data.dataset import Dataset
+from training.runs.advice import Earlier, changes, commands, confused, doubtful, verdict
 from training.runs.plots import plot_confusion, plot_curves, plot_reliability
 
 SHOWN = 24  # pictures of each kind
 THUMBNAIL = 112  # pixels of the longer side
+MANY = 40  # classes: of more, the worst are shown and the others folded
 PLOTS = {"curves.png": "Curves", "confusion.png": "Confusion", "reliability.png": "Calibration"}
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <style>
-body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 70rem; margin: 1.5rem auto; padding: 0 1rem; color: #222 }}
+:root {{ color-scheme: light }}
+body {{ font: 16px/1.45 system-ui, sans-serif; max-width: 70rem; margin: 1.5rem auto; padding: 0 1rem;
+  color: #222; background: #fff; overflow-wrap: anywhere }}
+.verdict {{ font-size: 1.3rem; font-weight: 600 }} .wide {{ overflow-x: auto }}
 table {{ border-collapse: collapse }} td, th {{ padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top }}
-td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums }} img {{ max-width: 100% }}
-.warning {{ background: #fff3cd; padding: .4rem .8rem }} figure {{ display: inline-block; margin: 0 .8rem .8rem 0 }}
-figcaption {{ font-size: 12px; max-width: 9rem; overflow-wrap: anywhere }} figure img {{ width: 7rem }}
+td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: normal }} img {{ max-width: 100% }}
+.warning {{ background: #fff3cd; padding: .4rem .8rem }}
+pre {{ background: #f3f5f7; padding: .5rem; white-space: pre-wrap }}
+figure {{ display: inline-block; margin: 0 .8rem .8rem 0; vertical-align: top }}
+figcaption {{ font-size: 13px; width: 9rem }} figure img {{ width: 7rem }} small {{ color: #555 }}
 </style></head><body>
 <h1>{title}</h1>
 {body}
@@ -38,32 +46,84 @@ figcaption {{ font-size: 12px; max-width: 9rem; overflow-wrap: anywhere }} figur
 """
 
 
-def write_report(folder: Path, record: dict[str, Any], data: Dataset, probabilities: np.ndarray) -> None:
-    """Write the plots and report.html. `record` is run.json's, `probabilities` (N, K) answer the test images."""
+def write_report(
+    folder: Path,
+    record: dict[str, Any],
+    data: Dataset,
+    probabilities: np.ndarray,
+    models: Path = Path("models"),
+    earlier: Earlier | None = None,
+) -> None:
+    """Write the plots and report.html. `record` is run.json's, `probabilities` (N, K) answer the test images. `models`
+    is where the artifact is; `earlier` is what a version before it answers."""
     title = f"{record['model']} version {record['version']}"
     plot_curves(record["history"], title, folder / "curves.png")
-    plot_confusion(np.array(record["confusion"]), data.labels, title, folder / "confusion.png")
+    counts, labels = _worst(np.array(record["confusion"]), data.labels)
+    plot_confusion(counts, labels, title, folder / "confusion.png")
     hits = probabilities.argmax(axis=1) == data.y_test
     plot_reliability(probabilities.max(axis=1), hits, title, folder / "reliability.png")
-    page = _PAGE.format(title=escape(title), body="\n".join(_body(folder, record, data, probabilities)))
+    body = "\n".join(_body(folder, record, data, probabilities, models, earlier))
+    page = _PAGE.format(title=escape(title), body=body)
     (folder / "report.html").write_text(page, encoding="utf-8", errors="replace")
 
 
-def _body(folder: Path, record: dict[str, Any], data: Dataset, probabilities: np.ndarray) -> Iterator[str]:
+def _worst(confusion: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """The part of the matrix with the MANY classes that are confused most, in their order, and their short names."""
+    wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * confusion.diagonal()
+    kept = np.sort(np.argsort(-wrong, kind="stable")[:MANY])
+    return confusion[np.ix_(kept, kept)], [_short(labels[k]) for k in kept]
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 24 else f"{label[:23]}…"
+
+
+def _body(
+    folder: Path,
+    record: dict[str, Any],
+    data: Dataset,
+    probabilities: np.ndarray,
+    models: Path,
+    earlier: Earlier | None,
+) -> Iterator[str]:
     confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    confusion = np.array(record["confusion"])
     wrong = np.flatnonzero(predicted != data.y_test)
-    two = np.sort(probabilities, axis=1)[:, -2:]
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN]
-    doubtful = np.argsort(two[:, 1] - two[:, 0], kind="stable")[:SHOWN]
+
+    def pictures(chosen: np.ndarray) -> str:
+        return "".join(_pictures(chosen, data, probabilities))
+
+    yield f'<p class="verdict">{escape(verdict(record, data.y_test))}</p>'
     yield from (f'<p class="warning">{escape(text)}</p>' for text in record["warnings"])
-    yield _table((), _figures(record))
-    yield "<h2>By class</h2>" + _table(*by_class(np.array(record["confusion"]), data.labels))
+    yield "<h2>Next</h2>"
+    yield from (f"<p>{escape(what)}:</p><pre>{escape(command)}</pre>" for what, command in commands(record, models))
+    if earlier:
+        said, better, worse = changes(earlier, probabilities, data.y_test)
+        yield f"<h2>Beside version {earlier.version}</h2><p>{said}</p>"
+        for title, chosen in (("Got worse", worse), ("Got better", better)):
+            if len(chosen):
+                yield f"<h3>{title}</h3>" + pictures(chosen[:SHOWN])
+    yield f"<h2>Wrong and surest of it</h2><p>{len(wrong):,} of {len(predicted):,} test pictures are answered wrong. "
+    yield "Look whether their labels are right.</p>" + pictures(worst)
+    yield "<h2>In doubt</h2>"
+    in_doubt = doubtful(probabilities, SHOWN)
+    yield pictures(in_doubt) or "<p>None: the most probable class is always far before the others.</p>"
+    if pairs := confused(confusion, data.labels):
+        yield "<h2>What is confused</h2>" + _table(("is", "was taken for", "how often"), pairs)
+    header, rows = by_class(confusion, data.labels)
+    order = np.argsort(confusion.diagonal() / np.maximum(confusion.sum(axis=1), 1), kind="stable")
+    shown = [rows[k] for k in (sorted(order) if len(rows) <= MANY else order[:MANY])]
+    yield "<h2>By class</h2>" + _table(header, shown)
+    if len(rows) > MANY:
+        left = _table(header, [rows[k] for k in order[MANY:]])
+        yield f"<details><summary>The {len(rows) - MANY:,} classes that are right more often</summary>{left}</details>"
     for name, title in PLOTS.items():
-        yield f'<h2>{title}</h2><img alt="{title}" src="{_data_uri((folder / name).read_bytes(), "png")}">'
-    yield f"<h2>Wrong and surest of it</h2><p>{len(wrong):,} of {len(predicted):,} test images are answered wrong.</p>"
-    yield from _pictures(worst, data, probabilities)
-    yield "<h2>In most doubt</h2>"
-    yield from _pictures(doubtful, data, probabilities)
+        yield f"<h2>{title}</h2>"
+        if name == "confusion.png" and len(rows) > MANY:
+            yield f"<p>Of the {MANY} classes that are confused most.</p>"
+        yield f'<img alt="{title}" src="{_data_uri((folder / name).read_bytes(), "png")}">'
+    yield "<h2>Figures</h2>" + _table((), _figures(record))
     if record["notes"]:
         yield "<h2>About the data</h2><p>" + "<br>".join(map(escape, record["notes"])) + "</p>"
 
@@ -102,7 +162,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         "<tr>" + "".join(f"<td{numbers if i else ''}>{escape(cell)}</td>" for i, cell in enumerate(row)) + "</tr>"
         for row in rows
     )
-    return f"<table><tr>{head}</tr>\n" + "\n".join(lines) + "</table>"
+    return f'<div class="wide"><table><tr>{head}</tr>\n' + "\n".join(lines) + "</table></div>"
 
 
 def _pictures(chosen: np.ndarray, data: Dataset, probabilities: np.ndarray) -> Iterator[str]:
@@ -111,7 +171,15 @@ def _pictures(chosen: np.ndarray, data: Dataset, probabilities: np.ndarray) -> I
         told = f"{data.labels[answer]} {probabilities[i, answer]:.2f}"
         if answer != true:
             told += f", is {data.labels[true]} ({probabilities[i, true]:.2f})"
-        yield f'<figure><img alt="" src="{_thumbnail(data.x_test[i])}"><figcaption>{escape(told)}</figcaption></figure>'
+        caption = escape(told)
+        if data.files:  # so that a wrong label can be found and mended
+            caption += f"<br><small>{escape(_name(data.files[len(data.x_train) + int(i)]))}</small>"
+        yield f'<figure><img alt="" src="{_thumbnail(data.x_test[i])}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _name(file: Path) -> str:
+    """Its folder and its name; bytes that are no UTF-8 are shown as what they are."""
+    return "/".join(file.parts[-2:]).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _thumbnail(image: np.ndarray) -> str:
