@@ -185,7 +185,10 @@ class Batcher:
         try:
             if self.unavailable:
                 raise Unavailable(self.unavailable)
-            inputs = _inputs(batch)
+            if len(batch) == 1 and batch[0].threshold is None:  # nearly always, where the service is not busy
+                inputs: tuple[np.ndarray, ...] = (batch[0].image[None].copy(),)
+            else:
+                inputs = _inputs(batch)
             if len(batch) > self._inline and self._run_on_thread(inputs, batch, loop):
                 return
             answers = self._run(*inputs)
@@ -281,17 +284,18 @@ class Batcher:
             self._meter.computed(len(batch), now - batch[0].taken)
             self._service_time.ended(len(batch), batch[0].taken, now, bool(self._waiting))
         for job, answer in zip(batch, answers, strict=True):
-            if not job.cancelled:
-                job.computed = now
-                _tell(job, answer)
+            if job.cancelled:
+                continue
+            job.computed = now
+            job.answer = answer
+            try:  # as _tell does
+                job.done(job)
+            except Exception:
+                log.exception("an answer could not be given")
 
 
 def _inputs(batch: list[Job]) -> tuple[np.ndarray, ...]:
     """The images of a batch, and their thresholds where one of them has any."""
-    if len(batch) == 1:  # nearly every one of a service that is not busy
-        [job] = batch
-        images = job.image[None].copy()
-        return (images,) if job.threshold is None else (images, np.array([job.threshold]))
     images = np.stack([job.image for job in batch])
     if all(job.threshold is None for job in batch):
         return (images,)

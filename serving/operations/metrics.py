@@ -28,7 +28,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.utils import floatToGoString
 
 from serving.operations import shared, tracing
-from serving.operations.tallies import Tally, flush, flush_soon, watched
+from serving.operations.tallies import Kept, Observations, Tally, flush, watched
 from serving.processes import alive
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -167,22 +167,16 @@ _UNFAMILIARITY_SHARE = Gauge(
 )
 
 
-class _Answers:
+class _Answers(Kept[tuple[int, float, float | None]]):
     """What one version has answered since the last flush: sorted into its counters then, at a fourth of the cost."""
 
     def __init__(self, labels: tuple[str, str], classes: Sequence[str], unfamiliar_from: float | None):
+        super().__init__()
         self.predicted = [_PREDICTED.labels(*labels, label) for label in classes]
         self._top, self._unfamiliarity = _TOP.labels(*labels), _UNFAMILIARITY.labels(*labels)
         self._scale = 1 / unfamiliar_from if unfamiliar_from else 0.0
-        self._rows: list[tuple[int, float, float | None]] = []
 
-    def add(self, row: tuple[int, float, float | None]) -> None:
-        self._rows.append(row)
-        if len(self._rows) == 1:
-            flush_soon(self)
-
-    def flush(self) -> None:
-        rows, self._rows = self._rows, []
+    def hand_over(self, rows: list[tuple[int, float, float | None]]) -> None:
         top, unfamiliarity = Tally(self._top), Tally(self._unfamiliarity)
         counts = dict.fromkeys(range(len(self.predicted)), 0)
         for index, probability, strange in rows:
@@ -222,11 +216,10 @@ class Meter:
         unfamiliar_from: float | None = None,
     ):
         self._labels = (model, str(version))
-        kinds = (_DECODE, _QUEUE, _COMPUTE, _BATCH, _REJECTED, _EXPIRED)
-        tallies = [Tally(kind.labels(*self._labels)) for kind in kinds]
-        decode, queue, self._compute, self._batch, rejected, expired = tallies
-        self.decoded, self.waited = decode.observe, queue.observe
-        self.rejected, self.expired = rejected.count, expired.count
+        histograms = (_DECODE, _QUEUE, _COMPUTE, _BATCH)
+        decode, queue, compute, batch = (Observations(kind.labels(*self._labels)).keep for kind in histograms)
+        self.decoded, self.waited, self._compute, self._batch = decode, queue, compute, batch
+        self.rejected, self.expired = (Tally(kind.labels(*self._labels)).count for kind in (_REJECTED, _EXPIRED))
         # Not by a tally, which belongs to the event loop: a batch may fail anywhere, and it is rare.
         self.failed: Callable[[], None] = _FAILED.labels(*self._labels).inc
         self._classes = list(labels) if len(labels) <= MOST_LABELS else [*labels[: MOST_LABELS - 1], OTHER]
@@ -237,14 +230,14 @@ class Meter:
         self._measuring = _MEASURING.labels(*self._labels)
 
     def computed(self, images: int, seconds: float) -> None:
-        self._batch.observe(images)
-        self._compute.observe(seconds)
+        self._batch(images)
+        self._compute(seconds)
 
     def answered(self, index: int, probability: float, unfamiliarity: float | None = None) -> None:
         """A picture was answered: its most probable class, that one's probability, and how unfamiliar the picture is.
         On the event loop."""
         if self._answers is not None:
-            self._answers.add((index, probability, unfamiliarity))
+            self._answers.keep((index, probability, unfamiliarity))
 
     def _expect(self) -> None:
         """Show from the start which classes there are, and what the card says of validation."""
@@ -350,9 +343,9 @@ def start(protocols: Mapping[str, str], quiet: Sequence[str] = ()) -> None:
 
 
 @functools.cache  # routes and statuses are few and fixed
-def _series(route: str, status: int) -> tuple[Tally, Tally]:
+def _series(route: str, status: int) -> tuple[Tally, Observations]:
     protocol = _protocols.get(route, NATIVE)
-    return Tally(_REQUESTS.labels(protocol, route, str(status))), Tally(_REQUEST.labels(protocol, route))
+    return Tally(_REQUESTS.labels(protocol, route, str(status))), Observations(_REQUEST.labels(protocol, route))
 
 
 def finished(route: str, status: int, started: float, request_id: str, stages: Sequence[Stage] = ()) -> None:
@@ -360,7 +353,7 @@ def finished(route: str, status: int, started: float, request_id: str, stages: S
     ended = time.perf_counter()
     requests, duration = _series(route, status)
     requests.count()
-    duration.observe(ended - started)
+    duration.keep(ended - started)
     if not detailed:
         return
     if access_log.isEnabledFor(logging.INFO) and not (status < 400 and route in _quiet):

@@ -7,9 +7,11 @@ process.
 import asyncio
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from prometheus_client import Counter, Histogram
+
+T = TypeVar("T")
 
 FLUSH_SECONDS = 0.01  # until another worker's /metrics knows of it
 
@@ -31,16 +33,9 @@ class Tally:
         self._changed = False  # since the last flush: it waits for that
 
     def add(self, value: float) -> None:
-        """`observe`, where who calls flushes."""
+        """A histogram's: who calls flushes."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-        if not self._changed:
-            self._changed = True
-            flush_soon(self)
 
     def count(self, number: int = 1) -> None:
         self._counts[0] += number
@@ -62,6 +57,40 @@ class Tally:
         self._sum = 0.0
 
 
+class Kept(Generic[T]):
+    """Values that are kept until the next flush. `keep` appends to a list, and costs no more: a flush is due anyway,
+    since each request is counted by a Tally when it is answered."""
+
+    def __init__(self) -> None:
+        self._values: list[T] = []
+        self.keep: Callable[[T], None] = self._values.append
+        _kept.append(self)
+
+    def flush(self) -> None:
+        if self._values:
+            values = self._values[:]
+            self._values.clear()
+            self.hand_over(values)
+
+    def hand_over(self, values: list[T]) -> None:
+        raise NotImplementedError
+
+
+class Observations(Kept[float]):
+    """A histogram's child's."""
+
+    def __init__(self, child: Histogram):
+        super().__init__()
+        self._child = child
+
+    def hand_over(self, values: list[float]) -> None:
+        tally = Tally(self._child)
+        for value in values:
+            tally.add(value)
+        tally.flush()
+
+
+_kept: list[Kept[Any]] = []  # all that there are
 _changed: list[Pending] = []  # what the next flush hands over, of a version that has retired too
 watched: list[Callable[[], None]] = []  # what sets gauges before somebody reads them
 _due = False  # a flush is on its way
@@ -85,7 +114,7 @@ def flush() -> None:
     _due = False
     changed = list(_changed)
     _changed.clear()
-    for one in changed:
+    for one in (*changed, *_kept):
         one.flush()
     for look in list(watched):
         look()
