@@ -97,13 +97,6 @@ def test_no_step_is_taken_twice(
     assert counted.calls["model"] == 1
 
 
-def test_no_file_is_long() -> None:
-    folders = ("serving", "training", "study", "benchmarks", "tests", "deploy", "fuzz")
-    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
-    long = {str(file.relative_to(ROOT)): n for file in files if (n := len(file.read_text().splitlines())) > 410}
-    assert long == {}
-
-
 @pytest.mark.parametrize("target", sorted(path.stem for path in (ROOT / "fuzz").glob("*.py") if path.stem[0] != "_"))
 def test_what_is_fuzzed_is_there(target: str) -> None:
     """Fuzzing needs an environment of its own, so that nothing else notices when what it imports has moved."""

@@ -146,6 +146,49 @@ def test_nothing_imports_a_front_door(door: str) -> None:
     assert importers == []
 
 
+PROTOCOLS = [name for name, path in MODULES.items() if "Protocol(" in path.read_text() and ".protocols." in name]
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_no_protocol_imports_another(name: str) -> None:
+    assert [other for other in PROTOCOLS if other != name and other in IMPORTS[name]] == []
+
+
+# Who may read or write JSON, and of what. A protocol's is written in serving/protocols alone.
+JSON = {
+    "serving.edge.http1": "what is said of bytes that are no request, before there is a route",
+    "serving.artifacts": "cards",
+    "serving.classify": "what it prints",
+    "serving.client": "what it asks for and gets",
+    "serving.engine.measurements": "its file",
+    "serving.engine.probing": "what child processes say",
+    "serving.operations": "logs, and files that processes share",
+    "serving.platforms": "what a platform's environment holds",
+    "serving.repository.models": "the file that a worker reads of what its parent has found",
+}
+
+
+def test_protocols_alone_write_a_protocols_json() -> None:
+    writers = {name for name in MODULES if name.startswith("serving.") and "json" in IMPORTS[name]}
+    foreign = {name for name in writers if not belongs_to(name, ("serving.protocols", *JSON))}
+    assert not foreign, f"{', '.join(sorted(foreign))}: give values to serving/protocols, which writes them"
+    assert [name for name in JSON if not any(belongs_to(writer, (name,)) for writer in writers)] == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if belongs_to(name, ("serving.repository",))])
+def test_the_data_plane_knows_no_protocol(name: str) -> None:
+    """It answers with values: no status, no header, no JSON of an answer."""
+    source = MODULES[name].read_text()
+    for word in ("Response(", "json_response", "headers", ".body()", "content-type"):
+        assert word not in source, f"{name} holds {word!r}"
+
+
+@pytest.mark.parametrize("name", ["serving.repository.predictor", "serving.repository.answers"])
+def test_the_synchronous_way_needs_no_loop(name: str) -> None:
+    """Nor does what it imports of its own room import one into it."""
+    assert "asyncio" not in IMPORTS[name]
+
+
 def test_no_imports_run_in_a_circle() -> None:
     left = {name: own_imports(name) for name in MODULES}
     while leaves := {name for name, needs in left.items() if not needs & left.keys()}:

@@ -183,7 +183,8 @@ class Native:
             hints.refuse_coding(request)
         asked = parse_query(request.query) if request.query else DEFAULTS
         served = self._repository().find(asked.model, asked.version)
-        is_form = b"content-type" in fields and multipart.is_multipart(request.header(b"content-type"))
+        kind = fields.get(b"content-type")
+        is_form = kind is not None and b"multipart/" in kind.lower() and multipart.is_multipart(kind.decode("latin-1"))
         # A form may name another model.
         if (request.length is None or request.length > EARLY_BYTES) and (asked.model is not None or not is_form):
             served.check()

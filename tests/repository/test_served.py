@@ -31,7 +31,7 @@ from serving.repository.predictor import Predictor
 from serving.repository.served import ServedModel
 from serving.settings import Settings
 from tests.fixtures import toy
-from tests.fixtures.pictures import colours, encode, with_chunks
+from tests.fixtures.pictures import colours, digit, encode, with_chunks
 
 
 def broken(images: np.ndarray) -> Outputs:
@@ -222,6 +222,17 @@ def test_what_takes_long_though_it_is_small_is_not_decoded_on_the_event_loop(
     served = ServedModel(sound, Settings(), lambda backend: sound)
     assert served.decoder.now(laborious) is None
     assert isinstance(served.decoder.now(encode(colours(), "JPEG")), images.Decoded)
+
+
+def test_dear_small_picture_leaves_the_event_loop(tmp_path: Path) -> None:
+    """A checkerboard of 158 bytes: finding a figure in it would stop the loop for tens of milliseconds."""
+    artifact = artifacts.read(toy.write_artifact(tmp_path, shape=(28, 28, 1), convention="light_on_dark_centred"))
+    model = runtime.load(artifact, Measurements(tmp_path), Options("cpu"))
+    board = Image.fromarray(((np.indices((128, 128)).sum(axis=0) % 2) * 255).astype(np.uint8))
+    served = ServedModel(model, Settings(), lambda backend: model)
+    assert served.decoder.now(encode(board)) is None
+    assert isinstance(served.decoder.now(encode(digit("7"))), images.Decoded)
+    assert asyncio.run(served.answer(encode(board))).labels == artifact.labels
 
 
 def test_a_batch_that_never_ends_is_given_up_and_the_worker_with_it(
