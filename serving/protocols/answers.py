@@ -1,8 +1,48 @@
-"""An answer -> what this project's JSON says of a picture. Shared by the protocols that have no form of their own."""
+"""What protocols share of answering: one picture without a task of its own, and this project's JSON of an answer."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
-from serving.repository.answers import Answer, Ranking
+import numpy as np
+
+from serving.edge.http1 import Request, Response
+from serving.edge.router import failed
+from serving.operations import metrics
+from serving.repository.answers import Answer, Outcome, Ranking
+from serving.repository.served import ServedModel
+
+
+def answer_one(
+    request: Request,
+    served: ServedModel,
+    picture: bytes | np.ndarray,
+    min_probability: float | str | None,
+    write: Callable[[Answer], Response],
+) -> None:
+    """Answer `request` with what `write` makes of the picture's answer, once that is there.
+
+    `picture` is a file, or an array of the model's input, (H, W, C) uint8. Cheaper than a coroutine that awaits it.
+    Raises what refuses the picture at once.
+    """
+    done = functools.partial(_respond, request, write)
+    if isinstance(picture, np.ndarray):
+        request.pending = served.submit(picture, done, min_probability=min_probability)
+    else:
+        request.pending = served.predict(picture, done, None, min_probability)
+
+
+def _respond(request: Request, write: Callable[[Answer], Response], outcome: Outcome) -> None:
+    try:
+        if isinstance(outcome, Answer):
+            if metrics.detailed:
+                request.stages = outcome.stages
+            response = write(outcome)
+        else:
+            response = failed(request, outcome)
+    except Exception as err:  # the outermost edge for what a protocol writes
+        response = failed(request, err)
+    request.respond(response)
 
 
 def predictions(answer: Answer, ranking: Ranking) -> dict[str, Any]:

@@ -23,6 +23,11 @@ def refuse_unknown(request: Request) -> None:
         raise UnsupportedFormat(f"a body with Content-Encoding: {coding[:40]!a} is not taken; gzip and deflate are")
 
 
+def is_quick(request: Request, size: int) -> bool:
+    """Whether `size` bytes of the request's body, which are to be parsed, may be parsed on the event loop."""
+    return size <= parsing.INLINE_BYTES and (b"content-encoding" not in request.fields or not _coding(request))
+
+
 async def parsed(request: Request, limit: int, parse: Callable[[bytes], T]) -> T:
     """`parse` of the request's body, which is then let go. At most `limit` bytes come out of a compressed one.
 

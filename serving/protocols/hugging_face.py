@@ -4,18 +4,20 @@ The body is the picture, or JSON with the picture in base64: {"inputs": …, "pa
 task's specification in @huggingface/tasks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
 from serving.edge.http1 import Headers, Request, Response, json_response
 from serving.edge.router import Protocol, Route
 from serving.errors import ClassifyError, InvalidParameter
 from serving.protocols import codings
+from serving.protocols.answers import answer_one
 from serving.protocols.openapi import BINARY, STRING, array, failures, json_answer, reference, required
 from serving.protocols.parsing import from_base64, load_object
 from serving.protocols.tensors import shown
-from serving.repository.many import predict_many
+from serving.repository.answers import Answer
 from serving.repository.models import Repository
+from serving.repository.served import ServedModel
 
 DEFAULT_TOP_K = 5  # as the task's own
 FUNCTIONS = (None, "softmax")  # the answers are probabilities already: no other can be applied to them
@@ -85,22 +87,36 @@ class HuggingFace:
         request.context = served = self._repository().find(request.parameters["name"])
         served.check()
 
-    async def classify(self, request: Request) -> Response:
-        served = request.context
+    def classify(self, request: Request) -> Coroutine[Any, Any, Response] | None:
         kind = request.header(b"content-type").partition(";")[0].strip().lower()
+        if not codings.is_quick(request, len(request.body) if _is_json(request.body, kind) else 0):
+            return self._classify_later(request, kind)
+        body, request.body = request.body, b""
+        asked = read(body, kind)
+        served = request.context
+        answer_one(request, served, asked.picture, None, lambda answer: _response(served, answer, asked.top_k))
+        return None
+
+    async def _classify_later(self, request: Request, kind: str) -> Response:
         asked = await codings.parsed(request, self._body_bytes, lambda body: read(body, kind))
-        (answer,) = await predict_many(served, [asked.picture], partial=False)
-        request.stages = answer.stages
-        best, unsure = served.rank(answer, asked.top_k)
-        # The answer is a bare list: only a header has room for the reason of a doubt.
-        headers: Headers = () if unsure is None else (("x-unsure", unsure),)
-        return json_response([{"label": answer.labels[i], "score": p} for i, p in best], headers=headers)
+        return _response(request.context, await request.context.answer(asked.picture), asked.top_k)
+
+
+def _response(served: ServedModel, answer: Answer, top_k: int) -> Response:
+    best, unsure = served.rank(answer, top_k)
+    # The answer is a bare list: only a header has room for the reason of a doubt.
+    headers: Headers = () if unsure is None else (("x-unsure", unsure),)
+    return json_response([{"label": answer.labels[i], "score": p} for i, p in best], headers=headers)
+
+
+def _is_json(body: bytes, kind: str) -> bool:
+    """Clients send JSON without saying so; no picture begins with a brace."""
+    return kind == "application/json" or body[:16].lstrip().startswith(b"{")
 
 
 def read(body: bytes, kind: str) -> Asked:
     """`kind` is the media type that the client declares. Raises InvalidRequest or InvalidParameter."""
-    # Clients send JSON without saying so; no picture begins with a brace.
-    if kind != "application/json" and not body[:16].lstrip().startswith(b"{"):
+    if not _is_json(body, kind):
         return Asked(body)
     content = load_object(body)
     parameters = content.get("parameters") or {}

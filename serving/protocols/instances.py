@@ -3,7 +3,7 @@
 Amazon SageMaker and Google Vertex AI both take it; a body that is no JSON is one picture. Knows no route.
 """
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from serving.edge.http1 import Request, Response, json_response
 from serving.errors import ClassifyError, InvalidParameter, InvalidRequest, UnsupportedFormat
 from serving.protocols import codings, tensors
-from serving.protocols.answers import predictions
+from serving.protocols.answers import answer_one, predictions
 from serving.protocols.parsing import from_base64, load_object
 from serving.protocols.tensors import shown
 from serving.repository.answers import Answer
@@ -38,24 +38,42 @@ class Instances(NamedTuple):
     parameters: Parameters
 
 
-async def answer(request: Request, served: ServedModel, asked: Parameters, limits: tuple[int, int]) -> Response:
-    """The answer to a picture or to instances. `asked` is what is asked for beside the body, `limits` are the bytes of
-    the body and the pictures in it."""
-    body_bytes, most = limits
+def answer(
+    request: Request, served: ServedModel, asked: Parameters, limits: tuple[int, int]
+) -> Coroutine[Any, Any, Response] | None:
+    """Answer a picture, or instances. `asked` is what is asked for beside the body, `limits` are the bytes of the body
+    and the pictures in it."""
     kind = request.header(b"content-type").partition(";")[0].strip().lower()
     if kind == "application/json":
-        shape = served.artifact.input_shape
-        instances = await codings.parsed(request, body_bytes, lambda body: read(load_object(body), shape, most, asked))
-        least = instances.parameters.min_probability
-        outcomes = await predict_many(served, instances.pictures, min_probability=least)
-        return json_response({"predictions": _rows(served, outcomes, instances.parameters)})
+        return _answer_instances(request, served, asked, limits)
     if kind and not kind.startswith("image/") and kind not in ("application/octet-stream", "application/x-image"):
         raise UnsupportedFormat(f"send an image, application/octet-stream or application/json, not {kind[:80]!a}")
+    if not codings.is_quick(request, 0):
+        return _answer_later(request, served, asked, limits[0])
+    picture, request.body = request.body, b""
+    answer_one(request, served, picture, asked.min_probability, lambda found: _response(served, found, asked))
+    return None
+
+
+async def _answer_later(request: Request, served: ServedModel, asked: Parameters, body_bytes: int) -> Response:
     picture = await codings.parsed(request, body_bytes, bytes)
-    (found,) = await predict_many(served, [picture], partial=False, min_probability=asked.min_probability)
-    request.stages = found.stages
+    return _response(served, await served.answer(picture, min_probability=asked.min_probability), asked)
+
+
+def _response(served: ServedModel, found: Answer, asked: Parameters) -> Response:
     ranking = served.rank(found, asked.top_k, asked.min_probability)
     return json_response({"model": found.model, "version": found.version, **predictions(found, ranking)})
+
+
+async def _answer_instances(
+    request: Request, served: ServedModel, asked: Parameters, limits: tuple[int, int]
+) -> Response:
+    body_bytes, most = limits
+    shape = served.artifact.input_shape
+    instances = await codings.parsed(request, body_bytes, lambda body: read(load_object(body), shape, most, asked))
+    least = instances.parameters.min_probability
+    outcomes = await predict_many(served, instances.pictures, min_probability=least)
+    return json_response({"predictions": _rows(served, outcomes, instances.parameters)})
 
 
 def read(content: dict[str, Any], shape: tuple[int, int, int], most: int, asked: Parameters) -> Instances:

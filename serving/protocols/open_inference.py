@@ -4,7 +4,7 @@ Routes and bodies follow inference_rest.md of kserve/open-inference-protocol; te
 `inference_tensors`. The input is the artifact's `image`, or a BYTES tensor of encoded pictures.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,9 @@ from serving import __version__
 from serving.edge.http1 import JSON, Headers, Request, Response, json_response
 from serving.edge.router import Protocol, Route
 from serving.errors import ClassifyError, InvalidRequest, UnknownModel
+from serving.operations import metrics
 from serving.protocols import codings, inference_tensors, open_inference_openapi
+from serving.protocols.answers import answer_one
 from serving.protocols.inference_tensors import INPUT, PROBABILITIES, UNFAMILIARITY, UNSURE, Column, Infer, Wanted
 from serving.protocols.parsing import load_object
 from serving.repository.answers import Answer
@@ -174,14 +176,31 @@ class OpenInference:
         served.check()
         request.context = served, None if length is None else int(length)
 
-    async def infer(self, request: Request) -> Response:
+    def infer(self, request: Request) -> Coroutine[Any, Any, Response] | None:
         served, json_bytes = request.context
         model = inference_tensors.Model(served.artifact.input_shape, _outputs(served), self._limits.images)
-        read = inference_tensors.read
-        asked = await codings.parsed(request, self._limits.body_bytes, lambda body: read(body, json_bytes, model))
-        answers = await predict_many(served, asked.pictures, partial=False, min_probability=asked.least)
+        # Only JSON takes long to parse: what follows it is looked at, not read.
+        if not codings.is_quick(request, len(request.body) if json_bytes is None else json_bytes):
+            return self._infer_later(request, lambda body: inference_tensors.read(body, json_bytes, model))
+        body, request.body = request.body, b""
+        asked = inference_tensors.read(body, json_bytes, model)
+        if len(asked.pictures) > 1:
+            return _infer_many(request, served, asked)
+        answer_one(
+            request, served, asked.pictures[0], asked.least, lambda answer: _response(request, served, asked, [answer])
+        )
+        return None
+
+    async def _infer_later(self, request: Request, read: Callable[[bytes], Infer]) -> Response:
+        asked = await codings.parsed(request, self._limits.body_bytes, read)
+        return await _infer_many(request, request.context[0], asked)
+
+
+async def _infer_many(request: Request, served: ServedModel, asked: Infer) -> Response:
+    answers = await predict_many(served, asked.pictures, partial=False, min_probability=asked.least)
+    if metrics.detailed:
         request.stages = answers[0].stages
-        return _response(request, served, asked, answers)
+    return _response(request, served, asked, answers)
 
 
 def _outputs(served: ServedModel) -> tuple[str, ...]:

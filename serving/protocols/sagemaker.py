@@ -4,8 +4,8 @@ Follows "Custom Inference Code with Hosting Services" and "… with Batch Transf
 SageMaker passes few headers through: what a client asks for stands in X-Amzn-SageMaker-Custom-Attributes.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
 
 from serving.edge.http1 import Request, Response, failure, json_response
 from serving.edge.router import Protocol, Route
@@ -98,9 +98,9 @@ class Sagemaker:
             number = -1.0
         return served, instances.checked(int(top_k), number)
 
-    async def invoke(self, request: Request) -> Response:
+    def invoke(self, request: Request) -> Coroutine[Any, Any, Response] | None:
         served, asked = request.context
-        return await instances.answer(request, served, asked, (self._limits.body_bytes, self._limits.images))
+        return instances.answer(request, served, asked, (self._limits.body_bytes, self._limits.images))
 
 
 def _check_accept(accept: str) -> None:

@@ -4,8 +4,8 @@ Follows "Custom container requirements for prediction" of the Vertex AI document
 {"instances": [{"b64": …}], "parameters": {…}}, or with rawPredict one picture as it is.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
 
 from serving.edge.http1 import Request, Response, failure
 from serving.edge.router import Protocol, Route
@@ -68,6 +68,6 @@ class Vertex:
         request.context = served = self._repository().find()
         served.check()
 
-    async def predict(self, request: Request) -> Response:
+    def predict(self, request: Request) -> Coroutine[Any, Any, Response] | None:
         limits = (self._limits.body_bytes, self._limits.images)
-        return await instances.answer(request, request.context, instances.Parameters(), limits)
+        return instances.answer(request, request.context, instances.Parameters(), limits)
