@@ -57,7 +57,8 @@ class Body:
             self._small += piece
             self.held += size
         else:
-            self._join_small()
+            if self._small:
+                self._join_small()
             self._pieces.append(piece)
             self.held += size + PIECE_OVERHEAD_BYTES
 

@@ -220,13 +220,14 @@ class Connection(asyncio.Protocol):
         upload, request = self._upload, self._request
         if upload is None or request is None:
             raise RuntimeError("a body arrives without its request")
-        end = upload.take(data, at)
+        now = self._loop.time()
+        end = upload.take(data, at, now)
         if upload.body.complete:
             self._stop_timer()
             request.body = upload.body.joined()
             self._handle(upload.route, request)
-        elif upload.behind <= 0:  # it goes on as it must
-            self._place.wait(self._loop.time())
+        elif upload.due >= now:  # it goes on as it must
+            self._place.wait(now)
         return end
 
     def _drop_body(self, data: bytes, at: int) -> int:

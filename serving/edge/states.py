@@ -36,6 +36,9 @@ class State(Enum):
     LINGERING = "the last answer is written and this side is closed; what arrives is dropped unread"
     CLOSING = "the transport closes, and nothing matters any more"
 
+    # Enum's own hash is a function in Python, and a state is looked up in a set twice a read.
+    __hash__ = object.__hash__
+
 
 OVER = frozenset((State.LINGERING, State.CLOSING))  # what still arrives means nothing, and no answer is due
 DUE = frozenset((State.HANDLING, State.ANSWERING))  # an answer is due before anything else is read

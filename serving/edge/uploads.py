@@ -67,7 +67,7 @@ class Upload:
         self._budget, self._rates, self._time, self._cut = budget, rates, time, cut
         budget.arriving[self] = None
 
-    def take(self, data: bytes, at: int) -> int:
+    def take(self, data: bytes, at: int, now: float) -> int:
         """Takes `data` from `at` on, and returns where to go on. Raises what the body cannot be."""
         body, budget = self.body, self._budget
         end = body.take(data, at)
@@ -80,7 +80,8 @@ class Upload:
         if body.complete:
             del budget.arriving[self]
         else:
-            self.due = min(self.due + (end - at) / self._rates.body_rate, self._time() + CREDIT_SECONDS)
+            due, most = self.due + (end - at) / self._rates.body_rate, now + CREDIT_SECONDS
+            self.due = due if due < most else most
         return end
 
     def release(self) -> None:

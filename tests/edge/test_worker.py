@@ -25,12 +25,12 @@ def test_the_budget_is_taken_and_given_back() -> None:
         return Upload(route, length, budget, LIMITS, lambda: 0.0, lambda err: None)
 
     first = upload(60)
-    first.take(b"x" * 60, 0)
+    first.take(b"x" * 60, 0, 0.0)
     with pytest.raises(Overloaded, match="no room for a body of 60 bytes beside 60 of others; the limit is 100"):
         upload(60)
     first.release()
     first.release()
-    upload(100).take(b"x" * 100, 0)
+    upload(100).take(b"x" * 100, 0, 0.0)
     assert budget.used == 100
 
 
