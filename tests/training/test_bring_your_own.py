@@ -61,16 +61,9 @@ def paddle(folder: Path) -> None:
 
 def scikit_learn(folder: Path) -> None:
     rng = np.random.default_rng(0)
-    options: dict[str, Any] = {
-        "classlabels_ints": [0, 1, 2],
-        "coefficients": rng.normal(0, 1, 192).tolist(),
-        "intercepts": [0.0] * 3,
-    }
-    options["post_transform"] = "SOFTMAX"
-    inputs, outputs = ["X"], ["label", "probabilities"]
-    node = helper.make_node(
-        "LinearClassifier", inputs, outputs, domain="ai.onnx.ml", post_transform="SOFTMAX", **options
-    )
+    options: dict[str, Any] = {"classlabels_ints": [0, 1, 2], "intercepts": [0.0] * 3, "post_transform": "SOFTMAX"}
+    options["coefficients"] = rng.normal(0, 1, 192).tolist()
+    node = helper.make_node("LinearClassifier", ["X"], ["label", "probabilities"], domain="ai.onnx.ml", **options)
     value = helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, 64])
     label = helper.make_tensor_value_info("label", TensorProto.INT64, [None])
     given = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 3])
