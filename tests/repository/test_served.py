@@ -178,7 +178,7 @@ def test_no_more_large_pictures_wait_for_a_decoder_than_can_be_decoded_in_time(
     decode = images.Picture.to_array
     monkeypatch.setattr(images.Picture, "to_array", to_array)
     served = ServedModel(sound, Settings(deadline_ms=1000), lambda backend: sound)
-    asyncio.run(asyncio.wait_for(scenario(served, encode(colours((200, 200)), "PNG")), 30))
+    asyncio.run(asyncio.wait_for(scenario(served, encode(colours((400, 300)), "JPEG")), 30))
 
 
 def test_the_deadline_counts_from_when_it_was_asked(sound: runtime.Model, artifact: artifacts.Artifact) -> None:
