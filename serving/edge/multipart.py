@@ -1,8 +1,10 @@
 """A multipart/form-data body -> its fields, within limits (RFC 7578). Knows neither pictures nor models."""
 
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -10,6 +12,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from serving.errors import InvalidRequest
 
 MAX_FILENAME = 255
+_ESCAPED = re.compile("%(?:0A|0D|22)", re.I)
+_EXTENDED = re.compile(rb"""; *filename\*="?([A-Za-z0-9-]{1,20})'[^']{0,20}'([^;"\s]{1,1000})""", re.I)
 
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed body; clients get told
 
@@ -87,14 +91,25 @@ class _Collector:
             raise InvalidRequest("malformed multipart/form-data: a part lacks Content-Disposition: form-data; name=…")
         if self._headers.get(b"content-transfer-encoding", b"binary").lower() not in (b"binary", b"8bit", b"7bit"):
             raise InvalidRequest("multipart parts must be sent as they are, without a Content-Transfer-Encoding")
-        filename = options.get(b"filename")
+        filename = _filename(self._headers[b"content-disposition"], options.get(b"filename"))
         self.parts.append(
             Part(
                 name=options[b"name"].decode("utf-8", "replace"),
-                filename=None if filename is None else filename.decode("utf-8", "replace")[:MAX_FILENAME],
+                filename=None if filename is None else filename[:MAX_FILENAME],
                 data=self._data[0] if len(self._data) == 1 else b"".join(self._data),
             )
         )
 
     def _finish(self) -> None:
         self.ended = True
+
+
+def _filename(header: bytes, plain: bytes | None) -> str | None:
+    """The file's name: with the signs that browsers write as %0A, %0D and %22 (WHATWG's HTML, multipart form data), or
+    from `filename*` (RFC 8187), which some clients send alone although RFC 7578 has only `filename`."""
+    if plain is not None:
+        return _ESCAPED.sub(lambda match: unquote(match[0]), plain.decode("utf-8", "replace"))
+    if (extended := _EXTENDED.search(header)) is None:
+        return None
+    charset, name = extended[1].decode("ascii").lower(), extended[2].decode("ascii", "replace")
+    return unquote(name, "latin-1" if charset == "iso-8859-1" else "utf-8", "replace")

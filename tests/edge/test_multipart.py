@@ -62,3 +62,23 @@ def test_any_body_is_read_or_refused(data: bytes, tail: str, framed: bool) -> No
         parse(body, f"multipart/form-data; boundary=x{'' if framed else tail}", 5)
     except InvalidRequest as err:
         assert str(err)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ('filename="a.png"', "a.png"),
+        ('filename="ä.png"', "ä.png"),
+        ('filename="a%22b%0D%0ac.png"', 'a"b\r\nc.png'),  # as browsers do
+        ('filename="100%25.png"', "100%25.png"),  # which they leave as it is
+        ("filename*=utf-8''%c3%a4%20b.png", "ä b.png"),  # as Python's requests did
+        ("filename*=ISO-8859-1'en'%e4.png", "ä.png"),
+        ("filename*=utf-8''%ff.png", "\ufffd.png"),
+        ("filename=\"a.png\"; filename*=utf-8''b.png", "a.png"),  # RFC 7578, section 4.2
+        ("filename*=nonsense", None),
+    ],
+)
+def test_name_of_a_file(written: str, name: str | None) -> None:
+    head = f'--b\r\nContent-Disposition: form-data; name="image"; {written}\r\n\r\n'
+    (part,) = parse(head.encode() + b"x\r\n--b--\r\n", "multipart/form-data; boundary=b", 1)
+    assert part.filename == name

@@ -202,3 +202,19 @@ def test_the_network_for_digits_is_trained_on_distorted_figures_and_calibrated()
     assert isinstance(recipe.validation, float)  # the test split chooses nothing
     (artifact,) = (found for found in committed_artifacts() if found.parent.name == recipe.model_name)
     assert assert_achieved(recipe, artifact)["metrics"]["accuracy"] >= 0.995
+
+
+def test_small_digits_are_trained_long_enough() -> None:
+    recipe = recipe_for("dense_resnet", "digits")
+    assert (recipe.name, recipe.epochs) == ("tuned", 40)
+    assert recipe_for("dense_resnet", "digits", "notebook").epochs == 10
+
+
+@pytest.mark.slow
+def test_default_recipe_learns_small_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from training.fit import main
+
+    places = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
+    assert main(["dense_resnet", "--dataset", "digits", *places]) == 0
+    card = json.loads((tmp_path / "models" / "dense_resnet-digits" / "1" / "card.json").read_text())
+    assert card["metrics"]["accuracy"] >= 0.95

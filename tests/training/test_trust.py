@@ -28,7 +28,12 @@ def test_good_answers_to_enough_images_need_no_warning() -> None:
     [
         (np.zeros(300, int), np.arange(300) % 3, 0.4, ["33.3% is no better than always", "it never answers b, c"]),
         (np.arange(300) % 3, np.repeat([0, 1], [290, 10]), 0.4, ["no better than always answering the most frequent"]),
-        (np.where(np.arange(400) % 4 == 0, 1, np.arange(400) % 2), np.arange(400) % 2, 0.99, ["99.0% of the training"]),
+        (
+            np.where(np.arange(400) % 4 == 0, 1, np.arange(400) % 2),
+            np.arange(400) % 2,
+            0.99,
+            ["99.0% of the training", "far below the others: a (50%)"],
+        ),
         (
             np.arange(30) % 2,
             np.arange(30) % 2,
@@ -44,3 +49,13 @@ def test_each_doubt_is_told_with_what_to_do(
     assert len(found) == len(told)
     for warning, part in zip(found, told, strict=True):
         assert part in warning
+
+
+def test_class_far_below_the_others_is_a_warning() -> None:
+    targets = np.arange(360) % 3
+    predicted = targets.copy()
+    eights = np.flatnonzero(targets == 2)
+    predicted[eights[:109]] = 0  # 11 of 120 are right
+    (told,) = [text for text in warnings_of(answers(predicted), targets, ("1", "7", "8"), 0.7) if "far below" in text]
+    assert told.startswith("far below the others: 8 (9%)")
+    assert not any("far below" in text for text in warnings_of(answers(targets), targets, ("1", "7", "8"), 1.0))

@@ -63,6 +63,19 @@ def warnings_of(
             f"it never answers {', '.join(never[:10])}{' …' if never[10:] else ''}: "
             "add images of it or look whether they differ from another class at all"
         )
+    right = [int((predicted[targets == k] == k).sum()) for k in range(len(labels))]
+    of = [int((targets == k).sum()) for k in range(len(labels))]
+    low_classes = [
+        (label, right[k] / of[k])
+        for k, label in enumerate(labels)
+        if of[k] and label not in never and wilson_interval(right[k] / of[k], of[k])[1] < accuracy - GAP / 2
+    ]
+    if low_classes:
+        worst = sorted(low_classes, key=lambda found: found[1])
+        told = ", ".join(f"{label} ({share:.0%})" for label, share in worst[:10]) + (" …" if worst[10:] else "")
+        found.append(
+            f"far below the others: {told}; look whether these labels are right, add pictures of them, or train longer"
+        )
     if count < FEW:
         found.append(
             f"{count} test images are few: the accuracy lies between {low:.1%} and {high:.1%} (95 %); add test images"

@@ -90,6 +90,8 @@ ROWS: tuple[Recipe, ...] = (
     replace(_DIGITS_ADAM, network="conv_resnet_deep", dataset="mnist", epochs=4, achieved=0.9952),
     replace(_DIGITS, network="dense_resnet", dataset="mnist", achieved=0.9852),
     replace(_DIGITS, network="dense_sum", dataset="mnist", achieved=0.9841),
+    # 1,438 pictures make 11 steps an epoch: in the notebook's ten epochs it learns 68 % (the 8s: 9 %).
+    replace(_DIGITS, network="dense_resnet", dataset="digits", epochs=40),  # 97.5 %
     *(replace(_ADAM, network=network) for network in ("stochastic_depth", "dense_sum_bottleneck")),
     *(replace(_DIGITS_ADAM, network=network, dataset=d) for network in _NOT_NORMALISED for d in ("mnist", "digits")),
     *(replace(_ADAM, network=network, dataset="*") for network in _NOT_NORMALISED),
