@@ -15,8 +15,11 @@ import numpy as np
 from training.artifact.metrics import confusion_matrix, measure
 from training.artifact.reading import latest_version, run_onnx
 from training.artifact.trust import by_class
-from training.data.dataset import DatasetError
+from training.data.contents import unseen
+from training.data.dataset import Dataset, DatasetError
+from training.data.files import Form
 from training.data.loading import load
+from training.data.table import Columns
 
 TOLERANCE = 0.001  # of accuracy: 0.1 points
 
@@ -27,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", help="mnist, cifar10 or digits (default: the one in the card)")
     parser.add_argument("--data", type=Path, help="an .npz with Keras' keys, a CSV file,label, or a folder of images")
     parser.add_argument("--seed", type=int, help="splits a folder without a test split (default: the recipe's)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where fit kept its runs (default: runs)")
+    parser.add_argument("--file-column", metavar="NAME", help="of a CSV (default: file, or a common name of it)")
+    parser.add_argument("--label-column", metavar="NAME", help="of a CSV (default: label, or a common name of it)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each picture of a folder or CSV")
     args = parser.parse_args(argv)
     try:
@@ -34,12 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         card = json.loads((path / "card.json").read_text())
         if not (path / "model.onnx").is_file():
             raise FileNotFoundError(f"{path}: has no model.onnx")
-        height, width, _ = card["input_shape"]
+        form = Form.of_card(card)
+        height, width, _ = form.shape
         seed = args.seed if args.seed is not None else (card.get("recipe") or {}).get("seed", 0)
         size = height if height == width else None
         own, labels = card["dataset"]["name"], tuple(card["labels"])
         name = args.dataset or (None if args.data else own)
-        data = load(name, args.data, seed=seed, labels=labels, image_size=size)
+        columns = Columns(args.file_column, args.label_column)
+        data = load(name, args.data, seed=seed, labels=labels, image_size=size, columns=columns, form=form)
         if list(data.input_shape) != card["input_shape"]:
             raise DatasetError(f"the model takes images of shape {card['input_shape']}, got {list(data.input_shape)}")
         if args.csv and not data.files:
@@ -47,11 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DatasetError, OSError, KeyError, json.JSONDecodeError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
-    images, targets, which = data.x_test, data.y_test, "test images"
-    files = data.files[len(data.x_train) :]
-    if data.set_aside and data.name != own:  # other pictures than the training's: none of them was trained on
-        images, targets = np.concatenate([data.x_train, images]), np.concatenate([data.y_train, targets])
-        files, which = data.files, "images, all there are,"
+    images, targets, files, which = _to_measure(data, own, args.runs / path.parent.name / path.name)
+    if not len(images):
+        print(f"error: the model was trained on all {len(data.x_train):,} images of {data.origin}", file=sys.stderr)
+        return 1
     probabilities = run_onnx(path, images, _progress(len(images)))
     metrics = measure(probabilities, targets, labels)
     measured_on = f"on {len(images):,} {which} of {data.origin}"
@@ -76,9 +83,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     if data.name != own:  # the card speaks of other pictures: nothing to agree with
         print(f"{said} on {own}")
         return 0
+    if files and len(images) != (tested := card["dataset"]["test"]):
+        print(f"{said} on {tested:,} test images: the pictures are not the same any more")
+        return 0
     agrees = abs(metrics["accuracy"] - recorded) <= TOLERANCE
     print(f"{said}: {'agrees' if agrees else 'DIFFERS'}")
     return 0 if agrees else 1
+
+
+def _to_measure(data: Dataset, own: str, run: Path) -> tuple[np.ndarray, np.ndarray, tuple[Path, ...], str]:
+    """Images, targets and files that the model was not trained on, and what they are called.
+
+    Of the training's own pictures, those that its `run` does not remember; where it remembers nothing, the test split.
+    """
+    count = len(data.x_train)
+    if not data.files or not (data.set_aside or data.name != own):
+        return data.x_test, data.y_test, data.files[count:], "test images"
+    images = np.concatenate([data.x_train, data.x_test])
+    targets = np.concatenate([data.y_train, data.y_test])
+    if data.name != own:  # other pictures than the training's: none of them was trained on
+        return images, targets, data.files, "images, all there are,"
+    if (new := unseen(data.files, run)) is None:
+        print(
+            f"note: {run} does not remember which pictures were trained on (--runs says where runs are kept). The test "
+            "split is drawn anew; it is the training's only while no picture came or went",
+            file=sys.stderr,
+        )
+        return data.x_test, data.y_test, data.files[count:], "test images"
+    chosen = np.flatnonzero(new)
+    return images[chosen], targets[chosen], tuple(data.files[i] for i in chosen), "images that it was not trained on,"
 
 
 def _progress(total: int) -> Callable[[int], None]:

@@ -16,6 +16,7 @@ from training.artifact.errors import ExportError
 from training.artifact.versions import check_name
 from training.data.dataset import DatasetError
 from training.data.loading import load, name_of, told_of_few
+from training.data.table import Columns
 from training.networks.keras_applications import check_weights
 from training.networks.network import check_size, plain_name
 from training.networks.table import NETWORKS
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--dataset", help="mnist, cifar10, digits; with --data: its name (default: the network's first)"
     )
     forms = "a folder <class>/* or {train,valid,test}/<class>/*, a CSV file,label, or an .npz with Keras' keys"
-    parser.add_argument("--data", type=Path, help=forms)
+    none = "a class `none` or `other` may hold pictures of none of the classes, as they come in use"
+    parser.add_argument("--data", type=Path, help=f"{forms}; {none}")
     parser.add_argument("--recipe", choices=list(RECIPES), help="how to train (default: what suits network and data)")
     parser.add_argument(
         "--weights",
@@ -52,6 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         ".keras (default: what the recipe says; none for keras:<Name>)",
     )
     parser.add_argument("--labels", help="class names a,b,… in index order")
+    parser.add_argument("--file-column", metavar="NAME", help="of a CSV (default: file, or a common name of it)")
+    parser.add_argument("--label-column", metavar="NAME", help="of a CSV (default: label, or a common name of it)")
+    parser.add_argument("--group-column", metavar="NAME", help="of a CSV: pictures of one group stay in one split")
+    parser.add_argument(
+        "--no-groups",
+        action="store_true",
+        help="split pictures of one film or folder too (default: kept together; a CSV's column `group` says so)",
+    )
     parser.add_argument("--image-size", type=_positive, help="resize to N pixels square (default: the common size)")
     parser.add_argument("--epochs", type=_positive, help="default: the recipe's")
     parser.add_argument("--batch-size", type=_positive, help="default: the recipe's")
@@ -75,12 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "seed": args.seed,
         "learning_rate": args.learning_rate,
     }
+    name = args.dataset or (name_of(args.data) if args.data else NETWORKS[chosen].datasets[0])
     try:
         try:
             network = NETWORKS[chosen]
             if args.image_size:
                 check_size(network, args.image_size, args.image_size, chosen)
-            name = args.dataset or (name_of(args.data) if args.data else network.datasets[0])
             check_model_name(chosen, name, bool(args.data))
             recipe = recipe_for(chosen, name, args.recipe, args.weights)
             recipe = replace(recipe, **{key: value for key, value in overrides.items() if value is not None})
@@ -93,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 origin=args.origin,
                 strict=args.strict,
                 store=args.runs / "data",
+                columns=Columns(args.file_column, args.label_column, args.group_column),
+                grouped=not args.no_groups,
             )
             artifact = fit(recipe, told_of_few(data), output=args.output, runs=args.runs, resume=args.resume)
         except Exception as err:
@@ -109,7 +121,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\ninterrupted: {err}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
-        print("\ninterrupted: nothing was published; the same command with --resume continues", file=sys.stderr)
+        begun = any((args.runs / f"{plain_name(chosen)}-{name}").glob("unfinished-*/state.json"))
+        told = (
+            "the same command with --resume continues" if begun else "no epoch was trained: there is nothing to resume"
+        )
+        print(f"\ninterrupted: nothing was published; {told}", file=sys.stderr)
         return 130
     models = "" if args.output == Path("models") else f"SHORTCUT_MODELS={args.output} "
     print(f"published {artifact}\nserve it: {models}SHORTCUT_DEFAULT_MODEL={recipe.model_name} make serve")

@@ -16,7 +16,7 @@ from training.recipes.recipe import Recipe
 from training.recipes.table import recipe_for
 from training.runs import epochs
 from training.runs.epochs import Lines, batches_of, class_weights, recompute_batch_norm, train_epoch
-from training.runs.fitting import fit
+from training.runs.fitting import _epoch_line, fit
 
 
 def coloured(count: int = 96, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -175,6 +175,25 @@ def test_images_on_the_disk_give_the_same_batches(tmp_path: Path) -> None:
     ):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_validation_tells_the_mean_recall_where_classes_count_alike() -> None:
+    recipe = replace(recipe_for("conv_resnet_shallow", "drawn"), augmentation=(), class_weights=True)
+    model, (images, labels) = built(recipe), coloured(40, seed=1)
+    kept = np.flatnonzero((labels == 0) | (np.arange(40) < 6))  # 20 dark ones, 3 light ones
+    rare = images[kept], labels[kept]
+    figures, _ = train_epoch(model, recipe, coloured(), rare, 0)
+    predicted = model.predict(batches_of(*rare, 2), verbose=0).argmax(axis=1)
+    recalls = [(predicted[rare[1] == k] == k).mean() for k in (0, 1)]
+    assert figures["val_mean_recall"] == pytest.approx(np.mean(recalls))
+    assert "val_mean_recall" not in train_epoch(model, replace(recipe, class_weights=False), coloured(), rare, 1)[0]
+
+
+def test_the_time_left_is_that_of_epochs_alone() -> None:
+    """The first epoch's seconds in the record hold what was computed once before it."""
+    figures = {"loss": 1.0, "categorical_accuracy": 0.5, "val_categorical_accuracy": 0.5}
+    assert "about 3 min left" in _epoch_line(figures, 1, 20, [10.0])
+    assert "left" not in _epoch_line(figures, 19, 20, [10.0, 12.0])
 
 
 def test_the_best_epoch_is_published_and_its_accuracy_stands_in_the_card(

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,10 +14,12 @@ import pytest
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
+from serving.images.picture import Picture
 from tests.fixtures.server import committed_artifacts
 from training.artifact import metrics as module
 from training.artifact.metrics import measure
 from training.artifact.reading import latest_version, run_onnx
+from training.data.contents import remember
 from training.data.loading import load
 from training.evaluate import main
 
@@ -191,6 +194,90 @@ def test_classes_are_matched_by_name_and_all_of_other_pictures_are_measured(
     (mine / "7").rename(mine / "seven")
     assert main([str(model), "--data", str(mine)]) == 1
     assert "classes are matched by name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"input_convention": "plain", "resample": "lanczos"},
+        {"input_convention": "pad", "pad_fill": [200], "resample": "box"},
+        {"input_convention": "centre_crop", "resize_to": 40},
+    ],
+    ids=str,
+)
+def test_pictures_are_brought_to_the_model_as_the_service_brings_them(
+    model: Path, mine: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """Black figures on large, oblong white sheets, for a model of light figures on black."""
+    for file in mine.glob("*/*.png"):
+        sheet = Image.new("L", (120, 90), 255)
+        sheet.paste(Image.fromarray(255 - np.asarray(Image.open(file))).resize((56, 56)), (20, 12))
+        sheet.save(file)
+    card = json.loads((model / "1" / "card.json").read_text()) | change
+    (model / "1" / "card.json").write_text(json.dumps(card))
+    table = tmp_path / "out.csv"
+    assert main([str(model), "--data", str(mine), "--csv", str(table)]) == 0
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 30
+    prepared = [
+        Picture.open(Path(row["file"]).read_bytes()).to_array(
+            (28, 28, 1),
+            card["input_convention"],
+            card["resample"],
+            card.get("resize_to"),
+            card.get("pad_fill", 0),
+        )
+        for row in rows
+    ]
+    answers = run_onnx(model / "1", np.stack([picture.array for picture in prepared]))
+    assert [row["answer"] for row in rows] == [str(k) for k in answers.argmax(axis=1)]
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], answers.max(axis=1), rtol=1e-3)
+
+
+def test_a_folder_of_one_class_or_one_picture_is_measured(
+    model: Path, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(mine / "7")
+    assert main([str(model), "--data", str(mine)]) == 0
+    assert "on 15 images, all there are, of folder mine" in capsys.readouterr().out
+    for file in sorted((mine / "3").iterdir())[1:]:
+        file.unlink()
+    assert main([str(model), "--data", str(mine)]) == 0
+    assert "on 1 images, all there are, of folder mine" in capsys.readouterr().out
+
+
+def test_a_folder_that_has_grown_is_measured_without_what_was_trained_on(
+    model: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, runs = model / "1" / "card.json", tmp_path / "runs"
+    before = load(data=mine)
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps(card | {"dataset": card["dataset"] | {"name": "mine", "test": len(before.x_test)}}))
+    (runs / "tiny-digits" / "1").mkdir(parents=True)
+    remember(before, runs / "tiny-digits" / "1")
+    trained = {file.read_bytes() for file in before.files[: len(before.x_train)]}
+    command = [str(model), "--data", str(mine), "--runs", str(runs), "--csv", str(tmp_path / "out.csv")]
+
+    def measured() -> list[Path]:
+        with (tmp_path / "out.csv").open(newline="") as file:
+            return [Path(row["file"]) for row in csv.DictReader(file)]
+
+    main(command)
+    assert set(measured()) == set(before.files[len(before.x_train) :])
+    assert re.search(r"the card says .*: (agrees|DIFFERS)$", capsys.readouterr().out.strip())
+    for file in [*mine.glob("*/*.png")]:
+        file.rename(file.with_name(f"renamed-{file.name}"))
+    Image.fromarray(np.full((28, 28), 77, np.uint8)).save(mine / "3" / "a-new-one.png")
+    assert main(command) == 0
+    assert len(measured()) == len(before.x_test) + 1
+    assert mine / "3" / "a-new-one.png" in measured()
+    assert not {file.read_bytes() for file in measured()} & trained
+    assert "the pictures are not the same any more" in capsys.readouterr().out
+    shutil.rmtree(runs)
+    main(command)
+    assert "does not remember which pictures were trained on" in capsys.readouterr().err
 
 
 def test_a_folder_becomes_a_table_of_its_classes_and_a_csv_of_its_pictures(

@@ -21,6 +21,7 @@ from training.data.dataset import Dataset
 from training.fit import main
 from training.recipes.notebook import SYSTEMS
 from training.recipes.table import recipe_for
+from training.runs import fitting
 from training.runs.epochs import batches_of
 from training.runs.fitting import fit
 from training.runs.parts import RunError, splits
@@ -313,6 +314,33 @@ def test_ctrl_c_after_publishing_names_what_was_published(
     folders = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
     assert main(["_tiny", "--data", str(npz(tmp_path / "pets.npz")), "--epochs", "1", *folders]) == 130
     assert f"interrupted: {tmp_path}/models/tiny-pets/1 is published" in capsys.readouterr().err
+
+
+def test_ctrl_c_before_the_first_epoch_leaves_nothing_and_promises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(model: object, run: Run, *rest: object) -> None:
+        (run.folder / "train.partial").write_bytes(bytes(1000))  # features, half computed
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "_prepared", interrupted)
+    folders = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
+    assert main(["_tiny", "--data", str(npz(tmp_path / "pets.npz")), "--epochs", "1", *folders]) == 130
+    error = capsys.readouterr().err
+    assert "no epoch was trained: there is nothing to resume" in error
+    assert "--resume" not in error
+    assert list((tmp_path / "runs" / "tiny-pets").iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fitting, "train_epoch", lambda *_: pytest.fail("it was trained"))
+    data = npz(tmp_path / "pets.npz")
+    folders = ["--output", str(data / "models"), "--runs", str(tmp_path / "runs")]
+    assert main(["_tiny", "--data", str(data), "--epochs", "1", *folders]) == 1
+    assert f"error: --output {data}/models: cannot write to {data}" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_more_epochs_go_on_with_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

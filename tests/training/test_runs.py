@@ -186,6 +186,28 @@ def with_validation(folder: Path, recipe: Recipe, data: Dataset, accuracies: lis
     return run
 
 
+def with_recalls(folder: Path, recipe: Recipe, data: Dataset, ships: list[float], cats: list[float]) -> Run:
+    """A run whose epochs recognise these shares of 500 ships and 5 cats."""
+    targets = np.repeat([0, 1], [500, 5])
+    few = replace(data, x_test=np.zeros((505, 4, 4, 1), np.uint8), y_test=targets)
+    run = Run.open(folder, recipe, few, resume=False)
+    model = run.restore()
+    model.optimizer.build(model.trainable_variables)
+    for ship, cat in zip(ships, cats, strict=True):
+        figures = {"val_categorical_accuracy": (500 * ship + 5 * cat) / 505, "val_mean_recall": (ship + cat) / 2}
+        run.save(model, FIGURES | figures, seconds=1.0)
+    return run
+
+
+def test_where_classes_count_alike_the_epoch_is_chosen_so_too(tmp_path: Path, recipe: Recipe, data: Dataset) -> None:
+    """By accuracy it is the first one, which knows no cat."""
+    recipe = replace(recipe, published="best", class_weights=True, early_stopping=2)
+    ships, cats = [1.0, 0.95, 0.94, 0.95], [0.0, 0.2, 1.0, 0.2]
+    assert with_recalls(tmp_path / "a", recipe, data, ships, cats).best_epoch == 2
+    assert not with_recalls(tmp_path / "b", recipe, data, ships, cats).done
+    assert with_recalls(tmp_path / "c", recipe, data, [*ships, 0.95], [*cats, 0.2]).done
+
+
 def bias(model: keras.Model) -> float:
     return float(model.layers[-1].bias.numpy()[0])
 

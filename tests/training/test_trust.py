@@ -34,6 +34,7 @@ def test_good_answers_to_enough_images_need_no_warning() -> None:
             0.99,
             ["99.0% of the training", "far below the others: a (50%)"],
         ),
+        (np.arange(2), np.arange(2), 1.0, ["100.0% on 2 test images may be luck", "2 test images are few"]),
         (
             np.arange(30) % 2,
             np.arange(30) % 2,

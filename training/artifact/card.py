@@ -51,7 +51,7 @@ def card_of_training(
         "resample": RESAMPLE.name.lower(),
         "recipe": {"name": recipe.name, **recipe.hyper_parameters()},
         "metrics": metrics,
-        "intervals": {"accuracy": wilson_interval(metrics["accuracy"], len(data.x_test))},
+        "intervals": {"accuracy": wilson_interval(metrics["accuracy"], data.test_groups or len(data.x_test))},
         "warnings": warnings_of(probabilities, data.y_test, data.labels, train_accuracy),
         "training": {
             "epochs": epochs,

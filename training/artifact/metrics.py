@@ -25,6 +25,11 @@ def measure(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[str
     }
 
 
+def mean_recall(predicted: np.ndarray, targets: np.ndarray) -> float:
+    """The recalls' mean over the classes that `targets` (N,) holds: each counts alike, however many images it has."""
+    return float(np.mean([(predicted[targets == k] == k).mean() for k in np.unique(targets)]))
+
+
 def binary_crossentropy(probabilities: np.ndarray, targets: np.ndarray, epsilon: float = 1e-7) -> float:
     """Mean binary cross-entropy over all N·K outputs against one-hot targets, clipped as Keras does."""
     one_hot = np.eye(probabilities.shape[1])[targets]

@@ -47,7 +47,12 @@ def warnings_of(
     most_frequent = float(np.bincount(targets).max()) / count
     low, high = wilson_interval(accuracy, count)
     found = []
-    if low <= most_frequent:
+    if low <= most_frequent < accuracy:
+        found.append(
+            f"an accuracy of {accuracy:.1%} on {count} test images may be luck: always answering the most frequent "
+            f"class reaches {most_frequent:.1%}, and the accuracy may be as low as {low:.1%}. Add test images"
+        )
+    elif accuracy <= most_frequent:
         found.append(
             f"an accuracy of {accuracy:.1%} is no better than always answering the most frequent class "
             f"({most_frequent:.1%}): train for more epochs or with --recipe augmented, check the labels, or add images"

@@ -57,6 +57,8 @@ class Dataset:
     named: bool = True
     set_aside: bool = False
     files: tuple[Path, ...] = ()
+    test_groups: int = 0  # of test pictures that belong together; 0 where each stands alone
+    twins: int = 0  # test pictures that are near-identical with training pictures
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -9,11 +9,14 @@ import hashlib
 import itertools
 import json
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -30,38 +33,86 @@ IN_MEMORY = 64 << 20  # bytes; what is trained on is copied once more
 _AT_ONCE = 256  # files between two records of how far the memory map is
 _SHRUNK_AT_ONCE = 32  # pictures that are floats at once
 _ALIKE = 3.0  # levels of 255 by which thumbnails of near-identical pictures differ at most, on average
+_ALIKE_SHARE = 0.2  # and as a share of what varies in one: line drawings on white are nearly white all over
 THUMBNAIL = 8  # pixels
+_TOLD = 20  # files that a note names; the others are listed in a file
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a published model makes of pictures: its input's shape (H, W, C), and how they are brought to it."""
+
+    shape: tuple[int, int, int]
+    preparation: dict[str, Any]  # arguments of pictures.decode
+
+    @classmethod
+    def of_card(cls, card: Mapping[str, Any]) -> "Form":
+        height, width, channels = card["input_shape"]
+        preparation = {"convention": card["input_convention"], "resample": card.get("resample", "bilinear")}
+        fitted = {"resize_to": card.get("resize_to"), "fill": card.get("pad_fill", 0)}
+        return cls((height, width, channels), {**preparation, **fitted})
 
 
 def read_files(
-    listing: Listing, name: str, origin: str, *, image_size: int | None, strict: bool, store: Path | None
+    listing: Listing,
+    name: str,
+    origin: str,
+    *,
+    image_size: int | None,
+    strict: bool,
+    store: Path | None,
+    form: Form | None = None,
 ) -> Dataset:
-    """The data set of `listing`, resized to `image_size` pixels square or to the size that suits the pictures.
+    """The data set of `listing`, resized to `image_size` pixels square or to the size that suits the pictures; or in
+    the `form` that a published model takes, to measure it.
 
     `strict` refuses any damaged file. `store` is the folder for a memory map; without one all stays in memory.
     """
     damaged: dict[Path, str] = {}
     headers = dict(_headers([file for part in _parts(listing) for file, _ in part], damaged))
-    _refuse_damaged(damaged, listing, strict)
+    _refuse_damaged(damaged, listing, strict, store, name)
     files = [[(file, label) for file, label in part if file in headers] for part in _parts(listing)]
-    size = (image_size, image_size) if image_size else common_size([size for size, _ in headers.values()])
-    grey = all(mode in ("1", "L") or mode.startswith("I") for _, mode in headers.values())
+    if form:
+        size, grey = (form.shape[1], form.shape[0]), form.shape[2] == 1
+    else:
+        size = (image_size, image_size) if image_size else common_size([size for size, _ in headers.values()])
+        grey = all(mode in ("1", "L") or mode.startswith("I") for _, mode in headers.values())
     paths = [file for part in files for file, _ in part]
-    images, kept = decoded(paths, "L" if grey else "RGB", size, store and store / name, damaged)
-    _refuse_damaged(damaged, listing, strict)
+    preparation = form.preparation if form else {}
+    images, kept = decoded(paths, "L" if grey else "RGB", size, store and store / name, damaged, preparation)
+    _refuse_damaged(damaged, listing, strict, store, name)
 
     ends = np.cumsum([len(part) for part in files])
     train, valid, test = (kept[(kept >= end - len(part)) & (kept < end)] for part, end in zip(files, ends, strict=True))
-    if not len(train) or not len(test):
-        raise DatasetError(f"{origin}: no readable picture is left for training or for testing")
-    targets = np.array([label for part in files for _, label in part])[kept]
-    count = len(train) + len(valid)
-    arrays = (images[:count], targets[:count], images[count:], targets[count:])
-    data = checked(name, origin, arrays, labels=listing.labels, where=f"{origin}: ")
     own = tuple(paths[i] for i in kept)
-    notes = [*listing.notes, *_damage_notes(damaged), *_twins(data, own), *_in_two_classes(data, own)]
-    told = tuple(note.encode(errors="backslashreplace").decode() for note in notes)  # names of files may be no text
-    return replace(data, validation=len(valid), notes=told, set_aside=listing.set_aside, files=own)
+    targets = np.array([label for part in files for _, label in part], int)[kept]
+    count = len(train) + len(valid)
+    told, twins = [*listing.notes, *_damage_notes(damaged, store, name)], 0
+    if form:
+        if not len(kept):
+            raise DatasetError(f"{origin}: no readable picture is left")
+        arrays = (images[:count], targets[:count], images[count:], targets[count:])
+        data = Dataset(name, origin, listing.labels, str(preparation["convention"]), *arrays)
+    elif not len(train) or not len(test):
+        raise DatasetError(f"{origin}: no readable picture is left for training or for testing")
+    else:
+        arrays = (images[:count], targets[:count], images[count:], targets[count:])
+        data = checked(name, origin, arrays, labels=listing.labels, where=f"{origin}: ")
+        found = _twins(data, own)
+        twins = len(found)
+        told += _told(f"{twins} test pictures are near-identical with training pictures:", found)
+        told += _in_two_classes(data, own)
+    notes = tuple(note.encode(errors="backslashreplace").decode() for note in told)  # names of files may be no text
+    together = len({listing.groups.get(file, str(file)) for file in own[count:]}) if listing.groups else 0
+    return replace(
+        data,
+        validation=len(valid),
+        notes=notes,
+        set_aside=listing.set_aside,
+        files=own,
+        test_groups=together,
+        twins=twins,
+    )
 
 
 def _parts(listing: Listing) -> tuple[list[tuple[Path, int]], ...]:
@@ -86,21 +137,26 @@ def _headers(files: list[Path], damaged: dict[Path, str]) -> Iterator[tuple[Path
 
 
 def decoded(
-    files: list[Path], mode: str, size: tuple[int, int], store: Path | None, damaged: dict[Path, str]
+    files: list[Path],
+    mode: str,
+    size: tuple[int, int],
+    store: Path | None,
+    damaged: dict[Path, str],
+    preparation: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Array, Array]:
     """All readable files as (N, H, W, C) uint8, and their places in `files`; reasons of the others go to `damaged`."""
     shape = (size[1], size[0], 1 if mode == "L" else 3)
     row = int(np.prod(shape))
     if store is None or len(files) * row <= IN_MEMORY:
         found = []
-        for i, array in enumerate(_arrays(files, mode, size, damaged)):
+        for i, array in enumerate(_arrays(files, mode, size, damaged, preparation)):
             if array is not None:
                 found.append((i, array))
             if sys.stdout.isatty():
                 _progress(i + 1, len(files))
         images = np.stack([array for _, array in found]) if found else np.empty((0, *shape), np.uint8)
         return images, np.array([i for i, _ in found], int)
-    folder = store.with_name(f"{store.name}-{_key(files, mode, size)}")
+    folder = store.with_name(f"{store.name}-{_key(files, mode, size, preparation)}")
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "state.json"
     with (folder / "images").open("ab") as file:
@@ -110,7 +166,7 @@ def decoded(
         damaged.update({Path(path): reason for path, reason in reasons.items()})
         for start in range(done, len(files), _AT_ONCE):
             part = files[start : start + _AT_ONCE]
-            for i, array in enumerate(_arrays(part, mode, size, damaged), start):
+            for i, array in enumerate(_arrays(part, mode, size, damaged, preparation), start):
                 if array is not None:
                     file.write(np.ascontiguousarray(array).data)
                     kept.append(i)
@@ -124,12 +180,14 @@ def decoded(
     return np.memmap(folder / "images", np.uint8, "r", shape=(len(kept), *shape)), np.array(kept)
 
 
-def _arrays(files: list[Path], mode: str, size: tuple[int, int], damaged: dict[Path, str]) -> Iterator[Array | None]:
+def _arrays(
+    files: list[Path], mode: str, size: tuple[int, int], damaged: dict[Path, str], preparation: Mapping[str, Any]
+) -> Iterator[Array | None]:
     """Each file's array in turn, None for a damaged one; two are decoded at a time."""
 
     def attempt(file: Path) -> Array | None:
         try:
-            return decode(file, mode, size)
+            return decode(file, mode, size, **preparation)
         except DatasetError as err:
             damaged[file] = str(err)
             return None
@@ -138,10 +196,10 @@ def _arrays(files: list[Path], mode: str, size: tuple[int, int], damaged: dict[P
         yield from pool.map(attempt, files)
 
 
-def _key(files: list[Path], mode: str, size: tuple[int, int]) -> str:
+def _key(files: list[Path], mode: str, size: tuple[int, int], preparation: Mapping[str, Any]) -> str:
     """Another for other files, other contents by their dates, another order or another form."""
     stats = [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps([stats, mode, size]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([stats, mode, size, *preparation.items()]).encode()).hexdigest()[:16]
 
 
 def _progress(done: int, total: int) -> None:
@@ -150,34 +208,43 @@ def _progress(done: int, total: int) -> None:
         print(f"decoded {done:,} of {total:,} pictures", end=end, flush=True)
 
 
-def _refuse_damaged(damaged: dict[Path, str], listing: Listing, strict: bool) -> None:
+def _refuse_damaged(damaged: dict[Path, str], listing: Listing, strict: bool, store: Path | None, name: str) -> None:
     total = sum(len(part) for part in _parts(listing))
     if len(damaged) > (0 if strict else MOST_DAMAGED * total):
         allowed = "--strict allows none" if strict else f"at most {MOST_DAMAGED:.0%} may be skipped"
-        lines = "".join(f"\n  {line}" for line in _damage_notes(damaged)[1:])
+        lines = "".join(f"\n  {line}" for line in _damage_notes(damaged, store, name)[1:])
         raise DatasetError(f"{len(damaged)} of {total} files cannot be read; {allowed}:{lines}")
 
 
-def _damage_notes(damaged: dict[Path, str]) -> list[str]:
+def _damage_notes(damaged: dict[Path, str], store: Path | None, name: str) -> list[str]:
+    """The first of the damaged files, and where all are listed: in `store`, or the folder for temporary files."""
     if not damaged:
         return []
-    notes = [f"skipped {len(damaged)} files that cannot be read:", *damaged.values()]
+    notes = [f"skipped {len(damaged)} files that cannot be read:", *list(damaged.values())[:_TOLD]]
+    if (more := len(damaged) - _TOLD) > 0:
+        folder = store or Path(tempfile.gettempdir())
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = folder / f"{name}-unreadable.txt"
+        whole.write_text("\n".join([*damaged.values(), ""]), errors="backslashreplace")
+        notes.append(f"and {more:,} more; all are listed in {whole}")
     if any(file.suffix.lower() in CAMERA for file in damaged):
         notes.append("HEIC pictures: save them as JPEG first, for example with `mogrify -format jpg *.heic`")
     return notes
 
 
 def _twins(data: Dataset, files: Sequence[Path]) -> list[str]:
-    """A note of pictures for testing that are near-identical with one for training: they flatter the accuracy."""
+    """The pictures for testing that are near-identical with one for training: they flatter the accuracy."""
     train, test = _thumbnails(data.x_train), _thumbnails(data.x_test)
     found = []
     squares = (train**2).sum(axis=1)
     for i, thumbnail in enumerate(test):
         distances = squares - 2 * train @ thumbnail + (thumbnail**2).sum()
         nearest = int(distances.argmin())
-        if distances[nearest] <= _ALIKE**2 * len(thumbnail):
+        apart = float(np.sqrt(np.square(train[nearest] - thumbnail).mean()))
+        # What varies counts, not the paper: drawings of few lines are alike as sheets, and not as drawings.
+        if apart <= min(_ALIKE, _ALIKE_SHARE * float(thumbnail.std())):
             found.append(f"{files[len(train) + i]} = {files[nearest]}")
-    return _told(f"{len(found)} test pictures are near-identical with training pictures:", found)
+    return found
 
 
 def _in_two_classes(data: Dataset, files: Sequence[Path]) -> list[str]:

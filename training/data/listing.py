@@ -1,12 +1,11 @@
-"""A folder of pictures, or a CSV of their names, -> which file belongs to which class and split. Opens no picture.
+"""A folder of pictures -> which file belongs to which class and split. Opens no picture.
 
-A folder holds one folder per class, or `train`, `valid` and `test` of such folders; a class may hold folders of its
-own. A CSV has the columns `file` and `label`, and may have `split`.
+A folder holds one folder per class, or `train`, `valid` and `test` of such folders. A class may hold folders of its
+own: the pictures in one of them stay in one split. Names of classes are in Unicode's composed form (NFC).
 """
 
-import csv
-import io
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,11 +13,12 @@ import numpy as np
 from PIL import Image
 
 from training.data.dataset import DatasetError
-from training.data.splits import split, spread
+from training.data.groups import Group, by_folder, by_name, split_groups
+from training.data.splits import spread
 
 File = tuple[Path, int]  # and the index of its class
 
-SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test", "testing")}
+SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation", "dev"), "test": ("test", "testing")}
 # What operating systems and tools leave beside pictures; hidden files and folders are skipped too.
 _TOOLS = {"__MACOSX", "@eaDir", "__pycache__", "$RECYCLE.BIN", "lost+found", "Thumbs.db", "desktop.ini"}
 # Pictures that Pillow does not read: they are told of, not passed over.
@@ -37,84 +37,100 @@ class Listing:
     test: list[File]
     notes: list[str] = field(default_factory=list)
     set_aside: bool = False  # whether `test` was taken from the training pictures
+    groups: dict[Path, str] = field(default_factory=dict)  # of the files that stay together with others
 
 
-def list_folder(path: Path, seed: int) -> Listing:
-    """The pictures in `path`. Without a test split a fifth of each class is set aside with `seed`."""
+def list_folder(path: Path, seed: int, grouped: bool = True, measured: bool = False) -> Listing:
+    """The pictures in `path`. Without a test split a fifth of each class is set aside with `seed`.
+
+    `grouped` keeps the pictures of a folder inside of a class together, or those of a film by their names. `measured`
+    asks for pictures to measure with: one class is enough, and none need be there to train on.
+    """
     while not _split_folders(path) and len(inside := _folders(path)) == 1 and _folders(inside[0]):
         path = inside[0]  # an archive that was unpacked into a folder of its own name
     found = _split_folders(path)
     notes: list[str] = []
+    least = 1 if measured else 2
     if "train" not in found:
-        labels = _classes(path, notes)
-        return _listing(labels, {"train": _files(path, labels, notes)}, seed, notes, str(path))
-    if "test" not in found and "valid" not in found:
-        train = found["train"].name
-        told = f"add one, or give {train}/ itself: a fifth of it is then set aside for testing"
-        raise DatasetError(f"{path}: has {train}/ but no test/ or val/ beside it; {told}")
-    labels = _classes(found["train"], notes)
-    parts = {}
-    for name, folder in found.items():
-        extra = set(_classes(folder, notes)) - set(labels)
-        if extra:
-            raise DatasetError(f"{folder}: classes that train/ lacks: {', '.join(sorted(extra))}")
-        parts[name] = _files(folder, labels, notes)
-    if "test" not in parts:
-        parts["test"] = parts.pop("valid")
-        notes.append(f"there is no test/: {found['valid'].name}/ is the test split")
-    return _listing(labels, parts, seed, notes, str(path))
-
-
-def list_csv(path: Path, seed: int) -> Listing:
-    """The pictures that a CSV names, relative to its own folder. Raises DatasetError."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as err:
-        raise DatasetError(f"{path}: not a readable CSV file ({err}); save it as UTF-8") from err
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    try:
-        columns = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
-        rows = list(reader)
-    except csv.Error as err:
-        raise DatasetError(f"{path}, after line {reader.line_num}: not a readable CSV file ({err})") from err
-    if not rows or not {"file", "label"} <= set(columns):
-        found = f"found {', '.join(columns)[:200] or 'nothing'} and {len(rows)} rows"
-        raise DatasetError(f"{path}: expected the columns file,label in its first line and a row per picture, {found}")
-    labels = tuple(sorted({row["label"].strip() for row in rows if row["label"]}))
-    if len(labels) < 2:
-        raise DatasetError(f"{path}: needs at least two different labels, found {len(labels)}")
-    parts: dict[str, list[File]] = {}
-    for number, row in enumerate(rows, start=2):
-        if not row["file"] or not row["label"]:
-            raise DatasetError(f"{path}, line {number}: expected a file and a label")
-        given = (row.get("split") or "train").strip().lower()
-        part = next((name for name, names in SPLITS.items() if given in names), None)
-        if part is None:
-            raise DatasetError(f"{path}, line {number}: split is train, valid or test, got {given!r}")
-        file = path.parent / row["file"].strip()
-        if "\\" in row["file"] and not file.exists():  # written on Windows
-            file = path.parent / row["file"].strip().replace("\\", "/")
-        parts.setdefault(part, []).append((file, labels.index(row["label"].strip())))
-    return _listing(labels, parts, seed, [], str(path))
-
-
-def _listing(labels: tuple[str, ...], parts: dict[str, list[File]], seed: int, notes: list[str], where: str) -> Listing:
-    train, valid, test = (parts.get(name, []) for name in SPLITS)
-    targets = np.array([label for _, label in train], int)
-    given = bool(test)
-    if given:
-        train = [train[i] for i in spread(targets, np.random.default_rng(seed))]
+        classes = _classes(path, notes, least)
+        parts = {"train": _files(path, list(classes), classes, notes)}
     else:
-        kept, aside = split(targets, seed)
-        train, test = [train[i] for i in kept], [train[i] for i in aside]
-    if not train or not test:
+        if "test" not in found and "valid" not in found and not measured:
+            train = found["train"].name
+            told = f"add one, or give {train}/ itself: a fifth of it is then set aside for testing"
+            raise DatasetError(f"{path}: has {train}/ but no test/ or val/ beside it; {told}")
+        classes = _classes(found["train"], notes, least)
+        parts = {}
+        for name, folder in found.items():
+            inside_it = _classes(folder, notes, 1 if measured else 2)
+            if extra := set(inside_it) - set(classes):
+                raise DatasetError(f"{folder}: classes that train/ lacks: {', '.join(sorted(extra))}")
+            parts[name] = _files(folder, list(classes), inside_it, notes)
+            classes = {label: [*folders, *inside_it.get(label, [])] for label, folders in classes.items()}
+        if "test" not in parts and "valid" in parts:
+            parts["test"] = parts.pop("valid")
+            notes.append(f"there is no test/: {found['valid'].name}/ is the test split")
+    notes += told_alike(tuple(classes), str(path))
+    groups = _groups(parts, list(classes.values()), notes) if grouped else {}
+    return arrange(tuple(classes), parts, seed, notes, str(path), groups, measured=measured)
+
+
+def _groups(parts: Mapping[str, list[File]], classes: Sequence[Sequence[Path]], notes: list[str]) -> dict[Path, str]:
+    files = [file for part in parts.values() for file in part]
+    found, what = by_folder(files, classes), "lie in one folder"
+    if not any(found):
+        found, what = by_name(files), "have the same name but for a number"
+    if any(found):
+        count = len({group for group in found if group})
+        notes.append(
+            f"pictures that {what} stay together in one split, as frames of one film must: {count} groups "
+            "(--no-groups splits them too)"
+        )
+    return {file: group for (file, _), group in zip(files, found, strict=True) if group}
+
+
+def told_alike(labels: Sequence[str], where: str) -> list[str]:
+    """A note of labels that differ in capitals or spaces alone."""
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        alike.setdefault("".join(label.casefold().split()), []).append(label)
+    found = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    return [f"{where}: these classes differ in capitals or spaces only; are they one? {some(found)}"] if found else []
+
+
+def arrange(
+    labels: tuple[str, ...],
+    parts: Mapping[str, list[File]],
+    seed: int,
+    notes: list[str],
+    where: str,
+    groups: dict[Path, str],
+    measured: bool = False,
+) -> Listing:
+    """The listing of `parts`, by a name of SPLITS: in the order of training, with a test split that is set aside where
+    there is none. Raises DatasetError where nothing is left to train on or to test on."""
+    train, valid, test = (parts.get(name, []) for name in SPLITS)
+
+    def set_aside(files: list[File], seed: int) -> tuple[list[File], list[File]]:
+        of: list[Group] = [groups.get(file) for file, _ in files]
+        kept, aside = split_groups(np.array([label for _, label in files], int), of, seed)
+        return [files[i] for i in kept], [files[i] for i in aside]
+
+    given = bool(test)
+    if not given:
+        train, test = set_aside(train, seed)
+    elif not groups:
+        targets = np.array([label for _, label in train], int)
+        train = [train[i] for i in spread(targets, np.random.default_rng(seed))]
+    if groups and not valid:
+        train, valid = set_aside(train, seed + 1)
+    if not measured and (not train or not test):
         told = "".join(f"\n  {note}" for note in notes)
         found = f"found {len(train)} and {len(test)}"
         raise DatasetError(
             f"{where}: needs images for training and for testing, two of a class at least, {found}{told}"
         )
-    return Listing(labels, train, valid, test, notes, not given)
+    return Listing(labels, train, valid, test, notes, not given, groups)
 
 
 def _folders(path: Path) -> list[Path]:
@@ -126,25 +142,40 @@ def _skipped(name: str) -> bool:
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
-    """The folders of `path` that are named as a split, in any case."""
-    inside = {p.name.lower(): p for p in _folders(path)}
+    """The folders of `path` that are named as a split, in any case, and hold folders of classes.
+
+    One that holds pictures itself is a class: `train` may be the picture of a locomotive.
+    """
+    folders = _folders(path)
+    inside = {p.name.lower(): p for p in folders if _folders(p) and not _holds_pictures(p)}
     found = {split: [inside[name] for name in names if name in inside] for split, names in SPLITS.items()}
+    if len(inside) == 1 and any(_holds_pictures(p) for p in folders):
+        return {}  # one class among others whose pictures lie in folders
     return {split: folders[0] for split, folders in found.items() if folders} if found["train"] else {}
 
 
-def _classes(path: Path, notes: list[str]) -> tuple[str, ...]:
-    """The names of the folders that hold files, sorted."""
+def _holds_pictures(folder: Path) -> bool:
+    known = _endings() - {""}
+    return any(p.suffix.lower() in known and not _skipped(p.name) and not p.is_dir() for p in folder.iterdir())
+
+
+def _classes(path: Path, notes: list[str], least: int) -> dict[str, list[Path]]:
+    """The names of the folders that hold files, sorted, and the folders of each."""
     folders = _folders(path)
-    full = tuple(p.name for p in folders if next(_walk(p, _above(p)), None))
-    if empty := [p.name for p in folders if p.name not in full]:
+    full = [p for p in folders if next(_walk(p, _above(p)), None)]
+    if empty := [p.name for p in folders if p not in full]:
         notes.append(f"{path}: empty folders are no classes: {', '.join(empty)}")
     if beside := [p.name for p in sorted(path.iterdir()) if p.is_file() and not _skipped(p.name)]:
         notes.append(f"{path}: left out, since they are in no class' folder: {some(beside)}")
-    if unnamed := [ascii(name) for name in full if name.encode(errors="replace").decode() != name]:
+    if unnamed := [ascii(p.name) for p in full if p.name.encode(errors="replace").decode() != p.name]:
         raise DatasetError(f"{path}: the names of these folders are not UTF-8, rename them: {some(unnamed)}")
-    if len(full) < 2:
-        raise DatasetError(f"{path}: needs at least two folders, one per class, found {len(full)}")
-    return full
+    found: dict[str, list[Path]] = {}
+    for folder in full:  # macOS and Linux write an accent in two ways, and both may lie side by side
+        found.setdefault(unicodedata.normalize("NFC", folder.name), []).append(folder)
+    if len(found) < least:
+        needed = "at least two folders, one per class" if least > 1 else "a folder for each class"
+        raise DatasetError(f"{path}: needs {needed}, found {len(found)}")
+    return dict(sorted(found.items()))
 
 
 def _above(folder: Path) -> set[Path]:
@@ -165,18 +196,23 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
                 yield path
 
 
-def _files(path: Path, labels: Iterable[str], notes: list[str]) -> list[File]:
-    """Every picture of every class, by its file's name; what else lies there goes into `notes`."""
-    pictures, others = [], []
+def _endings() -> set[str]:
+    """The endings of pictures that Pillow reads, or that are told of; and none at all."""
     endings = Image.registered_extensions()  # loads all of Pillow's plugins, which fill Image.OPEN
     readable = {*Image.OPEN} - _FILMS
-    known = {ending for ending, form in endings.items() if form in readable} | {*CAMERA, ""}
+    return {ending for ending, form in endings.items() if form in readable} | {*CAMERA, ""}
+
+
+def _files(path: Path, labels: Sequence[str], classes: Mapping[str, Sequence[Path]], notes: list[str]) -> list[File]:
+    """Every picture of every class, by its file's name; what else lies there goes into `notes`."""
+    pictures, others, known = [], [], _endings()
     for index, label in enumerate(labels):
-        for file in _walk(path / label, _above(path / label)) if (path / label).is_dir() else ():
-            if file.suffix.lower() in known:
-                pictures.append((file, index))
-            else:
-                others.append(str(file.relative_to(path)))
+        for folder in classes.get(label, ()):
+            for file in _walk(folder, _above(folder)):
+                if file.suffix.lower() in known:
+                    pictures.append((file, index))
+                else:
+                    others.append(str(file.relative_to(path)))
     if others:
         notes.append(f"{path}: no pictures by their names: {some(others)}")
     return pictures

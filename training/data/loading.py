@@ -1,16 +1,19 @@
 """A name, an `.npz` file or a folder -> a data set: the way into this room."""
 
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from training.data.arrays import read_npz
 from training.data.dataset import Dataset, DatasetError
-from training.data.files import read_files
-from training.data.listing import list_csv, list_folder, some
+from training.data.files import Form, read_files
+from training.data.listing import Listing, list_folder, some
 from training.data.named import NAMED
 from training.data.pictures import resized
+from training.data.table import FOUND, Columns, list_csv
 
 FEW = 5  # images of a class
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
@@ -26,23 +29,36 @@ def load(
     origin: str | None = None,
     strict: bool = False,
     store: Path | None = None,
+    columns: Columns = FOUND,
+    grouped: bool = True,
+    form: Form | None = None,
 ) -> Dataset:
     """The data set NAME, or the `.npz` file, CSV or folder of pictures DATA (named NAME, or its stem).
 
     `labels` gives the classes in index order: names for numbers, or another order of the names there are.
     `image_size` resizes to that many pixels square; `origin` says in the card where the data is from. The training
     split of a file or folder is permuted with `seed`; mnist and cifar10 keep the order of their files. `strict`
-    refuses damaged pictures, `store` is the folder for those that are too many for memory. Raises DatasetError.
+    refuses damaged pictures, `store` is the folder for those that are too many for memory. `columns` are those of a
+    CSV; `grouped` keeps pictures that belong together in one split. `form` is that of a published model, which is to be
+    measured: pictures are brought to it, and none need be there to train on. Raises DatasetError.
     """
     if data is not None:
-        dataset = _from_path(Path(data), name, seed, image_size, strict, store)
+        path = Path(data)
+        listing = _listed(path, seed, columns, grouped, measured=form is not None)
+        called = name or name_of(path)
+        if listing is None:
+            dataset = read_npz(path, called, seed)
+        else:
+            origin_of = f"folder {path.resolve().name}" if path.is_dir() else f"file {path.name}"
+            options: dict[str, Any] = {"image_size": image_size, "strict": strict, "store": store, "form": form}
+            dataset = read_files(listing, called, origin_of, **options)
     elif name is not None and name in NAMED:
         dataset = NAMED[name](seed)
     else:
         raise DatasetError(f"unknown data set {name!r}: choose from {', '.join(NAMED)}, or pass --data PATH")
     if labels is not None:
-        dataset = _relabelled(dataset, labels)
-    if image_size is not None and dataset.input_shape[:2] != (image_size, image_size):
+        dataset = _relabelled(dataset, labels, "the model's labels" if form else "--labels")
+    if image_size is not None and not (form and dataset.files) and dataset.input_shape[:2] != (image_size,) * 2:
         dataset = replace(
             dataset, x_train=resized(dataset.x_train, image_size), x_test=resized(dataset.x_test, image_size)
         )
@@ -59,12 +75,12 @@ def told_of_few(dataset: Dataset) -> Dataset:
     return replace(dataset, notes=(*dataset.notes, *notes))
 
 
-def _relabelled(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
+def _relabelled(dataset: Dataset, labels: tuple[str, ...], said: str) -> Dataset:
     """The same images with their classes in the order of `labels`: by name where they have names."""
+    labels = tuple(unicodedata.normalize("NFC", label) for label in labels)
     if len(labels) < len(dataset.labels) or len(set(labels)) < len(labels):
         raise DatasetError(
-            f"--labels must name at least {len(dataset.labels)} different classes, got {len(labels)}: "
-            + ",".join(labels)
+            f"{said} must name at least {len(dataset.labels)} different classes, got {len(labels)}: " + ",".join(labels)
         )
     if not dataset.named:
         return replace(dataset, labels=labels, named=True)
@@ -82,19 +98,15 @@ def name_of(path: Path) -> str:
     return path.resolve().name if path.is_dir() else path.stem
 
 
-def _from_path(
-    path: Path, name: str | None, seed: int, image_size: int | None, strict: bool, store: Path | None
-) -> Dataset:
+def _listed(path: Path, seed: int, columns: Columns, grouped: bool, measured: bool) -> Listing | None:
+    """The pictures of a folder or a CSV; None where `path` is an .npz file."""
     if not path.exists():
         raise DatasetError(f"--data {path}: no such file or folder")
-    name = name or name_of(path)
     if path.suffix.lower() == ".npz":
-        return read_npz(path, name, seed)
+        return None
     if path.is_dir():
-        listing, origin = list_folder(path, seed), f"folder {path.resolve().name}"
-    elif path.suffix.lower() in (".csv", ".tsv"):
-        listing, origin = list_csv(path, seed), f"file {path.name}"
-    else:
-        told = "; unpack the archive first" if path.suffix.lower() in ARCHIVES else ""
-        raise DatasetError(f"--data {path}: expected an .npz file, a CSV (file,label) or a folder of images{told}")
-    return read_files(listing, name, origin, image_size=image_size, strict=strict, store=store)
+        return list_folder(path, seed, grouped, measured)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return list_csv(path, seed, columns, grouped, measured)
+    told = "; unpack the archive first" if path.suffix.lower() in ARCHIVES else ""
+    raise DatasetError(f"--data {path}: expected an .npz file, a CSV (file,label) or a folder of images{told}")

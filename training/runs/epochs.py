@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from training.artifact.metrics import mean_recall
 from training.data.dataset import batch_for, let_go
 from training.networks.network import ENLARGING
 from training.recipes.augmentation import augmented
@@ -57,10 +58,19 @@ def train_epoch(
     if recipe.batch_norm == "recomputed":
         few = max(1, STATISTICS_BYTES // train[0][0].nbytes)
         recompute_batch_norm(model, train[0][np.sort(order[:few])])
-    found = model.evaluate(batches_of(*validation, classes), verbose=0, return_dict=True)
     figures = {key: float(values[-1]) for key, values in history.items()}
-    figures |= {f"val_{key}": float(value) for key, value in found.items()}
-    return figures, time.perf_counter() - started
+    return figures | _validated(model, recipe, validation), time.perf_counter() - started
+
+
+def _validated(model: keras.Model, recipe: Recipe, validation: Part) -> dict[str, float]:
+    """Keras' figures on the validation images; and the mean recall, where the recipe lets every class count alike."""
+    batches = batches_of(*validation, model.output_shape[1])
+    found = model.evaluate(batches, verbose=0, return_dict=True)
+    figures = {f"val_{key}": float(value) for key, value in found.items()}
+    if recipe.class_weights:
+        predicted = model.predict(batches, verbose=0).argmax(axis=1)
+        figures["val_mean_recall"] = mean_recall(predicted, validation[1])
+    return figures
 
 
 @contextmanager

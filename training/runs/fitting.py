@@ -7,6 +7,7 @@ result, and tells the user what happens.
 import json
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from training.artifact.metrics import binary_accuracy, confusion_matrix
 from training.artifact.publishing import export
 from training.artifact.reading import run_onnx
 from training.artifact.versions import check_name
+from training.data.contents import remember
 from training.data.dataset import Dataset
 from training.networks.network import macs_of
 from training.recipes.recipe import Recipe
@@ -32,6 +34,10 @@ from training.runs.run import Run
 from training.runs.transfer import fit_head, frozen_outputs
 
 SHOWN = 30  # classes whose counts are printed
+TWINS = (
+    "{:,} of {:,} test pictures are near-identical with training pictures, as frames of one film are: new pictures "
+    "will be answered worse. Put what belongs together into one folder inside of its class, or name its CSV `group`"
+)
 NO_THRESHOLD = (
     "the answers to {:,} validation images name no probability from which 95 % are right: "
     "`min_probability=card` calls every answer unsure; add images"
@@ -45,11 +51,20 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
     finite number any more, and ExportError.
     """
     check_name(recipe.model_name)  # now, not after the training
+    check_output(output)
     train, validation = splits(recipe, data)
     run = Run.open(runs / recipe.model_name, recipe, data, resume)
-    model = run.restore()
+    try:
+        return _fit(run, train, validation, output)
+    finally:
+        run.discard_untrained()
+
+
+def _fit(run: Run, train: Part, validation: Part, output: Path) -> Path:
+    recipe, data, model = run.recipe, run.data, run.restore()
     print(_plan(recipe, data, model, train, validation, output, run), flush=True)
     learnt, checked, prepared = _prepared(model, run, train, validation)
+    lately: list[float] = []  # the seconds of this process' epochs, without what was prepared once
     while not run.done:
         progress = [Progress(recipe.epochs) if sys.stdout.isatty() else Lines(recipe.epochs)]
         figures, taken = train_epoch(model, recipe, learnt, checked, len(run.seconds), progress)
@@ -59,7 +74,8 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
                 f"start again with a --learning-rate smaller than {recipe.learning_rate:g}"
             )
         run.save(model, figures, taken if run.seconds else taken + prepared)
-        print(_epoch_line(figures, run.seconds, recipe.epochs), flush=True)
+        lately.append(taken)
+        print(_epoch_line(figures, len(run.seconds), recipe.epochs, lately), flush=True)
     if len(run.seconds) < recipe.epochs:
         print(f"stopped early: no better validation in {recipe.early_stopping} epochs")
     if recipe.published == "best":
@@ -80,6 +96,8 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
     card = card_of_training(recipe, data, probabilities, train_accuracy, len(run.seconds), sum(run.seconds), rate)
     if recipe.calibrated and not found["threshold"]:
         card["warnings"].append(NO_THRESHOLD.format(len(validation[0])))
+    if data.twins:
+        card["warnings"].append(TWINS.format(data.twins, len(data.x_test)))
     card |= {"macs": macs_of(model), **found}
     print(_result(card, len(data.x_test)), flush=True)
     artifact = export(model, recipe.model_name, labels=data.labels, output=output, card=card)
@@ -96,11 +114,22 @@ def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool
             "best_epoch": run.best_epoch + 1,
             "notes": list(data.notes),
         }
+        remember(data, run.folder)
         write_report(run.folder, record, data, probabilities, output, _earlier(artifact, data))
         run.finish(model, record, artifact.name)
     except KeyboardInterrupt as err:
         raise InterruptedAfterPublishing(f"{artifact} is published; {run.folder} lacks its record or report") from err
     return artifact
+
+
+def check_output(output: Path) -> None:
+    """Raise RunError where artifacts could not be written to `output`; nothing is left there."""
+    above = next(folder for folder in (output, *output.resolve().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=above):
+            pass
+    except OSError as err:
+        raise RunError(f"--output {output}: cannot write to {above}: {err.strerror}") from err
 
 
 def _prepared(model: keras.Model, run: Run, train: Part, validation: Part) -> tuple[Part, Part, float]:
@@ -191,12 +220,13 @@ def _classes(labels: Sequence[str], *parts: np.ndarray) -> str:
     return "\n".join(lines)
 
 
-def _epoch_line(figures: dict[str, float], seconds: list[float], epochs: int) -> str:
-    left = (epochs - len(seconds)) * sum(seconds) / len(seconds)
+def _epoch_line(figures: dict[str, float], done: int, epochs: int, lately: Sequence[float]) -> str:
+    left = (epochs - done) * sum(lately) / len(lately)
+    recall = f", mean recall {figures['val_mean_recall']:.4f}" if "val_mean_recall" in figures else ""
     return (
-        f"epoch {len(seconds)}/{epochs}: loss {figures['loss']:.4f}, categorical accuracy "
-        f"{figures['categorical_accuracy']:.4f}, validation {figures['val_categorical_accuracy']:.4f} "
-        f"({seconds[-1]:.0f} s" + (f", about {left / 60:.0f} min left)" if left >= 60 else ")")
+        f"epoch {done}/{epochs}: loss {figures['loss']:.4f}, categorical accuracy "
+        f"{figures['categorical_accuracy']:.4f}, validation {figures['val_categorical_accuracy']:.4f}{recall} "
+        f"({lately[-1]:.0f} s" + (f", about {left / 60:.0f} min left)" if left >= 60 else ")")
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from training.data.dataset import Dataset
 from training.networks.network import build
@@ -76,16 +77,22 @@ class Run:
         """The epoch to publish, from 0: the last one, or the last of those that are as good as the best.
 
         That is those whose validation accuracy lies within one standard error of the best epoch's: few validation
-        images rank epochs by luck, and then the one that was trained for longer is the better guess.
+        images rank epochs by luck, and then the one that was trained for longer is the better guess. Where the recipe
+        lets every class count alike, it is the mean recall: of 500 ships and 5 cats accuracy would choose an epoch
+        that knows no cat.
         """
         last = len(self.seconds) - 1
         if self.recipe.published == "last":
             return last
-        accuracies = self.history["val_categorical_accuracy"]
-        count = len(splits(self.recipe, self.data)[1][1])
-        share = (max(accuracies) * count + 1) / (count + 2)  # of a perfect score, too, not all is certain
-        good = max(accuracies) - math.sqrt(share * (1 - share) / count)
-        return max(i for i in range(last + 1) if accuracies[i] >= good)
+        targets = splits(self.recipe, self.data)[1][1]
+        recalls = self.history.get("val_mean_recall", ())
+        if len(recalls) == len(self.seconds):
+            figures, counts = np.array(recalls), np.unique(targets, return_counts=True)[1]
+        else:  # a run from before mean recall was kept, too
+            figures, counts = np.array(self.history["val_categorical_accuracy"]), np.array([len(targets)])
+        shares = (figures.max() * counts + 1) / (counts + 2)  # of a perfect score, too, not all is certain
+        error = math.sqrt((shares * (1 - shares) / counts).sum()) / len(counts)
+        return int(np.flatnonzero(figures >= figures.max() - error)[-1])
 
     @property
     def done(self) -> bool:
@@ -174,6 +181,13 @@ class Run:
         for path in before - {self.checkpoint, self.best}:
             if path:
                 path.unlink(missing_ok=True)
+
+    def discard_untrained(self) -> None:
+        """Remove the folder of a run that ends without an epoch: there is nothing to resume in it."""
+        if not self.seconds:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self._release()
+            self.folder.with_name(f".{self.folder.name}.lock").unlink(missing_ok=True)
 
     def published_model(self, model: keras.Model) -> keras.Model:
         """The model of the epoch to publish, in float32, where `model` is that of the last one."""

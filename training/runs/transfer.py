@@ -14,6 +14,7 @@ import tensorflow as tf
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from training.artifact.metrics import mean_recall
 from training.data.dataset import batch_for, let_go
 from training.recipes.augmentation import augmented
 from training.recipes.recipe import Recipe
@@ -98,13 +99,15 @@ def fit_head(upper: keras.Model, train: Part, validation: Part, balanced: bool) 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # near enough: training goes on from here
             linear.fit(features, targets)
-        accuracy = float((linear.predict(held_out) == validation[1]).mean())
-        if accuracy > best:
-            best, chosen = accuracy, linear
+        predicted = linear.predict(held_out)
+        accuracy = float((predicted == validation[1]).mean())
+        score = mean_recall(predicted, validation[1]) if balanced else accuracy
+        if score > best:
+            best, reached, chosen = score, accuracy, linear
     kernel, bias = chosen.coef_, chosen.intercept_
     if len(chosen.classes_) == 2:  # one row for both
         kernel, bias = np.concatenate([-kernel / 2, kernel / 2]), np.concatenate([-bias / 2, bias / 2])
     whole_kernel, whole_bias = np.zeros(last.kernel.shape), np.full(last.bias.shape, MISSING)
     whole_kernel[:, chosen.classes_], whole_bias[chosen.classes_] = kernel.T, bias
     last.set_weights([whole_kernel, whole_bias])
-    return best
+    return reached
