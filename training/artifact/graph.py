@@ -105,8 +105,8 @@ def write_onnx(function: Any, path: Path, name: str, labels: Sequence[str]) -> N
         onnx.helper.set_model_props(proto, {"name": name, "labels": json.dumps(list(labels))})
         onnx.checker.check_model(proto, full_check=True)
     except Exception as err:  # tf2onnx and onnx raise what they like
-        reason = next(iter(str(err).splitlines()), type(err).__name__)
-        raise ExportError(f"the model cannot be converted to ONNX ({reason[:200]}); nothing was published") from err
+        reason = " ".join(str(err).split()) or type(err).__name__
+        raise ExportError(f"the model cannot be converted to ONNX ({reason}); nothing was published") from err
     onnx.save(proto, str(path))
 
 

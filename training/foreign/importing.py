@@ -30,7 +30,8 @@ from training.foreign.rounding import graph_spread
 from training.foreign.said import Said, said_of
 from training.foreign.wrapping import PROBABILITIES, parameters, wrapped
 
-_PATIENCE = 20.0  # seconds that choosing golden pictures, and measuring what rounding does to them, may take, about
+_PATIENCE = 10.0  # seconds that choosing golden pictures, and measuring what rounding does to them, may take, about
+_MANY = 30_000_000  # weights, from which drawing them anew takes long too: ResNet-50 has 26 million
 
 # How far rounding moves the answers of a served graph to pictures (n, H, W, C): (n,)
 Spread = Callable[[onnx.ModelProto, np.ndarray], np.ndarray]
@@ -346,12 +347,12 @@ def _written(
     card["pixels"] = str(original.pixels)
     card["source"] = {"runtime": found.runtime, "producer": found.proto.producer_name or None}
     each = _seconds(answer, source.shape)
-    measured = each * COUNT * (DRAWS + 1) <= _PATIENCE
+    measured = each * COUNT * (DRAWS + 1) <= _PATIENCE and parameters(found.proto) <= _MANY
 
     def moved_by_rounding(images: np.ndarray) -> np.ndarray:
         return spread(served, images) if measured else np.zeros(len(images))
 
-    pool = int(np.clip(_PATIENCE / each, 4 * COUNT, 640))
+    pool = int(np.clip(_PATIENCE / each, 2 * COUNT, 640))
     images, _, moved = golden_inputs(source.shape, answer, moved_by_rounding, pool=pool)
 
     def theirs(images: np.ndarray) -> np.ndarray:
