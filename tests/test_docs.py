@@ -8,12 +8,15 @@ from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from serving.errors import ClassifyError
 from serving.settings import Settings
+from tests.edge import test_differential
 from tests.fixtures import prose
-from tests.fixtures.server import ROOT
+from tests.fixtures.hostile import corpus
+from tests.fixtures.server import ROOT, committed_artifacts
 from training.networks.table import NETWORKS
 from training.recipes.table import RECIPES
 
@@ -182,6 +185,27 @@ def test_every_network_and_recipe_is_described() -> None:
     networks = {name for name in NETWORKS if not name.startswith("_")}
     assert rows("docs/training.md", "network") == networks | {"keras:<Name>"}
     assert rows("docs/training.md", "recipe") == set(RECIPES)
+
+
+def number(page: str, pattern: str) -> int:
+    """The one number that the page says at this place."""
+    (found,) = re.findall(pattern, re.sub(r"\s+", " ", text_of(page)))
+    return int(found.replace(",", ""))
+
+
+def test_counts_are_right() -> None:
+    assert 0 <= len(corpus()) - number("SECURITY.md", r"over ([\d,]+) cases\)") < 100
+    assert number("SECURITY.md", r"h11 on ([\d,]+) cases") == test_differential.CASES
+    assert number("docs/decisions/0001-own-http-connection.md", r"corpus of ([\d,]+) inputs") == test_differential.CASES
+    golden = np.load(committed_artifacts()[0] / "golden.npz", allow_pickle=False)
+    assert number("models/README.md", r"golden pictures: (\d+) drawn") == len(golden["image"])
+    assert number("docs/operations.md", r"costs as much as (\d+) images") == Settings().explain_grid ** 2 + 1
+    limit = re.search(r"const LONGEST = (\d+);", text_of("serving/page/picture.js"))
+    assert limit
+    assert number("docs/page.md", r"more than ([\d,]+) pixels") == int(limit[1])
+    lines = len(text_of("examples/ask_httpx.py").splitlines())
+    assert "ask_httpx.py) has thirty lines" in text_of("docs/client.md").replace("\n", " ")
+    assert 28 <= lines <= 33
 
 
 # Plain language
