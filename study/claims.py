@@ -113,8 +113,8 @@ def claims(scale: Scale) -> list[Claim]:
             "Deeper beats shallower, and the gap grows with epochs",
             "More residual blocks classify better, and the longer they train the larger their lead.",
             f"The deep network with {', '.join(map(str, scale.depths))} blocks on the same subset, batches of "
-            f"{SWEEP_BATCH}; and the full runs of the shallow and the deep system (which differ in their block, too).",
-            f"The deep network's test accuracy is clearly above the shallow one's ({_blocks(scale.shallow)}), and for "
+            f"{SWEEP_BATCH}. Also the full runs of the shallow and the deep system (which differ in their block, too).",
+            f"The deep network's test accuracy is clearly above the shallow one's ({_blocks(scale.shallow)}). For "
             "every seed the slope of the gap in validation accuracy over the settled epochs is above 0.",
             (
                 Setting(
@@ -154,7 +154,7 @@ def claims(scale: Scale) -> list[Claim]:
             "Dense-sum: the residual network's accuracy in less time",
             "Adding all earlier outputs instead of the last one gives the same accuracy in less training time.",
             "Full recipes of dense_resnet and dense_sum on MNIST, and their paired timing.",
-            "dense_sum's mean test accuracy is at most half a point lower, and each of its runs reaches the residual "
+            "dense_sum's mean test accuracy is at most half a point lower. Each of its runs reaches the residual "
             "runs' last validation accuracy (the lowest of them) in less time than any residual run.",
             (
                 Setting(
@@ -175,8 +175,8 @@ def claims(scale: Scale) -> list[Claim]:
             "Bottleneck blocks: the same accuracy at lower cost",
             "Blocks that narrow before their 3×3 convolution (He et al. 2015, section 4.1, figure 5) reach the plain "
             "residual block's accuracy in less time.",
-            f"The sweep's deep network beside {BOTTLENECK}, which has as many blocks, narrow ones, each of which adds "
-            "the outputs of all before it, as the notebook imagined; and their paired timing.",
+            f"The sweep's deep network beside {BOTTLENECK}, which has as many blocks, narrow ones. Each adds "
+            "the outputs of all before it, as the notebook imagined. And their paired timing.",
             "As for claim 5, against the sweep's deep network.",
             _bottleneck(scale, sweeps[scale.deep]),
             "Full recipes; and narrow blocks with the deep network's own connections, since here both differ.",
@@ -186,8 +186,9 @@ def claims(scale: Scale) -> list[Claim]:
             "Shortcuts prevent vanishing gradients",
             "Without shortcuts the gradient fades on its way to the first layers; with them it does not.",
             f"The gradient of the loss with respect to each block's output, {scale.deep} blocks with and without "
-            "shortcuts and otherwise the same, on one batch of training images (Glorot & Bengio 2010, section 4.2): "
-            "before training, before training with batch norm taken out of both, and after the sweep's training. The "
+            "shortcuts and otherwise the same (Glorot & Bengio 2010, section 4.2). "
+            "It is taken on one batch of training images: before "
+            "training, with batch norm and with batch norm out of both, and after training. The "
             "kernels' gradients are beside it; they also carry the size of each layer's input.",
             f"The norm at the first block's output, over that at the last one's, is above {VANISHED} with shortcuts "
             "and below it without, for every seed.",
@@ -213,8 +214,8 @@ def claims(scale: Scale) -> list[Claim]:
             8,
             "A deep residual network behaves like an ensemble of shallow ones",
             "No single block matters much, because every block can be bypassed.",
-            "Each block in turn is replaced by the identity at test time (Veit et al. 2016, section 4.1), in networks "
-            f"of the sweep ({_depths(scale)}) and in the same ones without shortcuts.",
+            "Each block in turn is replaced by the identity at test time (Veit et al. 2016, section 4.1). "
+            f"The networks are those of the sweep ({_depths(scale)}) and the same ones without shortcuts.",
             "The median block costs at most a tenth of the accuracy above chance with shortcuts, and at least half of "
             "it without, for every seed.",
             tuple(_dropping_setting(blocks, sweeps[blocks], plains[blocks]) for blocks in scale.contrasts),

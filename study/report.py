@@ -12,16 +12,16 @@ from study.evidence import spread
 from study.experiments import TIMING, Committed, PairedTiming, Row, Training
 from study.figures import plot_old_metric, plot_outcomes
 from study.records import Record, Records
-from study.verdicts import RULES, Verdict
+from study.verdicts import HERE, RULES, Verdict
 
 BUSY = 0.25  # cores used by others, from which on a timing is called disturbed
 
 _GLOBAL_MINIMUM = """## Not a claim that this can decide: deep networks find the global minimum
 
 The notebook also says that deep networks find the global minimum of the loss. No run of this study can show that. A
-training ends at one point, and nothing about that point says how much lower the loss gets elsewhere: that would need a
+training ends at one point, and nothing about that point says how much lower the loss gets elsewhere. That would need a
 lower bound, which nobody has for networks like these. A training loss near 0 would come close, since the loss cannot
-go below it, but with dropout and ten epochs none of the runs gets there, and it would say little about the test images.
+go below it. But with dropout and ten epochs none of the runs gets there, and it would say little about the test images.
 What the runs do show is whether different seeds end at about the same loss, which fits many minima of equal worth just
 as well as one. It could be put to the test only as something weaker: that deeper networks reach a lower training
 loss than shallower ones from most starts.
@@ -74,10 +74,16 @@ def _opening(records: Records, toy: bool) -> str:
 
 def _summary(claims: Sequence[Claim], verdicts: Sequence[Verdict]) -> str:
     rows = [
-        (f"{claim.number}", f"[{claim.title}](#{_anchor(claim)})", f"**{verdict.word}**")
+        (f"{claim.number}", f"[{claim.title}](#{_anchor(claim)})", f"**{verdict.word}**{_where(verdict)}")
         for claim, verdict in zip(claims, verdicts, strict=True)
     ]
     return _table(("", "claim", "verdict"), rows)
+
+
+def _where(verdict: Verdict) -> str:
+    """Where "here" is: the settings in which the claim holds."""
+    yes = [setting for setting, outcome in verdict.settings.items() if outcome.answer is True]
+    return f" ({', '.join(yes)})" if verdict.word == HERE else ""
 
 
 def _section(claim: Claim, verdict: Verdict, records: Records, folder: Path) -> str:
@@ -112,10 +118,10 @@ def _old_metric(records: Records, folder: Path) -> str:
     text = (
         "## What the old metric hid\n\n"
         "The loss is binary cross-entropy over ten outputs. For that loss the Keras of the notebook's time took "
-        '"accuracy" to mean *binary* accuracy: the share of all ten outputs per image that are on the right side of '
-        "0.5. An answer that commits to no class at all has nine of ten right and so scores 90 %; a wrong class costs "
-        "two outputs of ten, a right one none. *Categorical* accuracy is the share of images whose most probable class "
-        "is the right one. Both for the same predictions:\n"
+        '"accuracy" to mean *binary* accuracy. That is the share of all ten outputs per image that are on the right '
+        "side of 0.5. An answer that commits to no class at all has nine of ten right and so scores 90 %; a wrong "
+        "class costs two outputs of ten, a right one none. *Categorical* accuracy is the share of images whose most "
+        "probable class is the right one. Both for the same predictions:\n"
     )
     if not runs:
         return f"{text}\nNot measured: the full runs are missing.\n"
@@ -209,4 +215,6 @@ def _anchor(claim: Claim) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    """Each part as a sentence of its own: nobody reads five settings in one."""
+    parts = text.removesuffix(".").split("; ")
+    return " ".join(f"{part[:1].upper()}{part[1:]}." for part in parts)

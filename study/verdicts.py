@@ -22,7 +22,7 @@ RULES = f"""
   error of accuracies measured on that many test images. Anything else is *unclear*.
 - **A ratio of times** is taken within each round of the paired timing. It is *about equal* when its middle half
   (first to third quartile) lies in {ABOUT_EQUAL[0]}–{ABOUT_EQUAL[1]}, *about double* in
-  {ABOUT_DOUBLE[0]}–{ABOUT_DOUBLE[1]}; it is not when the middle half lies wholly outside, and unclear across an edge.
+  {ABOUT_DOUBLE[0]}–{ABOUT_DOUBLE[1]}. It is not when the middle half lies wholly outside, and unclear across an edge.
 - **Batch norm lags**: its averages start at 0 and 1 and keep {BN_MOMENTUM} of themselves each step. Validation
   accuracies count from the first epoch after which less than {SETTLED:.0%} of that start is left.
 - **A claim** is judged in each setting (data, size) on its own. *Holds*: yes in at least two settings, and in none no
