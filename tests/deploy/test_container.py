@@ -1,5 +1,6 @@
 """The image as `bentoml containerize` makes it, built and run with podman: `make container-test`."""
 
+import base64
 import json
 import platform
 import time
@@ -12,7 +13,8 @@ import yaml
 from benchmarks.pictures import subject
 from deploy import sbom
 from tests.edge.test_draining import Balancer
-from tests.fixtures import podman
+from tests.fixtures import podman, toy
+from tests.fixtures.pictures import colours, digit, encode
 from tests.fixtures.podman import inside, running, wait_until
 from tests.fixtures.server import PYTHON, ROOT, Client
 
@@ -127,6 +129,32 @@ def test_the_health_check_of_compose_and_readme_works(container: tuple[str, Clie
     _, *command = compose["services"]["shortcut"]["healthcheck"]["test"]
     assert f'python -c \\"{command[2]}\\"' in (ROOT / "deploy" / "README.md").read_text()
     assert podman.podman("exec", name, *command[:2], command[2].replace("3000", str(client.port))) == ""
+
+
+def test_it_serves_on_sagemaker_as_it_is(image: None, tmp_path: Path) -> None:
+    """By the argument `serve`, on the port that is asked for, with what is mounted at /opt/ml/model."""
+    version = toy.write_artifact(tmp_path)
+    tmp_path.chmod(0o755)
+    mounted = ("--volume", f"{version}:/opt/ml/model:ro", "--read-only")
+    with running(*mounted, command=("serve",), port="SAGEMAKER_BIND_TO_PORT") as (_, client, _):
+        assert (client.get("/ping").status, client.get("/ping").body) == (200, b"")
+        picture = encode(colours())
+        answer = client.post("/invocations", picture, "image/png").json()
+        assert answer["model"] == "toy-colours"
+        instances = {"instances": [{"b64": base64.b64encode(picture).decode()}] * 2}
+        both = client.post("/invocations", json.dumps(instances).encode(), "application/json").json()
+        assert [row["predictions"] for row in both["predictions"]] == [answer["predictions"]] * 2
+
+
+def test_it_serves_on_vertex_ai_as_it_is(image: None) -> None:
+    health, predict = "/v1/endpoints/7/deployedModels/9", "/v1/endpoints/7/deployedModels/9:predict"
+    routes = {"AIP_HEALTH_ROUTE": health, "AIP_PREDICT_ROUTE": predict, "AIP_MODE": "PREDICTION"}
+    with running(port="AIP_HTTP_PORT", **routes) as (_, client, _):
+        assert client.get(health).status == 200
+        seven = base64.b64encode(encode(digit("7"))).decode()
+        body = {"instances": [{"b64": seven}] * 3, "parameters": {"top_k": 1}}
+        answer = client.post(predict, json.dumps(body).encode(), "application/json").json()
+        assert [row["predictions"][0]["label"] for row in answer["predictions"]] == ["7"] * 3
 
 
 def test_a_volume_keeps_what_was_measured(image: None) -> None:
