@@ -3,6 +3,7 @@
 Knows files and hashes, not ONNX Runtime. A damaged artifact raises StartError naming the file.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -44,6 +45,12 @@ class Artifact:
     pad_fill: tuple[int, ...] = (0,)
     float32_limit: float = FLOAT32_LIMIT
     golden_unfamiliarity: np.ndarray | None = field(repr=False, default=None)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Of everything that decides an answer beside the picture: the card, which says how a picture is decoded and
+        has the hashes of the other files."""
+        return hashlib.sha256(json.dumps(self.card, sort_keys=True).encode()).hexdigest()
 
     @property
     def unfamiliarity_threshold(self) -> float | None:

@@ -5,7 +5,6 @@ does not keep the one before. Knows nothing of HTTP.
 """
 
 import functools
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -59,7 +58,7 @@ def verify(
         artifact = artifacts.read(path)
         model, known = selection.choose(artifact, measurements, wanted)
         # Not the model, whose memory the next one needs.
-        return _identity(artifact), selection.measurement_of(model), model.name, known
+        return artifact.identity, selection.measurement_of(model), model.name, known
 
     contents = {}
     paths, _ = _selected(settings)
@@ -208,7 +207,7 @@ class Repository:
     def _load(self, path: Path) -> ServedModel:
         artifact = artifacts.read(path)
         started = self._contents.get(str(path))
-        if started is not None and started.identity != _identity(artifact):
+        if started is not None and started.identity != artifact.identity:
             raise StartError(f"{path}: was changed since the service started; publish it as a new version, or restart")
         # Not methods of this object, which would then stay in memory for as long as the model.
         wanted = options(self._settings, self._threads)
@@ -259,11 +258,6 @@ class Repository:
 
 def _cache(settings: Settings) -> AnswerCache | None:
     return AnswerCache(settings.answer_cache_bytes) if settings.answer_cache_bytes else None
-
-
-def _identity(artifact: artifacts.Artifact) -> str:
-    """Of all its contents: the card, in which the hashes of the other files stand."""
-    return hashlib.sha256(json.dumps(artifact.card, sort_keys=True).encode()).hexdigest()
 
 
 def _stamp(path: Path) -> Stamp:

@@ -7,8 +7,6 @@ through `ServedModel.predict`.
 import asyncio
 import contextlib
 import functools
-import hashlib
-import json
 import time
 import weakref
 from collections.abc import Callable
@@ -17,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from serving.artifacts import Artifact
 from serving.engine.admission import Permit
 from serving.engine.batching import Batcher, Job
 from serving.engine.selection import Model
@@ -52,7 +49,7 @@ class ServedModel:
     ):
         self.artifact = model.artifact
         self._cache = cache
-        self._identity = _identity(model.artifact)
+        self._identity = f"{self.artifact.name}/{self.artifact.version} {self.artifact.identity}"
         self._meter = Meter(
             self.artifact.name,
             self.artifact.version,
@@ -252,13 +249,6 @@ class Decoding:
             self._permit.use()
             if self._future is not None:
                 self._future.cancel()
-
-
-def _identity(artifact: Artifact) -> str:
-    """Of everything that decides an answer beside the picture: the card, which says how a picture is decoded and has
-    the graph's hash, and whose it is."""
-    card = hashlib.sha256(json.dumps(artifact.card, sort_keys=True).encode()).hexdigest()
-    return f"{artifact.name}/{artifact.version} {card}"
 
 
 def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:

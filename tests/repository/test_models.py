@@ -16,7 +16,6 @@ from serving.engine.measurements import Measurements
 from serving.errors import ImageTooLarge, StartError, Unavailable, UnknownModel
 from serving.images.picture import decode_image
 from serving.operations import tallies
-from serving.repository import models
 from serving.repository.decoding import INLINE_PIXELS
 from serving.repository.models import Repository, started_with, verify
 from serving.settings import Settings
@@ -249,7 +248,7 @@ def test_a_worker_looks_for_itself_whether_answers_are_right(tmp_path: Path) -> 
     wrong = toy.graph("toy-colours", (8, 8, 3), toy.weights((8, 8, 3), 3, seed=9))
     toy.replace_onnx(settings.models / "toy-colours" / "1", wrong)
     [(path, started)] = started_with(tmp_path).items()
-    identity = models._identity(artifacts.read(Path(path)))
+    identity = artifacts.read(Path(path)).identity
     with pytest.raises(StartError, match=r"does not reproduce golden\.npz"):
         Repository(settings, 1, Measurements(tmp_path), {path: started._replace(identity=identity)})
 
