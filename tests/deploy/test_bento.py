@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from deploy import bento as building
-from tests.fixtures.server import PYTHON, ROOT
+from tests.fixtures.server import PYTHON, ROOT, committed_artifacts
 
 BENTOFILES = {"bentofile.yaml": "shortcut", "bentofile.gpu.yaml": "shortcut-gpu"}
 
@@ -36,7 +36,7 @@ def test_a_bento_holds_only_serving_and_models(built: tuple[str, str, Path, str]
     file, name, bento, _ = built
     source = bento / "src"
     files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
-    assert {"serving/service.py", "serving/page/index.html", "models/dense_resnet-mnist/1/model.onnx"} <= files
+    assert {"serving/service.py", "serving/page/index.html", "models/dense_resnet-mnist/2/model.onnx"} <= files
     strangers = {f for f in files if not f.startswith(("serving/", "models/")) and f != file and f != "bentofile.yaml"}
     assert not strangers
     assert not {f for f in files if f.endswith((".pyc", ".pb")) or "variables" in f}
@@ -50,6 +50,19 @@ def test_a_bento_holds_only_serving_and_models(built: tuple[str, str, Path, str]
     assert "apt-get" not in dockerfile
     assert dockerfile.rindex("\nUSER bentoml\n") < dockerfile.rindex("\nENTRYPOINT ")
     assert ("ARG SHORTCUT_PROVIDER=cuda\nENV SHORTCUT_PROVIDER=$SHORTCUT_PROVIDER" in dockerfile) == ("gpu" in name)
+
+
+def test_a_bento_holds_the_newest_version_of_each_committed_model(built: tuple[str, str, Path, str]) -> None:
+    """And no other: the older ones of those that were trained again would only make the image larger."""
+    packed = {
+        card.parent.relative_to(built[2] / "src" / "models") for card in built[2].glob("src/models/*/*/card.json")
+    }
+    newest: dict[str, int] = {}
+    for artifact in committed_artifacts():
+        newest[artifact.parent.name] = max(newest.get(artifact.parent.name, 0), int(artifact.name))
+    assert {Path(name, str(version)) for name, version in newest.items()} <= packed
+    older = {Path(a.parent.name, a.name) for a in committed_artifacts() if int(a.name) < newest[a.parent.name]}
+    assert not older & packed
 
 
 def test_the_build_prints_every_model_that_it_packed_and_then_the_tag(built: tuple[str, str, Path, str]) -> None:
