@@ -2,11 +2,12 @@
 PYTHON ?= $(shell for p in python3.11 python3; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PORT ?= 3000
+JOBS ?= 2
 DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
 export ORT_DISABLE_TELEMETRY = 1
-.PHONY: help serve train import study test test-slow elsewhere-test check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
+.PHONY: help serve train import study test test-thorough elsewhere-test check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -18,11 +19,12 @@ serve: .venv/ready  ## the service with the committed models, on PORT
 train: .venv-dev/ready  ## MODEL=conv_resnet_deep [ARGS="--dataset mnist …"]
 	.venv-dev/bin/python -m training.fit $(MODEL) $(ARGS)
 
-test: .venv-dev/ready .venv/ready .venv-bento/ready check  ## lint, types, tests
-	.venv-dev/bin/python -m pytest
+# Both run on JOBS processes: a file's tests on one of them, the files that take longest first (tests/conftest.py).
+test: .venv-dev/ready .venv/ready .venv-bento/ready check  ## lint, types, tests; says at its end what it left out
+	.venv-dev/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-test-slow: .venv-dev/ready  ## what waits or repeats for minutes: dying workers, each family of keras.applications
-	.venv-dev/bin/python -m pytest -m slow
+test-thorough: .venv-dev/ready .venv/ready .venv-bento/ready  ## the tests that `make test` leaves out for their time
+	.venv-dev/bin/python -m pytest -m thorough -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 elsewhere-test: .venv-dev/ready .venv-elsewhere/ready  ## what is published for MLflow, the Hub and Triton, loaded by their libraries
 	.venv-dev/bin/python -m pytest -m elsewhere

@@ -9,6 +9,8 @@ import pytest
 from tests.fixtures import toy
 from tests.fixtures.server import ROOT, Client, running
 
+pytest_plugins = ["tests.fixtures.summary"]
+
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -21,7 +21,7 @@ if "_bentoml_impl.worker" in " ".join(sys.orig_argv):
 """
 
 
-@pytest.mark.slow  # BentoML looks for dead workers every ten seconds
+@pytest.mark.thorough  # BentoML looks for dead workers every ten seconds
 def test_workers_that_die_of_starting_are_told_and_not_replaced_for_ever(tmp_path: Path) -> None:
     toy.write_artifact(tmp_path / "models")
     (tmp_path / "site").mkdir()
@@ -47,7 +47,7 @@ def test_workers_that_die_of_starting_are_told_and_not_replaced_for_ever(tmp_pat
     assert status not in (0, -9), text
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_model_does_not_move_where_it_does_not_fit(tmp_path: Path) -> None:
     toy.write_artifact(tmp_path / "models")
     settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1", "provider": "auto"}

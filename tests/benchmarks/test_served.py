@@ -27,6 +27,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "models"
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path(".venv/bin/bentoml").exists(), reason="the service's environment is not built")
 def test_every_version_of_a_folder_gets_its_rate(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[float] = []
@@ -53,6 +54,7 @@ def test_every_version_of_a_folder_gets_its_rate(models: Path, monkeypatch: pyte
         assert {"provider", "cpu", "cpu_kind", "cores", "date", "revision"} <= row.keys()
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path(".venv/bin/bentoml").exists(), reason="the service's environment is not built")
 def test_answers_that_fail_are_no_throughput(
     models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

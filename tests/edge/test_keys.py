@@ -31,19 +31,19 @@ def ask(client: Client, method: str, path: str, authorization: str | None) -> An
     return client.request(method, path, encode(colours()) if method == "POST" else None, headers)
 
 
-WRONG = [
-    None,
-    "",
-    "Bearer",
-    "Bearer ",
-    "Bearer wrong",
-    f"Basic {FIRST[0]}",
-    f"Bearer {FIRST[1]}",
-    f"Bearer {FIRST[0]}x",
-]
+WRONG = {
+    "absent": None,
+    "empty": "",
+    "scheme": "Bearer",
+    "scheme and space": "Bearer ",
+    "guess": "Bearer wrong",
+    "other scheme": f"Basic {FIRST[0]}",
+    "hash": f"Bearer {FIRST[1]}",
+    "longer": f"Bearer {FIRST[0]}x",
+}
 
 
-@pytest.mark.parametrize("authorization", WRONG)
+@pytest.mark.parametrize("authorization", WRONG.values(), ids=WRONG)  # a random key is no name of a test
 def test_every_route_refuses_a_missing_or_wrong_key(guarded: Client, authorization: str | None) -> None:
     good = guarded.request("GET", "/docs.json", headers={"Authorization": f"Bearer {FIRST[0]}"}).json()
     documented = {
@@ -63,7 +63,7 @@ def test_every_route_refuses_a_missing_or_wrong_key(guarded: Client, authorizati
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("key", [FIRST[0], SECOND[0]])
+@pytest.mark.parametrize("key", [FIRST[0], SECOND[0]], ids=["first", "second"])
 def test_each_key_comes_in(guarded: Client, key: str) -> None:
     for scheme in ("Bearer", "bearer"):
         answer = guarded.request("POST", "/classify", encode(colours()), {"Authorization": f"{scheme} {key}"})

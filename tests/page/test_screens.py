@@ -12,7 +12,7 @@ from tests.fixtures.server import Client
 from tests.page.conftest import PAGES, SEVEN_STROKE, draw, open_whole, upload
 
 
-@pytest.fixture(params=["light", "dark"])
+@pytest.fixture(params=["light", pytest.param("dark", marks=pytest.mark.thorough)])
 def options(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {"viewport": {"width": 390, "height": 700}, "color_scheme": request.param}
 

@@ -55,6 +55,7 @@ def test_failure_reaches_the_caller(answers: dict[str, Any]) -> None:
     assert "no model 'nobody'" in answers["failure"]
 
 
+@pytest.mark.thorough
 def test_another_service_depends_on_it(service: Client, tmp_path: Path) -> None:
     """A real one, since BentoML finds the methods of a dependency when a service starts."""
     (tmp_path / "seven.png").write_bytes(encode(digit("7")))

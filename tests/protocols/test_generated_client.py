@@ -15,6 +15,7 @@ import pytest
 from tests.fixtures.pictures import digit, encode
 from tests.fixtures.server import Client
 
+pytestmark = pytest.mark.thorough
 NAME = "generated_client"
 
 

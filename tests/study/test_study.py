@@ -42,6 +42,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 # The command
 
 
+@pytest.mark.thorough
 def test_quick_makes_every_record_and_writes_every_claim(study: Path) -> None:
     made = {path.stem for path in (study / "runs" / "study").glob("*.json")}
     assert made == {row.name for row in experiments(QUICK)}
@@ -70,6 +71,7 @@ def test_the_committed_study_is_what_its_records_give(tmp_path: Path) -> None:
         assert (DOCS / "study" / plot.name).stat().st_size < 200_000
 
 
+@pytest.mark.thorough
 def test_a_record_says_how_it_was_made(study: Path) -> None:
     record = json.loads((study / "runs" / "study" / f"{sweep(2, 0)}.json").read_text())
     assert record["experiment"]["kind"] == "Training"
@@ -83,6 +85,7 @@ def test_a_record_says_how_it_was_made(study: Path) -> None:
     assert record["hardware"]
 
 
+@pytest.mark.thorough
 def test_a_study_continues_where_it_stopped(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = study / "runs" / "study"
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}

@@ -303,7 +303,7 @@ def test_efficientnet_with_imagenets_weights_sees_what_keras_own_sees(
 # Every family, at its smallest size: minutes
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 def test_one_of_each_family_is_exported_at_its_smallest_size(name: str, tmp_path: Path) -> None:
     side = row(name).smallest
@@ -316,7 +316,7 @@ def test_one_of_each_family_is_exported_at_its_smallest_size(name: str, tmp_path
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "millions"),
     [

@@ -210,7 +210,7 @@ def test_small_digits_are_trained_long_enough() -> None:
     assert recipe_for("dense_resnet", "digits", "notebook").epochs == 10
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_default_recipe_learns_small_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from training.fit import main
 
