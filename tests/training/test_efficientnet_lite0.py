@@ -92,3 +92,12 @@ def test_the_small_ones_first_blocks_and_depthwise_kernels_stay() -> None:
         if layer.weights and (layer.name.startswith(first) or isinstance(layer, keras.layers.DepthwiseConv2D))
     }
     assert not [name for name in still if name.endswith("_bn")]  # a norm that is not trained costs time
+
+
+def test_a_checkpoint_of_the_small_one_holds_all_of_its_weights(tmp_path: Path) -> None:
+    small = build(NETWORKS["efficientnet_lite0_small"], (8, 8, 3), 2, "efficientnet_lite0_small")
+    set_weights(small, pretrained(), head=False)
+    small.save(tmp_path / "small.keras")
+    restored = keras.saving.load_model(tmp_path / "small.keras")
+    assert len(restored.weights) == len(small.weights)
+    assert all(np.array_equal(a, b) for a, b in zip(small.get_weights(), restored.get_weights(), strict=True))

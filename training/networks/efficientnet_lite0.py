@@ -6,7 +6,7 @@ the head not scaled); the block is that of Sandler et al. 2018, "MobileNetV2" (1
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -56,6 +56,16 @@ class ScaledConv2D(layers.Conv2D):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
         self.scale = self.add_weight(name="scale", shape=(self.filters,), initializer="ones", trainable=False)
+
+    # Keras' convolutions store their kernel and bias by themselves, and would leave the scale out.
+
+    def save_own_variables(self, store: dict[str, Any]) -> None:
+        super().save_own_variables(store)
+        store["scale"] = self.scale
+
+    def load_own_variables(self, store: dict[str, Any]) -> None:
+        super().load_own_variables(store)
+        self.scale.assign(store["scale"])
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         return super().convolution_op(inputs, kernel * tf.cast(self.scale, kernel.dtype))

@@ -61,7 +61,8 @@ _NOT_NORMALISED = ("conv_resnet_*", "plain", "stochastic_depth", "dense_sum_bott
 
 # ImageNet's weights, of which those of the lower blocks and the depthwise kernels stay. More augmentation than for a
 # network of its own, or it learns the training images by heart: at 96 pixels with flips and shifts alone, 97.3 % of
-# them after eight epochs, beside 91.9 % of the test images.
+# them after eight epochs, beside 91.9 % of the test images, the committed record. This recipe has not been run to its
+# end yet: after two of its seven epochs, both at 96 pixels, 84.1 % of 1,000 validation images were right.
 _LITE0 = replace(
     _SHORT,
     network="efficientnet_lite0_small",
