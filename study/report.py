@@ -6,6 +6,7 @@ Knows the shapes of claims and outcomes; trains nothing and decides nothing.
 from collections.abc import Sequence
 from pathlib import Path
 
+from study.choice import choice
 from study.claims import Claim, judge
 from study.costs import section
 from study.evidence import spread
@@ -46,6 +47,7 @@ def write_report(
         _old_metric(records, folder),
         section(records, models, folder, _table),
         _conditions(records),
+        choice(records, models, folder),
     ]
     output.mkdir(parents=True, exist_ok=True)
     page = output / "study.md"
