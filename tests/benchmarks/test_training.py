@@ -2,9 +2,10 @@
 
 import re
 
+import numpy as np
 import pytest
 
-from benchmarks.training import main
+from benchmarks.training import CLASSES, main, ways
 
 
 def test_both_recipes_are_timed_in_turn(capsys: pytest.CaptureFixture[str]) -> None:
@@ -15,3 +16,26 @@ def test_both_recipes_are_timed_in_turn(capsys: pytest.CaptureFixture[str]) -> N
         main(["resnet9"])  # the notebook does not have it
     assert "resnet9" in capsys.readouterr().err
     assert re.fullmatch(r"tuned, (mixed_bfloat16|float32): [\d,]+ images/s, [\d.]+ times .*", tuned)
+
+
+def test_the_tuned_recipe_is_timed_beside_plain_keras(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["dense_sum", "--dataset", "mnist", "--images", "256", "--rounds", "1", "--beside-keras"]
+    assert main(arguments) == 0
+    plain, tuned, *_, machine = capsys.readouterr().out.splitlines()
+    expected = r"plain Keras, float32: [\d,]+ images/s, 1\.00 times plain Keras' \(median of 1 pairs\)"
+    assert re.fullmatch(expected, plain)
+    assert re.fullmatch(r"tuned, (mixed_bfloat16|float32): [\d,]+ images/s, [\d.]+ times plain Keras' .*", tuned)
+    assert machine.startswith("on ")
+
+
+def test_keras_alone_trains_the_same_network_with_the_same_batch() -> None:
+    plain, tuned = ways("dense_sum", "mnist", beside_keras=True)[:2]
+    images = np.zeros((300, 28, 28, 1), np.uint8), np.arange(300) % CLASSES
+    steps = []
+    for way in (plain, tuned):
+        model = way.model((28, 28, 1))
+        way.train(model, images, 0)
+        steps.append((int(model.optimizer.iterations), model.count_params(), type(model.optimizer)))
+        assert model.get_layer("probabilities").dtype_policy.name == "float32"
+    assert steps[0] == steps[1]
+    assert steps[0][0] == 3
