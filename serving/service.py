@@ -99,6 +99,7 @@ class ImageClassifier(_METHODS):
             counts.create_counts(folder)
         give_memory_back()  # the models were only looked at
         seams.watch_workers(deaths.Deaths(WORKERS, memory, memory.megabytes).ended)
+        seams.keep_stop_signals()
         log.info("%d workers, %d threads each; starting on %s", WORKERS, THREADS, address or "an address of its own")
         if not SETTINGS.api_keys and address is not None and address.reachable:
             log.warning("everybody who reaches %s may use it: SHORTCUT_API_KEYS is not set", address)

@@ -12,6 +12,7 @@ import bentoml
 import click
 import uvicorn
 from bentoml._internal.container import BentoMLContainer
+from circus.sighandler import SysHandler  # type: ignore[import-untyped]
 from circus.watcher import Watcher  # type: ignore[import-untyped]
 
 from serving.edge.address import Address
@@ -20,6 +21,7 @@ from serving.edge.worker import Edge
 
 # BentoML 1.4.39 brings swagger-ui in its package: 1.6 MB that need not be downloaded, pinned or packed again.
 SWAGGER = Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"
+BUSY_SECONDS = 0.1  # after which the parent is looked at again, where it cannot stop yet
 
 
 def let_bentoml_replace_workers() -> None:
@@ -43,6 +45,27 @@ def watch_workers(ended: Callable[[int, int, float], bool]) -> None:
         reap(watcher, pid, status)
 
     Watcher.reap_process = reap_process
+
+
+def keep_stop_signals() -> None:
+    """In the parent, before it starts workers: SIGTERM and SIGINT end the service whenever they come.
+
+    circus 0.18.3 under BentoML 1.4.39 drops them without a word while it starts or replaces workers: it runs one
+    command at a time and refuses `quit` meanwhile. Whoever sent the signal would wait, and then kill the service.
+    """
+    ask = SysHandler.quit
+
+    def ask_once_free(handler: SysHandler) -> None:
+        arbiter = handler.controller.arbiter
+        if arbiter._exclusive_running_command is None:
+            ask(handler)
+        elif not arbiter._stopping:
+            handler.controller.loop.call_later(BUSY_SECONDS, ask_once_free, handler)
+
+    def quit_service(handler: SysHandler) -> None:
+        handler.controller.loop.add_callback_from_signal(ask_once_free, handler)
+
+    SysHandler.quit = quit_service
 
 
 def address() -> Address | None:

@@ -45,7 +45,7 @@ def started(tmp_path: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[
             assert time.monotonic() < deadline
             time.sleep(0.1)
         workers = f"{float(settings.get('workers', 2))}"
-        while serving_workers(client) != workers:  # a SIGTERM before that may be lost (BentoML 1.4.39)
+        while serving_workers(client) != workers:  # so that all of them have something to drain
             assert time.monotonic() < deadline
             time.sleep(0.1)
         yield process, client

@@ -1,6 +1,8 @@
 """What the edge reaches behind the public API for: an upgrade that changes it fails here, with a sentence."""
 
 import inspect
+import subprocess
+import sys
 import warnings
 from types import SimpleNamespace
 from typing import Any
@@ -118,3 +120,41 @@ def test_only_workers_that_ended_by_themselves_are_told(
     Watcher.reap_process(watcher, process, status)
     assert (reaped, told) == ([(process, status)], seen)
     assert watcher.respawn is not bool(seen)
+
+
+# The parent is told to stop while it starts its workers
+STOPPED_WHILE_IT_STARTS = """
+import os, signal, sys
+from bentoml._internal.utils.circus import create_standalone_arbiter
+from circus.watcher import Watcher
+from serving.edge import seams
+
+if sys.argv[1:] == ["ours"]:
+    seams.keep_stop_signals()
+arbiter = create_standalone_arbiter([Watcher("worker", "sleep", ["60"], numprocesses=2, warmup_delay=0.2)])
+
+def tell():
+    print(arbiter._exclusive_running_command)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+def started(_):
+    arbiter.loop.call_later(2, end)
+
+def end():
+    if not arbiter._stopping:
+        print("lost")
+        arbiter.stop()
+
+arbiter.loop.add_callback(tell)
+arbiter.start(cb=started)
+print("ended with", len(arbiter.watchers[0].processes))
+"""
+
+
+@pytest.mark.parametrize("handler", ["theirs", "ours"])
+def test_a_signal_while_workers_start_ends_the_service(handler: str) -> None:
+    """Theirs shows why; once it does not lose the signal any more, ours can go."""
+    command = [sys.executable, "-W", "ignore", "-c", STOPPED_WHILE_IT_STARTS, handler]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    lost = [] if handler == "ours" else ["lost"]
+    assert printed.stdout.splitlines() == ["arbiter_start_watchers", *lost, "ended with 0"], printed.stderr
