@@ -339,8 +339,12 @@ JSON: Headers = (("content-type", "application/json"), ("x-content-type-options"
 VARY: Headers = (("vary", "accept"),)  # of an address at which browsers get something else
 
 
+# Made once: json.dumps would make one for each answer.
+write_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
 def json_response(content: Any, status: int = 200, headers: Headers = ()) -> Response:
-    body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    body = write_json(content).encode()
     return Response(status, body, JSON + headers)
 
 

@@ -5,13 +5,15 @@ Implements inference_rest.md of kserve/open-inference-protocol, with Triton's ex
 a caller says what the model takes and gives.
 """
 
-import json
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from serving.edge.http1 import write_json
 from serving.errors import InvalidRequest
 from serving.protocols import tensors
 from serving.protocols.parsing import from_base64, load_object
@@ -65,36 +67,69 @@ class Infer:
     least: float | str | None  # the request's `min_probability`
 
 
+class Head(NamedTuple):
+    """The JSON of a request, checked: what is asked for, and the one tensor that is given."""
+
+    id: str | None
+    outputs: tuple[Wanted, ...]
+    least: float | str | None
+    kind: str  # UINT8 or BYTES
+    shape: tuple[int, ...]
+    binary_bytes: int | None  # of the tensor, behind the JSON; None where it is in it
+    data: Any  # of the tensor, where it is in the JSON
+
+
 def read(body: bytes, json_bytes: int | None, model: Model) -> Infer:
     """A request. `json_bytes` is its Inference-Header-Content-Length, or None. Raises InvalidRequest."""
     if json_bytes == 0:
         return _raw(body, model)
-    if json_bytes is not None and json_bytes > len(body):
-        raise InvalidRequest(f"Inference-Header-Content-Length is {json_bytes:,}, but the body has {len(body):,} bytes")
-    head = load_object(body if json_bytes is None else body[:json_bytes])
-    tail = memoryview(body)[len(body) if json_bytes is None else json_bytes :]
-    given = head.get("inputs")
+    if json_bytes is None:
+        head, tail = _read_head(body, model), memoryview(b"")
+    else:
+        if json_bytes > len(body):
+            raise InvalidRequest(
+                f"Inference-Header-Content-Length is {json_bytes:,}, but the body has {len(body):,} bytes"
+            )
+        text, tail = body[:json_bytes], memoryview(body)[json_bytes:]
+        head = _read_again_and_again(text, model) if json_bytes <= REMEMBERED_BYTES else _read_head(text, model)
+    return Infer(head.id, _pictures(head, tail), head.outputs, head.least)
+
+
+def _read_head(text: bytes, model: Model) -> Head:
+    content = load_object(text)
+    given = content.get("inputs")
     if not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], dict):
         count = len(given) if isinstance(given, list) else 0
         raise InvalidRequest(f"`inputs` must be a list of one tensor, `{INPUT}`, got {count}")
-    identity = head.get("id")
+    identity = content.get("id")
     if identity is not None and not isinstance(identity, str):
         raise InvalidRequest("`id` must be text")
-    parameters = _parameters(head)
-    pictures = _pictures(given[0], tail, model)
-    return Infer(identity, pictures, _outputs(head, parameters, model), _least(parameters))
+    parameters = _parameters(content)
+    kind, shape = _checked(given[0], model)
+    size = _parameters(given[0]).get("binary_data_size")
+    if size is not None and "data" in given[0]:
+        raise InvalidRequest("a tensor has either `data` or `binary_data_size`")
+    if size is not None and type(size) is not int:
+        raise InvalidRequest(f"`binary_data_size` must be a whole number, got {shown(size)}")
+    outputs = _outputs(content, parameters, model)
+    return Head(identity, outputs, _least(parameters), kind, shape, size, given[0].get("data"))
+
+
+REMEMBERED_BYTES = 512  # longer heads are parsed each time: a client must not fill the memory with them
+_read_again_and_again = functools.lru_cache(256)(_read_head)  # a client sends the same with each picture
 
 
 def _raw(body: bytes, model: Model) -> Infer:
     """A raw binary request: no JSON at all; the body is one picture, as pixels or as a file."""
     outputs = tuple(Wanted(name, True, 0) for name in model.outputs if name != UNSURE)
-    if len(body) == int(np.prod(model.shape)):
+    if len(body) == math.prod(model.shape):
         return Infer(None, tensors.uint8_from_bytes(memoryview(body), (1, *model.shape)), outputs, None)
     prefixed = len(body) > 4 and int.from_bytes(body[:4], "little") == len(body) - 4
     return Infer(None, [body[4:] if prefixed else body], outputs, None)
 
 
-def _pictures(tensor: dict[str, Any], tail: memoryview, model: Model) -> np.ndarray | list[bytes]:
+def _checked(tensor: dict[str, Any], model: Model) -> tuple[str, tuple[int, ...]]:
+    """The datatype and shape of the input."""
     name, kind, shape = tensor.get("name"), tensor.get("datatype"), tensor.get("shape")
     if name != INPUT:
         raise InvalidRequest(f"unexpected inference input {shown(name)}; the model has `{INPUT}`")
@@ -112,31 +147,33 @@ def _pictures(tensor: dict[str, Any], tail: memoryview, model: Model) -> np.ndar
     count = shape[0]
     if not 1 <= count <= model.most:
         raise InvalidRequest(f"a request holds 1 to {model.most} pictures, got {count:,}")
-    size = _parameters(tensor).get("binary_data_size")
-    if size is None:
+    return kind, tuple(shape)
+
+
+def _pictures(head: Head, tail: memoryview) -> np.ndarray | list[bytes]:
+    if head.binary_bytes is None:
         if len(tail):
             raise InvalidRequest(f"unexpected additional input data: {len(tail):,} bytes behind the JSON")
-        return _from_json(tensor, kind, shape)
-    if "data" in tensor:
-        raise InvalidRequest("a tensor has either `data` or `binary_data_size`")
-    if type(size) is not int or size != len(tail):
-        raise InvalidRequest(f"`binary_data_size` is {shown(size)}, but {len(tail):,} bytes follow the JSON")
-    if kind == "BYTES":
-        return tensors.elements_from_bytes(tail, count)
-    return tensors.uint8_from_bytes(tail, shape)
+        return _from_json(head)
+    if head.binary_bytes != len(tail):
+        raise InvalidRequest(
+            f"`binary_data_size` is {shown(head.binary_bytes)}, but {len(tail):,} bytes follow the JSON"
+        )
+    if head.kind == "BYTES":
+        return tensors.elements_from_bytes(tail, head.shape[0])
+    return tensors.uint8_from_bytes(tail, head.shape)
 
 
-def _from_json(tensor: dict[str, Any], kind: str, shape: list[int]) -> np.ndarray | list[bytes]:
-    data = tensor.get("data")
+def _from_json(head: Head) -> np.ndarray | list[bytes]:
+    data = head.data
     if data is None:
         raise InvalidRequest("the input has neither `data` nor `binary_data_size`")
-    if kind == "UINT8":
-        return tensors.uint8_from_json(data, shape)
-    elements = (
-        [row[0] if isinstance(row, list) and len(row) == 1 else row for row in data] if isinstance(data, list) else []
-    )
-    if len(elements) != shape[0]:
-        raise InvalidRequest(f"the shape {shape} needs {shape[0]:,} pictures, got {len(elements):,}")
+    if head.kind == "UINT8":
+        return tensors.uint8_from_json(data, head.shape)
+    rows = data if isinstance(data, list) else []
+    elements = [row[0] if isinstance(row, list) and len(row) == 1 else row for row in rows]
+    if len(elements) != head.shape[0]:
+        raise InvalidRequest(f"the shape {list(head.shape)} needs {head.shape[0]:,} pictures, got {len(elements):,}")
     # JSON text is UTF-8, which no picture's file is: an element can only be base64.
     return [from_base64(element) for element in elements]
 
@@ -195,25 +232,67 @@ class Column(NamedTuple):
     values: np.ndarray | list[str]
 
 
-def write(content: dict[str, Any], columns: Sequence[tuple[Wanted, Column]]) -> tuple[bytes, int | None]:
-    """The response's body, and how many bytes of it are JSON where binary tensors follow. `content` is the JSON without
-    its outputs."""
-    outputs, tail = [], []
-    for wanted, (datatype, shape, values) in columns:
-        output: dict[str, Any] = {"name": wanted.name, "datatype": datatype, "shape": shape}
-        if wanted.binary:
-            if isinstance(values, np.ndarray):
-                raw = values.astype("<f4", copy=False).tobytes()
-            else:
-                raw = tensors.bytes_from_elements([text.encode() for text in values])
-            output["parameters"] = {"binary_data_size": len(raw)}
-            tail.append(raw)
-        else:
-            output["data"] = values.ravel().tolist() if isinstance(values, np.ndarray) else values
-        outputs.append(output)
-    text = json.dumps(content | {"outputs": outputs}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    head = text.encode()
+class Answered(NamedTuple):
+    """What a response says beside its outputs. `unsure` has the reasons, empty where there is none."""
+
+    model: str
+    version: int
+    id: str | None
+    unsure: str
+
+
+def write(answered: Answered, columns: Sequence[tuple[Wanted, Column]]) -> tuple[bytes, int | None]:
+    """The response's body, and how many bytes of it are JSON where binary tensors follow."""
+    raw = [_raw_bytes(column.values) if wanted.binary else None for wanted, column in columns]
+    forms = tuple(
+        Form(wanted.name, column.datatype, tuple(column.shape), None if one is None else len(one))
+        for (wanted, column), one in zip(columns, raw, strict=True)
+    )
+    tail = [one for one in raw if one is not None]
+    if len(tail) == len(columns) and not answered.id:
+        head = _write_again_and_again(answered, forms)  # but for the pictures' numbers each response is the same
+    else:
+        head = _write_head(answered, forms, [None if wanted.binary else _listed(c.values) for wanted, c in columns])
     return b"".join([head, *tail]), len(head) if tail else None
+
+
+class Form(NamedTuple):
+    """An output without its values; `binary_bytes` is None where they are in the JSON."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    binary_bytes: int | None
+
+
+def _write_head(answered: Answered, forms: tuple[Form, ...], data: Sequence[list[Any] | None] = ()) -> bytes:
+    content: dict[str, Any] = {"model_name": answered.model, "model_version": str(answered.version)}
+    if answered.id:
+        content["id"] = answered.id
+    if answered.unsure:
+        content["parameters"] = {UNSURE: answered.unsure}
+    content["outputs"] = outputs = []
+    for index, form in enumerate(forms):
+        output: dict[str, Any] = {"name": form.name, "datatype": form.datatype, "shape": form.shape}
+        if form.binary_bytes is None:
+            output["data"] = data[index]
+        else:
+            output["parameters"] = {"binary_data_size": form.binary_bytes}
+        outputs.append(output)
+    return write_json(content).encode()
+
+
+_write_again_and_again = functools.lru_cache(256)(_write_head)
+
+
+def _raw_bytes(values: np.ndarray | list[str]) -> bytes:
+    if isinstance(values, np.ndarray):
+        return values.astype("<f4", copy=False).tobytes()
+    return tensors.bytes_from_elements([text.encode() for text in values])
+
+
+def _listed(values: np.ndarray | list[str]) -> list[Any]:
+    return values.ravel().tolist() if isinstance(values, np.ndarray) else values
 
 
 def classification(probabilities: np.ndarray, labels: Sequence[str], classes: int) -> Column:

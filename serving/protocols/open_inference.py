@@ -16,7 +16,16 @@ from serving.errors import ClassifyError, InvalidRequest, UnknownModel
 from serving.operations import metrics
 from serving.protocols import codings, inference_tensors, open_inference_openapi
 from serving.protocols.answers import answer_one
-from serving.protocols.inference_tensors import INPUT, PROBABILITIES, UNFAMILIARITY, UNSURE, Column, Infer, Wanted
+from serving.protocols.inference_tensors import (
+    INPUT,
+    PROBABILITIES,
+    UNFAMILIARITY,
+    UNSURE,
+    Answered,
+    Column,
+    Infer,
+    Wanted,
+)
 from serving.protocols.parsing import load_object
 from serving.repository.answers import Answer
 from serving.repository.many import predict_many
@@ -216,13 +225,10 @@ def _shape(name: str, served: ServedModel) -> tuple[str, list[int]]:
 
 def _response(request: Request, served: ServedModel, asked: Infer, answers: Sequence[Answer]) -> Response:
     reasons = [served.rank(answer, 1, asked.least).unsure or "" for answer in answers]
-    content: dict[str, Any] = {"model_name": served.artifact.name, "model_version": str(served.artifact.version)}
-    if asked.id:
-        content["id"] = asked.id
-    if any(reasons):
-        content["parameters"] = {UNSURE: ",".join(reasons)}
+    artifact = served.artifact
+    answered = Answered(artifact.name, artifact.version, asked.id, ",".join(reasons) if any(reasons) else "")
     columns = [(wanted, _column(wanted, answers, reasons)) for wanted in asked.outputs]
-    body, json_bytes = inference_tensors.write(content, columns)
+    body, json_bytes = inference_tensors.write(answered, columns)
     headers = JSON
     if json_bytes is not None:
         headers = (*BINARY, (HEADER_LENGTH.decode(), str(json_bytes)))
@@ -237,7 +243,8 @@ def _column(wanted: Wanted, answers: Sequence[Answer], reasons: list[str]) -> Co
         return Column("BYTES", [len(answers)], reasons)
     if wanted.name == UNFAMILIARITY:
         return Column("FP32", [len(answers)], np.array([answer.unfamiliarity for answer in answers], np.float32))
-    rows = np.stack([answer.probabilities for answer in answers])
+    first = answers[0].probabilities
+    rows = first[None] if len(answers) == 1 else np.stack([answer.probabilities for answer in answers])
     if wanted.classes:
         return inference_tensors.classification(rows, answers[0].labels, wanted.classes)
     return Column("FP32", list(rows.shape), rows)

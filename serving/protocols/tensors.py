@@ -4,6 +4,7 @@ JSON tensors are nested or flat lists. Binary tensors are raw little-endian byte
 caller says which shape the model takes.
 """
 
+import math
 import struct
 from collections.abc import Sequence
 from itertools import chain
@@ -34,7 +35,7 @@ def uint8_from_json(data: Any, shape: Sequence[int]) -> np.ndarray:
         raise InvalidRequest(f"the data must be a list of numbers, got {shown(flat)}")
     if sizes and [len(data), *sizes] != list(shape):
         raise InvalidRequest(f"the data has the shape {[len(data), *sizes]}, not {list(shape)}")
-    count = int(np.prod(shape, dtype=object))
+    count = math.prod(shape)
     if len(flat) != count:
         raise InvalidRequest(f"the shape {list(shape)} needs {count:,} numbers, got {len(flat):,}")
     try:
@@ -55,7 +56,7 @@ def _joined(rows: list[list[Any]]) -> list[Any]:
 
 def uint8_from_bytes(data: memoryview, shape: Sequence[int]) -> np.ndarray:
     """Raw bytes, row-major -> an array of `shape`, without a copy. Raises InvalidRequest."""
-    count = int(np.prod(shape, dtype=object))
+    count = math.prod(shape)
     if len(data) != count:
         raise InvalidRequest(f"the shape {list(shape)} needs {count:,} bytes, got {len(data):,}")
     return np.frombuffer(data, np.uint8).reshape(shape)
