@@ -7,7 +7,7 @@ DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
 export ORT_DISABLE_TELEMETRY = 1
-.PHONY: help serve train import study test test-thorough elsewhere-test check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
+.PHONY: help serve train import study test test-thorough elsewhere-test rolling-test bulk bulk-test check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -28,6 +28,15 @@ test-thorough: .venv-dev/ready .venv/ready .venv-bento/ready  ## the tests that 
 
 elsewhere-test: .venv-dev/ready .venv-elsewhere/ready  ## what is published for MLflow, the Hub and Triton, loaded by their libraries
 	.venv-dev/bin/python -m pytest -m elsewhere
+
+rolling-test: .venv-dev/ready .venv/ready  ## three services behind HAProxy, killed and rolled one by one under load
+	.venv-dev/bin/python -m pytest -m rolling
+
+bulk: .venv-bulk/ready  ## ARGS="pictures/ --output answers.parquet": answers for many pictures, on Ray Data
+	.venv-bulk/bin/python -m serving.bulk $(ARGS)
+
+bulk-test: .venv-dev/ready .venv-bulk/ready  ## bulk work on Ray itself: a killed actor, a stopped run
+	.venv-dev/bin/python -m pytest -m bulk
 
 check: .venv-dev/ready  ## ruff, mypy, pip-audit
 	.venv-dev/bin/ruff check .
@@ -75,7 +84,7 @@ bento-gpu: .venv/ready .venv-bento/ready  ## the same for CUDA
 	.venv/bin/python -m deploy.bento bentofile.gpu.yaml
 
 lock: .venv-bento/ready  ## compile requirements/*.txt from pyproject.toml
-	for extra in serving serving-gpu training import dev; do .venv-bento/bin/uv pip compile pyproject.toml --extra $$extra --universal \
+	for extra in serving serving-gpu training import bulk dev; do .venv-bento/bin/uv pip compile pyproject.toml --extra $$extra --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q -o requirements/$$extra.txt; done
 	for name in bench bench-ray bench-mlserver fuzz bento elsewhere; do .venv-bento/bin/uv pip compile requirements/$$name.in --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --no-header -q \
@@ -98,6 +107,12 @@ lock: .venv-bento/ready  ## compile requirements/*.txt from pyproject.toml
 	$(PYTHON) -m venv --clear .venv-import
 	.venv-import/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/import.txt
 	cp requirements/import.txt $@
+
+.venv-bulk/ready: requirements/bulk.txt
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }
+	$(PYTHON) -m venv --clear .venv-bulk
+	.venv-bulk/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bulk.txt
+	cp requirements/bulk.txt $@
 
 .venv-elsewhere/ready: requirements/elsewhere.txt
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }

@@ -51,6 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 FRONT_DOORS = (
     "serving.service",
     "serving.classify",
+    "serving.bulk",
     "serving.keys",
     "training.fit",
     "training.export",
