@@ -214,6 +214,8 @@ def _one_line(err: Exception) -> str:
 
 
 def _kept(output: Output) -> str:
+    if not output.done:
+        return "nothing was answered"
     return f"{len(output.done):,} answers are kept in {output.folder}: the same command goes on with what is left"
 
 

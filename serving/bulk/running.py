@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import signal
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from serving.engine import cores
 PACKAGE = Path(__file__).resolve().parents[1]
 OBJECT_STORE_BYTES = 256 * 1024 * 1024  # chunks and answers only: no picture goes through Ray's store
 RETRIES = 3  # of a chunk whose actor died: a picture that kills its decoder must not do so for ever
+STARTS = 3  # tries
 IN_FLIGHT = 2  # chunks of an actor: one that it computes, one that waits
 
 
@@ -79,10 +81,18 @@ def _start(actors: int | None, address: str | None) -> None:
         runtime = {"py_modules": [str(PACKAGE)]}
         ray.init(address, runtime_env=runtime, log_to_driver=False, logging_level="error")
         return
-    ray.init(
-        num_cpus=max(cores.available(), actors or 1),
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-    )
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(
+                num_cpus=max(cores.available(), actors or 1),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+            )
+            return
+        except Exception as err:  # Ray 2.60 raises no class of its own where its processes need over 30 s
+            if "timed out during startup" not in str(err) or not left:
+                raise
+            ray.shutdown()
+            print("Ray did not start within 30 s, as on a busy machine: once more", file=sys.stderr, flush=True)

@@ -29,7 +29,7 @@ MANY = 4000
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bulk") / "models"
     toy.write_artifact(folder)
-    toy.write_artifact(folder, "toy-slow", effort=40)
+    toy.write_artifact(folder, "toy-slow", effort=3)
     return folder
 
 
