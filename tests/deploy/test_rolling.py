@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.fixtures import toy
@@ -52,9 +53,11 @@ class Replica:
         return self._process.wait(60)
 
     def kill(self) -> None:
-        """The machine is gone: parent and workers at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """The machine is gone: parent and workers at once. A worker is in a process group of its own."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in (*psutil.Process(self._process.pid).children(recursive=True), self._process):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
         self._process.wait(10)
 
 
@@ -144,6 +147,7 @@ def test_no_request_fails(
                     assert replica.stop() == 0
                 else:
                     replica.kill()
+                    assert not ready(replica.client)
                 time.sleep(SEEN_SECONDS)  # two carry the load
                 replica.start()
         finally:
