@@ -1,12 +1,13 @@
 """Bulk work on Ray itself, in its own environment: `make bulk-test`. An actor dies, a run is stopped and goes on."""
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -21,7 +22,7 @@ from tests.fixtures.server import ROOT, environment
 
 pytestmark = pytest.mark.bulk
 PYTHON = ROOT / ".venv-bulk" / "bin" / "python"
-START_SECONDS = 240  # of Ray and its actors, on a loaded machine
+START_SECONDS = 600  # of Ray and its actors, on a loaded machine
 MANY = 4000
 
 
@@ -46,7 +47,7 @@ def start(models: Path, *arguments: object) -> "subprocess.Popen[str]":
     if not PYTHON.exists():
         pytest.skip(".venv-bulk is missing: `make bulk-test` makes it")
     settings = environment(models=str(models), default_model="toy-colours")
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [str(PYTHON), "-m", "serving.bulk", *map(str, arguments)],
         cwd=ROOT,
         env=settings,
@@ -55,6 +56,26 @@ def start(models: Path, *arguments: object) -> "subprocess.Popen[str]":
         text=True,
         start_new_session=True,
     )
+    _STARTED.append(process)
+    return process
+
+
+_STARTED: list["subprocess.Popen[str]"] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """What a failed test has started ends with it, Ray's processes too."""
+    yield
+    while _STARTED:
+        process = _STARTED.pop()
+        if process.poll() is None:
+            for one in (*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+        process.wait(10)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def finished(process: "subprocess.Popen[str]", status: int = 0) -> str:
