@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="a new folder or file (default: NAME-TO, or NAME.onnx)")
     args = parser.parse_args(argv)
     try:
-        model = args.model if args.model.exists() else Path("models") / args.model
+        named = Path("models") / args.model  # its name alone will do
+        model = named if named.exists() and not args.model.exists() else args.model
         artifact = latest_version(model).resolve()
         if args.to == "triton":
             print(f"wrote {write_config(artifact)}")

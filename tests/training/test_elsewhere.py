@@ -51,7 +51,8 @@ def test_the_code_in_a_model_card_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["nobody", "--to", "onnx"], "neither an artifact"),
+        (["nobody", "--to", "onnx"], "error: nobody: neither an artifact"),
+        (["models/nobody", "--to", "onnx"], "error: models/nobody: neither an artifact"),
         ([str(MODEL), "--to", "onnx", "--output", str(ROOT / "README.md")], "exists already"),
         ([str(MODEL), "--to", "mlflow", "--output", str(ROOT / "docs")], "exists already"),
     ],
