@@ -13,7 +13,6 @@ import pytest
 import serving
 from deploy import sbom
 from serving.protocols import openapi
-from serving.settings import Settings
 from tests.fixtures.server import PYTHON, ROOT
 
 
@@ -22,7 +21,7 @@ def test_the_version_stands_in_one_place() -> None:
     assert "version" not in project["project"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "serving.__version__"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", serving.__version__)
-    assert openapi.document(Settings(), ["m"])["info"]["version"] == serving.__version__
+    assert openapi.document([], [], [], with_keys=False)["info"]["version"] == serving.__version__
     elsewhere = subprocess.run(
         ["git", "grep", "-lF", f'"{serving.__version__}"', "--", "*.py", "*.toml", "*.yaml"],
         cwd=ROOT,
