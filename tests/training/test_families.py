@@ -23,16 +23,8 @@ from training.recipes.tuned import fast_precision
 from training.runs.fitting import fit
 
 SIDE = 13
-FAMILIES = (
-    "resnext",
-    "densenet_bc",
-    "preact_resnet",
-    "highway",
-    "highway_conv",
-    "stochastic_depth",
-    "dense_sum_bottleneck",
-    "resnet9",
-)
+QUICK = ("highway", "resnet9")
+OTHERS = ("resnext", "densenet_bc", "preact_resnet", "highway_conv", "stochastic_depth", "dense_sum_bottleneck")
 
 
 @pytest.mark.parametrize(
@@ -130,37 +122,40 @@ def test_bfloat16_is_for_cpus_that_multiply_it(tmp_path: Path, flags: str, preci
     assert fast_precision(tmp_path / "absent") == "float32"
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """models/ with every family at toy size, one epoch each by the tuned recipe; export compares the golden answers."""
-    folder = tmp_path_factory.mktemp("families")
+@pytest.fixture(scope="module", params=[QUICK, pytest.param(OTHERS, marks=pytest.mark.thorough)], ids="-".join)
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[tuple[str, ...], Path]]:
+    """Families, and a folder with models/ of each at toy size: one epoch, and export compares the golden answers."""
+    names, folder = request.param, tmp_path_factory.mktemp("families")
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
     images = (rng.integers(0, 128, (60, SIDE, SIDE, 3)) + 50 * labels[:, None, None, None]).astype(np.uint8)
     np.savez(folder / "toys.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     data = load("toys", folder / "toys.npz")
     with pytest.MonkeyPatch.context() as patch:
-        for name in FAMILIES:
+        for name in names:
             few = 2 if name.startswith(("preact", "resnext")) else 1
             patch.setitem(NETWORKS, name, replace(NETWORKS[name], blocks=few))
             recipe = replace(recipe_for(name, "toys", "tuned"), epochs=1, batch_size=18)
             fit(recipe, data, output=folder / "models", runs=folder / "runs")
-        yield folder
+        yield names, folder
 
 
-def test_every_family_trains_is_published_and_is_served(trained: Path, tmp_path: Path) -> None:
-    image = np.load(trained / "toys.npz")["x_test"][0]
+def test_every_family_trains_is_published_and_is_served(trained: tuple[tuple[str, ...], Path], tmp_path: Path) -> None:
+    names, folder = trained
+    image = np.load(folder / "toys.npz")["x_test"][0]
     png = BytesIO()
     Image.fromarray(image).save(png, "PNG")
-    first = f"{FAMILIES[0]}-toys"
-    with running(tmp_path / "log", models=str(trained / "models"), default_model=first) as client:
-        for name in FAMILIES:
-            model = keras.saving.load_model(trained / "runs" / f"{name}-toys" / "1" / "model.keras", compile=False)
+    first = f"{names[0]}-toys"
+    with running(tmp_path / "log", models=str(folder / "models"), default_model=first) as client:
+        for name in names:
+            model = keras.saving.load_model(folder / "runs" / f"{name}-toys" / "1" / "model.keras", compile=False)
             expected = np.asarray(model(image[None].astype(np.float32) / 255))[0]
             answer = client.post(f"/classify?model={name}-toys", png.getvalue(), "image/png")
             assert answer.status == 200, (name, answer.body)
             given = {p["label"]: p["probability"] for p in answer.json()["predictions"]}
             assert given["0"] == pytest.approx(expected[0], abs=2e-3), name
-            card = json.loads((trained / "models" / f"{name}-toys" / "1" / "card.json").read_text())
+            card = json.loads((folder / "models" / f"{name}-toys" / "1" / "card.json").read_text())
             assert card["recipe"]["name"] == "tuned"
             assert card["recipe"]["schedule"] == "one_cycle"
