@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,15 @@ def test_the_real_pip_audit_without_a_network_is_not_audited(
     printed = capsys.readouterr().out
     assert printed.startswith("NOT AUDITED some.txt: ")
     assert "vulnerabilities" not in printed
+
+
+def test_a_network_that_never_answers_ends_the_audit(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setattr(module, "LIMIT_SECONDS", 1)
+        (tmp_path / "some.txt").write_text(f"numpy==2.4.6 --hash=sha256:{'0' * 64}\n")
+        assert module.audit(tmp_path / "some.txt") == 0
+    assert capsys.readouterr().out == "NOT AUDITED some.txt: pip-audit did not end within 1 s\n"
