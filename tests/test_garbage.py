@@ -40,7 +40,7 @@ def ask(client: Client) -> None:
         for path in ("/nowhere", "/models", "/readyz"):
             client.get(path)
         for body in (SMALL, LARGE):  # its client does not wait
-            with closing(socket.create_connection(("127.0.0.1", client.port), timeout=15)) as connection:
+            with closing(socket.create_connection(("127.0.0.1", client.port), timeout=60)) as connection:
                 head = f"POST /classify HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n\r\n"
                 connection.sendall(head.encode() + body)
 
@@ -50,7 +50,7 @@ def garbage(worker: int, folder: Path) -> int:
     file = folder / f"{worker}.found"
     file.unlink(missing_ok=True)
     os.kill(worker, signal.SIGUSR1)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not file.exists() or not file.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -57,7 +57,7 @@ def ask(client: Client, case: Case) -> list[Answer]:
 def on_the_wire(client: Client, sent: bytes) -> list[Answer]:
     """Every answer that comes until the service closes the connection."""
     received = b""
-    with socket.create_connection(("127.0.0.1", client.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", client.port), timeout=60) as connection:
         try:
             connection.sendall(sent)
             while data := connection.recv(65536):
@@ -139,7 +139,7 @@ def test_in_a_batch_each_picture_fails_or_is_answered_alone(service: Client, som
 
 def test_a_scan_of_ten_thousand_paths_adds_no_series_and_no_memory(service: Client) -> None:
     def scan(count: int, start: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
         for number in range(start, start + count):
             connection.request(
                 "GET", f"/{('wp', 'models', 'static', 'a/b')[number % 4]}/{number:x}{'x' * (number % 60)}"

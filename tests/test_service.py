@@ -109,7 +109,7 @@ def test_a_bad_body_is_refused(service: Client, body: bytes, content_type: str, 
 def test_a_chunked_body_over_the_limit_is_refused_too(service: Client) -> None:
     import http.client
 
-    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
     connection.request("POST", "/classify", iter([b"\0" * 100_000] * 21), encode_chunked=True)
     response = connection.getresponse()
     assert response.status == 413

@@ -86,7 +86,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[server.Cl
             import ssl
 
             context = ssl.create_default_context(cafile=str(folder / "certificate.pem"))
-            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=context)
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=context)
 
     with running(folder / "log", *options, client=Secure, **settings) as client:
         yield client, folder / "certificate.pem"

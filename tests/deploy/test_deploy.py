@@ -182,7 +182,7 @@ def monitoring(folder: Path, service: int, key: str = "") -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def prometheus(service: Client, tmp_path: Path) -> Iterator[int]:
 
 def ask(port: int, query: str) -> list[dict[str, Any]]:
     address = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-    with urllib.request.urlopen(address, timeout=5) as answer:
+    with urllib.request.urlopen(address, timeout=60) as answer:
         found = json.load(answer)
     assert found["status"] == "success"
     result: list[dict[str, Any]] = found["data"]["result"]

@@ -58,7 +58,7 @@ def test_connections_are_spread_evenly_and_on_after_a_worker_was_killed(
     }
     with running(tmp_path / "log", **settings) as client:
         with contextlib.ExitStack() as stack:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while len(pids := workers_of(stack, client, 2)) < 2:  # the second one may still be loading
                 assert time.monotonic() < deadline
                 stack.close()
@@ -81,7 +81,7 @@ def test_connections_are_spread_evenly_and_on_after_a_worker_was_killed(
         finally:
             os.kill(hanging, signal.SIGCONT)
         os.kill(hanging, signal.SIGKILL)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
                 if len(workers_of(stack, client, 8)) == 2:
@@ -94,8 +94,8 @@ def test_connections_are_spread_evenly_and_on_after_a_worker_was_killed(
 def workers_of(stack: contextlib.ExitStack, client: Client, count: int) -> dict[int, int]:
     """Open `count` connections, and count them by worker once all are accepted."""
     for _ in range(count):
-        stack.enter_context(socket.create_connection(("127.0.0.1", client.port), timeout=5))
-    deadline = time.monotonic() + 5
+        stack.enter_context(socket.create_connection(("127.0.0.1", client.port), timeout=60))
+    deadline = time.monotonic() + 60
     while sum((found := workers(client)).values()) < count and time.monotonic() < deadline:
         time.sleep(0.05)
     return found

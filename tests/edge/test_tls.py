@@ -44,7 +44,7 @@ class TlsClient(Client):
         self.trust = ssl.create_default_context(cafile=str(certificate))
 
     def connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.trust)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=self.trust)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Pa
 
 def raw(client: TlsClient, sent: bytes) -> Answer:
     """What comes back for `sent` until the service closes."""
-    plain = socket.create_connection(("127.0.0.1", client.port), timeout=15)
+    plain = socket.create_connection(("127.0.0.1", client.port), timeout=60)
     with client.trust.wrap_socket(plain, server_hostname="localhost") as connection:
         connection.sendall(sent)
         response = http.client.HTTPResponse(connection)
@@ -112,7 +112,7 @@ def test_old_protocols_are_refused(secure: TlsClient) -> None:
     with pytest.warns(DeprecationWarning, match="TLSv1"):
         old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
-        closing(socket.create_connection(("127.0.0.1", secure.port), timeout=15)) as connection,
+        closing(socket.create_connection(("127.0.0.1", secure.port), timeout=60)) as connection,
         pytest.raises((ssl.SSLError, ConnectionError)),
     ):
         old.wrap_socket(connection, server_hostname="localhost")
@@ -120,7 +120,7 @@ def test_old_protocols_are_refused(secure: TlsClient) -> None:
 
 def test_a_half_closed_client_is_not_left_waiting(secure: TlsClient) -> None:
     """TLS closes both sides: there is no answer, but an end."""
-    plain = socket.create_connection(("127.0.0.1", secure.port), timeout=15)
+    plain = socket.create_connection(("127.0.0.1", secure.port), timeout=60)
     with secure.trust.wrap_socket(plain, server_hostname="localhost") as connection:
         connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n")
         connection.shutdown(socket.SHUT_WR)
@@ -135,7 +135,7 @@ def test_a_half_closed_client_is_not_left_waiting(secure: TlsClient) -> None:
 
 def fingerprint(port: int) -> bytes:
     """Of the certificate that a new connection is shown."""
-    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port), timeout=15))
+    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port), timeout=60))
 
 
 def replace(old: Path, new: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_new_connection_is_shown_the_renewed_certificate(
     before = fingerprint(secure.port)
     for old, new in zip(certificate, made(tmp_path), strict=True):
         replace(old, new)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while fingerprint(secure.port) == before:
         assert time.monotonic() < deadline
         time.sleep(0.2)

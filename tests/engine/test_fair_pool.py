@@ -23,10 +23,10 @@ class Gate:
 
         def wait() -> None:
             entered.set()
-            self._open.wait(10)
+            self._open.wait(60)
 
         self._first = self.turns.submit("first", wait)
-        entered.wait(10)
+        entered.wait(60)
 
     def ask(self, lane: str, name: str) -> "Future[None]":
         return self.turns.submit(lane, lambda: self.done.append(name))

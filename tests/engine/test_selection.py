@@ -372,7 +372,7 @@ def test_a_hot_update_does_not_wait_for_a_measurement(
 
     def slow(*arguments: Any) -> Findings:
         begun.set()
-        assert gate.wait(20)
+        assert gate.wait(60)
         return quick(*arguments)
 
     monkeypatch.setattr(selection, "probe", slow)
@@ -380,12 +380,12 @@ def test_a_hot_update_does_not_wait_for_a_measurement(
     thread = threading.Thread(target=selection.faster, args=(first, measurements, Options()))
     thread.start()
     try:
-        assert begun.wait(20)
+        assert begun.wait(60)
         assert selection.load(artifact, measurements, Options()).measuring
         assert selection.choose(artifact, measurements, Options())[1].backend == CPU
     finally:
         gate.set()
-        thread.join(20)
+        thread.join(60)
     assert speeds.probed == 1
 
 

@@ -61,7 +61,7 @@ def test_a_second_service_leaves_the_metrics_of_the_first_alone(tmp_path: Path) 
 
 def expect(client: Client, *lines: str) -> str:
     """The exposition, once it has all lines: another worker's figures come a moment later."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while True:
         text = client.get("/metrics").body.decode()
         missing = [line for line in lines if line not in text.splitlines()]
@@ -123,7 +123,7 @@ def test_the_log_is_json_and_names_each_request(observed: tuple[Client, Path]) -
     client.request("POST", "/classify", encode(colours()), {"X-Request-Id": "find-me"})
     client.request("POST", "/classify", b"junk", {"X-Request-Id": "find-me-too"})
     named: dict[str, dict[str, object]] = {}
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not named.keys() >= {"find-me", "find-me-too"}:  # the line follows the answer
         assert time.monotonic() < deadline, named
         lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"time"')]
@@ -136,7 +136,7 @@ def test_the_log_is_json_and_names_each_request(observed: tuple[Client, Path]) -
 def test_spans_are_exported_where_an_exporter_is_configured(observed: tuple[Client, Path]) -> None:
     client, log = observed
     client.request("POST", "/classify", encode(colours()), {"X-Request-Id": "traced"})
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while '"traced"' not in (text := log.read_text()) or text.count('"name": "compute"') < 1:
         assert time.monotonic() < deadline, text
         time.sleep(0.1)

@@ -84,7 +84,7 @@ def _ask_when_ready(caller: "subprocess.Popen[bytes]", port: int, content: dict[
     deadline = time.monotonic() + 90
     while True:
         try:
-            with urllib.request.urlopen(request, timeout=30) as response:
+            with urllib.request.urlopen(request, timeout=60) as response:
                 return json.load(response)
         except urllib.error.HTTPError as err:
             raise AssertionError(f"{err.read()!r}\n{log.read_text()[-3000:]}") from err

@@ -26,7 +26,7 @@ JSON = "application/json"
 
 def raw(client: Client, sent: bytes, answers: int) -> list[tuple[bytes, bytes]]:
     """(status line, body) of each answer to bytes sent in one go over one connection."""
-    with closing(socket.create_connection(("127.0.0.1", client.port), timeout=15)) as connection:
+    with closing(socket.create_connection(("127.0.0.1", client.port), timeout=60)) as connection:
         connection.sendall(sent)
         stream = connection.makefile("rb")
         found = []
@@ -105,7 +105,7 @@ def test_pipelined_requests_are_answered_in_turn_whichever_way_each_goes(service
 
 
 def test_a_body_in_pieces_is_put_together(service: Client) -> None:
-    with closing(socket.create_connection(("127.0.0.1", service.port), timeout=15)) as connection:
+    with closing(socket.create_connection(("127.0.0.1", service.port), timeout=60)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in post(SEVEN):
             connection.sendall(bytes([byte]))
@@ -181,7 +181,7 @@ def test_a_longer_path_is_another_route(service: Client) -> None:
 def test_clients_that_go_away_leave_nothing_behind(service: Client) -> None:
     for sent in (post(SEVEN), post(SEVEN)[:-5], post(SEVEN) + post(SEVEN)[:30], chunked(SEVEN)):
         for _ in range(20):
-            with closing(socket.create_connection(("127.0.0.1", service.port), timeout=15)) as connection:
+            with closing(socket.create_connection(("127.0.0.1", service.port), timeout=60)) as connection:
                 connection.sendall(sent)
     assert service.post("/classify", SEVEN).status == 200
 
@@ -191,7 +191,7 @@ def test_a_large_picture_whose_client_has_gone_is_not_computed(tmp_path: Path) -
     settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1"}
     large = encode(colours((3000, 2000)))
     with running(tmp_path / "log", **settings) as client:
-        connections = [socket.create_connection(("127.0.0.1", client.port), timeout=15) for _ in range(40)]
+        connections = [socket.create_connection(("127.0.0.1", client.port), timeout=60) for _ in range(40)]
         for connection in connections:
             connection.sendall(post(large))
         time.sleep(0.5)

@@ -52,7 +52,7 @@ class Gate:
         def to_array(picture: Picture, *arguments: Any) -> Any:
             if threading.current_thread() is not threading.main_thread():
                 self.begun += 1
-                self.open.wait(10)
+                self.open.wait(60)
             return decode(picture, *arguments)
 
         monkeypatch.setattr(Picture, "to_array", to_array)

@@ -80,7 +80,7 @@ def test_all_its_pictures_need_room(sound: runtime.Model) -> None:
 
     def run(images: np.ndarray) -> Outputs:
         begun.set()
-        gate.wait(10)
+        gate.wait(60)
         return sound.run(images)
 
     async def scenario() -> None:

@@ -53,10 +53,10 @@ class Load:
     def stop(self) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(60)
 
 
-def wait_for(client: Client, holds: Callable[[dict[str, Any]], bool], seconds: float = 20) -> None:
+def wait_for(client: Client, holds: Callable[[dict[str, Any]], bool], seconds: float = 60) -> None:
     """Until GET /models says so ten times in a row, which all workers have answered by then."""
     deadline = time.monotonic() + seconds
     in_a_row = 0
@@ -80,7 +80,7 @@ def watched(tmp_path: Path) -> Iterator[tuple[Client, Path, Path]]:
     toy.write_artifact(models, version=1, seed=1)
     log = tmp_path / "log"
     with running(log, models=str(models), default_model="toy-colours", workers="2", watch="1") as client:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while b"} 2.0" not in client.get("/metrics").body.partition(b"\nshortcut_model_workers{")[2][:200]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -121,7 +121,7 @@ def test_a_worker_that_is_replaced_beside_a_bad_version_serves_the_one_before(tm
         wait_for(client, lambda d: serves(1)(d) and d["refused"] != [])
         (worker,) = psutil.Process(client.process).children(recursive=True)
         worker.kill()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if client.get("/readyz").status == 200:
@@ -135,7 +135,7 @@ def test_a_worker_that_is_replaced_beside_a_bad_version_serves_the_one_before(tm
 def test_the_default_model_is_never_taken_away(watched: tuple[Client, Path, Path]) -> None:
     client, models, log = watched
     models.rename(models.parent / "away")
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while "models are not changed" not in log.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -153,7 +153,7 @@ def test_another_model_may_come_too_and_the_metrics_say_what_is_served(watched: 
         time.sleep(0.1)
     assert client.post("/classify?model=another", PICTURE).status == 200
     shutil.rmtree(models / "another")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while workers(client) != {"toy-colours": "2.0", "another": "0.0"}:
         assert time.monotonic() < deadline, workers(client)
         time.sleep(0.1)
