@@ -11,6 +11,14 @@ from tests.fixtures.server import ROOT, Client, running
 
 pytest_plugins = ["tests.fixtures.summary"]
 
+LONGEST = ("tests/training/", "tests/page/", "tests/edge/")  # the folders whose files take longest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the files, the long ones come first: no process is left with one at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: [not item.nodeid.startswith(folder) for folder in LONGEST])
+
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
