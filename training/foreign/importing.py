@@ -21,13 +21,13 @@ from training.artifact.triton import write_config
 from training.artifact.versions import check_name, new_version
 from training.data.dataset import batch_for
 from training.foreign import batch, proof
+from training.foreign.declared import Declared, declared_by
 from training.foreign.labels import distinct, read_labels
 from training.foreign.network import BYTES, Input, Output, ending_of, find_input, find_output
 from training.foreign.onnx_file import modern, read_onnx, session
 from training.foreign.original import Original, Run, by_onnx_runtime
 from training.foreign.resizing import Resizing
 from training.foreign.rounding import graph_spread
-from training.foreign.said import Said, said_of
 from training.foreign.wrapping import PROBABILITIES, parameters, wrapped
 
 _PATIENCE = 10.0  # seconds that choosing golden pictures, and measuring what rounding does to them, may take, about
@@ -39,7 +39,7 @@ Spread = Callable[[onnx.ModelProto, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user says of a model; None where nothing was said."""
+    """What the user says of a model; None where nothing was declared."""
 
     name: str
     output: Path = Path("models")
@@ -62,14 +62,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Found:
-    """A model as a file holds it: its graph, what runs the original (else ONNX Runtime), and what is said of it.
+    """A model as a file holds it: its graph, what runs the original (else ONNX Runtime), and what is declared of it.
 
     `quantised` is the scale and zero point of an input of whole numbers, where the file has them; `other_kernels` runs
     a quantised network by other kernels of its own runtime, which round otherwise.
     """
 
     proto: onnx.ModelProto
-    said: Said
+    declared: Declared
     run: Run | None = None
     runtime: str = "ONNX Runtime"
     quantised: tuple[float, int] | None = None
@@ -80,7 +80,7 @@ def read_found(path: Path) -> Found:
     """The ONNX model in a file or folder. Raises ExportError."""
     file = onnx_in(path)
     proto = read_onnx(file)
-    return Found(proto, said_of(file, proto))
+    return Found(proto, declared_by(file, proto))
 
 
 def onnx_in(path: Path) -> Path:
@@ -102,23 +102,23 @@ def onnx_in(path: Path) -> Path:
 def publish(found: Found, asked: Asked, say: Callable[[str], None] = print) -> Path:
     """Publish the model and return the version's folder. `say` is told what was found. Raises ExportError."""
     check_name(asked.name)
-    said = found.said
-    for note in said.notes:
+    declared = found.declared
+    for note in declared.notes:
         say(note)
     original_proto, classes = _without_zipmap(found.proto)
-    labels = _labels(asked, said, classes)
-    size = asked.size or (None if asked.shape else said.size)
+    labels = _labels(asked, declared, classes)
+    size = asked.size or (None if asked.shape else declared.size)
     run = found.run or by_onnx_runtime(session(original_proto))
     proto = modern(original_proto)
     source = find_input(proto, size, asked.shape, asked.layout)
-    pixels = _pixels(asked, said, source, found.quantised)
+    pixels = _pixels(asked, declared, source, found.quantised)
     original = Original(run, source, pixels)
     output = _output(original, proto, asked, labels)
     labels = labels if labels is not None else [str(i) for i in range(output.classes)]
     if len(labels) != output.classes:
         raise ExportError(f"there are {len(labels)} labels, but the model gives {output.classes} classes")
-    resizing = resizing_of(asked, said, source.shape)
-    _tell(say, asked, said, original, output, resizing, labels)
+    resizing = resizing_of(asked, declared, source.shape)
+    _tell(say, asked, declared, original, output, resizing, labels)
     proof.expectations(asked.expect, labels)  # a wrong one is told before the work
     spread = _spread(found, original, output)
     served = _served(proto, original, output, asked.name, labels, spread, say)
@@ -144,15 +144,15 @@ def _without_zipmap(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str] 
     return copy, labels or None
 
 
-def _labels(asked: Asked, said: Said, classes: list[str] | None) -> list[str] | None:
+def _labels(asked: Asked, declared: Declared, classes: list[str] | None) -> list[str] | None:
     if asked.labels is not None:
         return read_labels(asked.labels)
-    return said.labels if said.labels is not None else classes and distinct(classes)
+    return declared.labels if declared.labels is not None else classes and distinct(classes)
 
 
-def _pixels(asked: Asked, said: Said, source: Input, quantised: tuple[float, int] | None) -> Pixels:
-    """What the network expects, asked, said or told by its type. Raises ExportError where nothing tells it."""
-    pixels = asked.pixels or said.pixels
+def _pixels(asked: Asked, declared: Declared, source: Input, quantised: tuple[float, int] | None) -> Pixels:
+    """What the network expects, asked, declared or told by its type. Raises ExportError where nothing tells it."""
+    pixels = asked.pixels or declared.pixels
     if source.elem_type in BYTES:
         pixels = _of_bytes(pixels, source, quantised)
     if pixels is None:
@@ -209,9 +209,9 @@ def _probes(source: Input, count: int) -> np.ndarray:
     return np.stack(pictures)
 
 
-def resizing_of(asked: Asked, said: Said, shape: tuple[int, int, int]) -> Resizing:
-    """How other sizes are brought to `shape`, asked or said, else squashed. Raises ExportError."""
-    resizing = said.resizing or Resizing()
+def resizing_of(asked: Asked, declared: Declared, shape: tuple[int, int, int]) -> Resizing:
+    """How other sizes are brought to `shape`, asked or declared, else squashed. Raises ExportError."""
+    resizing = declared.resizing or Resizing()
     if asked.resize is not None and asked.resize != resizing.kind:
         resizing = Resizing(asked.resize, None, resizing.resample)
     if asked.resize_to is not None:
@@ -235,18 +235,18 @@ def resizing_of(asked: Asked, said: Said, shape: tuple[int, int, int]) -> Resizi
 def _tell(
     say: Callable[[str], None],
     asked: Asked,
-    said: Said,
+    declared: Declared,
     original: Original,
     output: Output,
     resizing: Resizing,
     labels: list[str],
 ) -> None:
-    """What will be published, and who said so."""
+    """What will be published, and who declared so."""
     source = original.source
-    by = f" ({', '.join(said.where)})" if said.where else ""
-    pixels_by = "" if asked.pixels or not said.pixels else by
-    labels_by = "" if asked.labels or not said.labels else by
-    size_by = "" if asked.resize or asked.resize_to or not said.resizing else by
+    by = f" ({', '.join(declared.where)})" if declared.where else ""
+    pixels_by = "" if asked.pixels or not declared.pixels else by
+    labels_by = "" if asked.labels or not declared.labels else by
+    size_by = "" if asked.resize or asked.resize_to or not declared.resizing else by
     height, width, channels = source.shape
     say(f"input {source.name}: {source.layout}, pictures of {height}x{width} with {channels} channels")
     say(f"pixels {original.pixels}{pixels_by}")
@@ -257,7 +257,7 @@ def _tell(
     )
     say(f"other sizes: {asked.convention or resizing}{size_by}{free}")
     first = ", ".join(labels[:3]) + (" …" if labels[3:] else "")
-    numbers = "" if asked.labels or said.labels else "; --labels names them"
+    numbers = "" if asked.labels or declared.labels else "; --labels names them"
     say(f"output {output.name}: {len(labels)} classes ({first}), {output.ending}{labels_by}{numbers}")
 
 
@@ -343,7 +343,7 @@ def _written(
         return np.concatenate(parts)
 
     convention = {"input_convention": asked.convention} if asked.convention else resizing.card()
-    card = card_of_unknown_training(found.said.name or "imported", asked.name, asked.origin, "plain") | convention
+    card = card_of_unknown_training(found.declared.name or "imported", asked.name, asked.origin, "plain") | convention
     card["pixels"] = str(original.pixels)
     card["source"] = {"runtime": found.runtime, "producer": found.proto.producer_name or None}
     each = _seconds(answer, source.shape)

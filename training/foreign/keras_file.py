@@ -27,12 +27,12 @@ from training.artifact.inspection import ending, input_range
 from training.artifact.pixels import RANGES, Pixels
 from training.artifact.publishing import export
 from training.foreign import proof
+from training.foreign.declared import Declared
 from training.foreign.importing import Asked, resizing_of
 from training.foreign.labels import read_labels
 from training.foreign.network import as_probabilities
 from training.foreign.onnx_file import first_line
 from training.foreign.resizing import Resizing
-from training.foreign.said import Said
 
 MADE = {
     "logits": "the outputs are logits: a softmax (of one output, a sigmoid) is added",
@@ -64,14 +64,14 @@ def publish_keras(
     if asked.layout is not None or asked.size is not None:
         raise ExportError("--layout and --input-size are for ONNX files; Keras takes --input-shape H,W,C")
     config = read_config(path)
-    said = _teachable_machine(path, config)
+    declared = _teachable_machine(path, config)
     model = read_model(path, config, custom, trust, say)
-    labels = read_labels(asked.labels) if asked.labels is not None else said.labels
+    labels = read_labels(asked.labels) if asked.labels is not None else declared.labels
     model = _one_output(path, model, asked.output_name, None if labels is None else len(labels))
     model = _in_float32(model, say)
-    pixels = asked.pixels or said.pixels or _pixels(model, config, asked.shape, say)
-    if said.where and not asked.pixels:
-        say(f"pixels {pixels}: {said.where[0]}")
+    pixels = asked.pixels or declared.pixels or _pixels(model, config, asked.shape, say)
+    if declared.where and not asked.pixels:
+        say(f"pixels {pixels}: {declared.where[0]}")
     made = asked.ending or ending(model, asked.shape, pixels)
     if made == "log-probabilities":
         raise ExportError("--outputs log-probabilities is for ONNX files: end the Keras model with a softmax")
@@ -80,7 +80,7 @@ def publish_keras(
     if labels is None:
         labels = [str(i) for i in range(max(2, model.output_shape[1]))]
     function, shape = serving_function(model, asked.shape, pixels, made)
-    resizing = resizing_of(asked, said, shape)
+    resizing = resizing_of(asked, declared, shape)
     convention = {"input_convention": asked.convention} if asked.convention else resizing.card()
     card = card_of_unknown_training(model.name, asked.name, asked.origin, "plain") | convention
     card |= {"pixels": str(pixels), "source": {"runtime": f"Keras {keras.__version__}", "producer": None}}
@@ -132,18 +132,18 @@ def _objects(config: Any) -> Iterator[dict[str, Any]]:
             yield from _objects(value)
 
 
-def _teachable_machine(path: Path, config: dict[str, Any]) -> Said:
+def _teachable_machine(path: Path, config: dict[str, Any]) -> Declared:
     """What is known of Teachable Machine's `keras_model.h5`, told by its depthwise convolutions: no other tool writes
     `groups` there. https://teachablemachine.withgoogle.com prints the code: pixels / 127.5 - 1, cropped to 224."""
     grouped = any(
         o["class_name"] == "DepthwiseConv2D" and "groups" in (o.get("config") or {}) for o in _objects(config)
     )
     if not grouped or path.suffix.lower() != ".h5":
-        return Said()
+        return Declared()
     beside = path.parent / "labels.txt"
     labels = read_labels(str(beside)) if beside.is_file() else None
     where = ("Teachable Machine's file", *(("labels.txt beside it",) if labels else ()))
-    return Said(where, RANGES["-1-1"], None, Resizing("crop"), labels)
+    return Declared(where, RANGES["-1-1"], None, Resizing("crop"), labels)
 
 
 def read_model(

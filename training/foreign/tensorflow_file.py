@@ -20,10 +20,10 @@ import tf2onnx
 
 from training.artifact.errors import ExportError
 from training.artifact.graph import OPSET, converted, frozen
+from training.foreign.declared import Declared
 from training.foreign.importing import Found
 from training.foreign.onnx_file import first_line
 from training.foreign.original import Run
-from training.foreign.said import Said
 
 _REAL = ":real"  # added to the name of a quantised output
 
@@ -59,7 +59,7 @@ def read_saved_model(path: Path) -> Found:
         answers = signature(**{argument: tf.constant(given)})
         return [answers[name].numpy() for name in wanted]
 
-    return Found(proto, Said(name="saved_model"), run, f"TensorFlow {tf.__version__}")
+    return Found(proto, Declared(name="saved_model"), run, f"TensorFlow {tf.__version__}")
 
 
 def _name_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
@@ -84,7 +84,7 @@ def read_tflite(path: Path) -> Found:
             _dequantise(proto, name, *detail["quantization"])
     scale, zero = source["quantization"]
     quantised = (float(scale), int(zero)) if scale and source["dtype"] != np.float32 else None
-    return Found(proto, Said(name="tflite"), run, f"TensorFlow Lite {tf.__version__}", quantised, others)
+    return Found(proto, Declared(name="tflite"), run, f"TensorFlow Lite {tf.__version__}", quantised, others)
 
 
 def _interpreter(path: Path, kernels: Any = None) -> tuple[Run, dict[str, Any], dict[str, dict[str, Any]]]:

@@ -24,7 +24,7 @@ _TASKS = {"detect", "segment", "pose", "obb"}  # of ultralytics
 
 
 @dataclass(frozen=True)
-class Said:
+class Declared:
     """What is known of a model; `where` names the files that said it."""
 
     where: tuple[str, ...] = ()
@@ -36,22 +36,22 @@ class Said:
     name: str | None = None
     notes: tuple[str, ...] = field(default=())
 
-    def over(self, other: "Said") -> "Said":
+    def over(self, other: "Declared") -> "Declared":
         """This, and where it says nothing, what `other` says."""
         both = {
             f.name: getattr(self, f.name) if getattr(self, f.name) is not None else getattr(other, f.name)
             for f in fields(self)
         }
-        return replace(Said(**both), where=self.where + other.where, notes=self.notes + other.notes)
+        return replace(Declared(**both), where=self.where + other.where, notes=self.notes + other.notes)
 
 
-def said_of(path: Path, proto: onnx.ModelProto) -> Said:
+def declared_by(path: Path, proto: onnx.ModelProto) -> Declared:
     """All that the model's metadata and the files beside `path` say. Raises ExportError where they cannot be meant."""
-    said = _ultralytics(proto)
+    declared = _ultralytics(proto)
     folders = [path.parent, path.parent.parent] if path.parent.name == "onnx" else [path.parent]  # optimum's
     for folder in folders:
-        said = said.over(_timm(folder / "config.json")).over(_transformers(folder))
-    return said
+        declared = declared.over(_timm(folder / "config.json")).over(_transformers(folder))
+    return declared
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -65,11 +65,11 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _ultralytics(proto: onnx.ModelProto) -> Said:
+def _ultralytics(proto: onnx.ModelProto) -> Declared:
     """https://docs.ultralytics.com/modes/export: the metadata of an exported model, all of it text."""
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     if "names" not in metadata or "task" not in metadata:
-        return Said()
+        return Declared()
     if metadata["task"] != "classify":
         what = "a detector" if metadata["task"] in ("detect", "obb") else "no classifier"
         raise ExportError(
@@ -85,15 +85,15 @@ def _ultralytics(proto: onnx.ModelProto) -> Said:
     size = None if sides is None else ((sides, sides) if isinstance(sides, int) else (int(sides[0]), int(sides[-1])))
     # classify_transforms: Resize(size) of the shorter side, CenterCrop, ToTensor, mean 0 and std 1
     resizing = Resizing("crop", min(size) if size else None)
-    return Said(where, Pixels(), size, resizing, distinct(labels), notes=("ultralytics' metadata: pixels 0-1",))
+    return Declared(where, Pixels(), size, resizing, distinct(labels), notes=("ultralytics' metadata: pixels 0-1",))
 
 
-def _timm(path: Path) -> Said:
+def _timm(path: Path) -> Declared:
     """timm's config.json: mean, std, input_size, crop_pct, crop_mode, interpolation and names, in `pretrained_cfg`."""
     whole = _json(path)
     config = whole.get("pretrained_cfg", whole)
     if not isinstance(config, dict) or not {"mean", "std"} <= set(config):
-        return Said()
+        return Declared()
     where = (path.name,)
     try:
         pixels = Pixels(255.0, tuple(map(float, config["mean"])), tuple(map(float, config["std"])))
@@ -115,13 +115,13 @@ def _timm(path: Path) -> Said:
     if isinstance(names, list) and isinstance(described, dict):
         names = [described.get(name, name) for name in names]
     labels = distinct(from_json(names, str(path))) if names else None
-    return Said(where, pixels, size, resizing, labels, name=whole.get("architecture") or config.get("architecture"))
+    return Declared(where, pixels, size, resizing, labels, name=whole.get("architecture") or config.get("architecture"))
 
 
-def _transformers(folder: Path) -> Said:
+def _transformers(folder: Path) -> Declared:
     """config.json has `id2label`, preprocessor_config.json how the pictures are prepared."""
     config, prepared = _json(folder / "config.json"), _json(folder / "preprocessor_config.json")
-    said = Said()
+    declared = Declared()
     if "id2label" in config:
         if config.get("problem_type") == "multi_label_classification":
             raise ExportError(f"{folder}/config.json says multi_label_classification: a picture has one class here")
@@ -129,16 +129,16 @@ def _transformers(folder: Path) -> Said:
         if architecture and "ImageClassification" not in architecture:
             raise ExportError(f"{folder}/config.json says {architecture}: that is no classifier of pictures")
         labels = distinct(from_json(config["id2label"], f"{folder}/config.json"))
-        said = Said(("config.json",), labels=labels, name=config.get("model_type"))
+        declared = Declared(("config.json",), labels=labels, name=config.get("model_type"))
     if any(key in prepared for key in ("do_normalize", "do_rescale", "image_mean", "do_resize")):
         try:
-            said = said.over(_prepared(prepared))
+            declared = declared.over(_prepared(prepared))
         except (TypeError, ValueError, KeyError, AttributeError) as err:
             raise ExportError(f"{folder}/preprocessor_config.json: cannot be read ({err!r})") from err
-    return said
+    return declared
 
 
-def _prepared(config: dict[str, Any]) -> Said:
+def _prepared(config: dict[str, Any]) -> Declared:
     """transformers' image processors: resize, crop, rescale, normalize, each with its own switch."""
     divisor = 1.0
     mean: tuple[float, ...] = (0.0,)
@@ -169,10 +169,12 @@ def _prepared(config: dict[str, Any]) -> Said:
     elif config.get("do_center_crop") and crop is not None and (before := _size(side)) and size:
         if before[0] * size[1] == before[1] * size[0] and before[0] == before[1]:
             notes = (f"preprocessor_config.json squashes to {before[0]} and crops {size[0]}: the nearest is a crop",)
-            return Said(("preprocessor_config.json",), pixels, size, Resizing("crop", before[0], resample), notes=notes)
+            return Declared(
+                ("preprocessor_config.json",), pixels, size, Resizing("crop", before[0], resample), notes=notes
+            )
     elif size:
         resizing = Resizing("squash", None, resample)
-    return Said(("preprocessor_config.json",), pixels, size, resizing)
+    return Declared(("preprocessor_config.json",), pixels, size, resizing)
 
 
 def _size(value: Any) -> tuple[int, int] | None:
