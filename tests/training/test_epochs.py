@@ -112,7 +112,7 @@ def watched(recipe: Recipe) -> tuple[keras.Model, Traced]:
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_training_and_validation_are_traced_once_each(optimizer: str) -> None:
-    recipe = replace(recipe_for("_tiny", "drawn"), optimizer=optimizer, batch_size=40, epochs=3)
+    recipe = replace(recipe_for("_tiny", "drawn"), optimizer=optimizer, batch_size=40, epochs=3, class_weights=False)
     model, layer = watched(recipe)
     for epoch in range(3):
         train_epoch(model, recipe, coloured(), coloured(8), epoch)
@@ -120,7 +120,9 @@ def test_training_and_validation_are_traced_once_each(optimizer: str) -> None:
 
 
 def test_the_first_epochs_enlarge_by_less() -> None:
-    recipe = replace(recipe_for("_tiny", "drawn"), epochs=3, reduced=0.7, batch_size=32, augmentation=())
+    recipe = replace(
+        recipe_for("_tiny", "drawn"), epochs=3, reduced=0.7, batch_size=32, augmentation=(), class_weights=False
+    )
     model, layer = watched(recipe)
     heights = []
     for epoch in range(3):

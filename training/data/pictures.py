@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from serving.errors import ClassifyError
+from serving.images.digits import light_on_dark
 from serving.images.picture import Picture
 from training.data.dataset import Array, DatasetError, first_line
 
@@ -67,3 +68,9 @@ def resized(images: Array, size: int) -> Array:
         for image in images
     ]
     return np.stack(small).reshape(len(images), size, size, images.shape[-1])
+
+
+def centred(images: Array) -> Array:
+    """(N, H, W, 1) pictures of figures -> the same as the service would show them to a network whose convention is
+    `light_on_dark_centred`: light on black, as large and as far in the middle as MNIST's."""
+    return np.stack([light_on_dark(image[..., 0], image.shape, RESAMPLE).grey[..., None] for image in images])
