@@ -55,6 +55,7 @@ def test_the_card_has_every_documented_key(toy_run: Path) -> None:
     assert set(card) == {
         *("name", "network", "dataset", "labels", "input_shape", "input_convention", "resample", "parameters"),
         *("recipe", "metrics", "macs", "intervals", "warnings", "training", "libraries", "revision", "files"),
+        "exactness",
     }
     assert (card["name"], card["network"]) == ("tiny-digits", "_tiny")
     assert set(card["dataset"]) == {"name", "origin", "train", "test"}
