@@ -7,7 +7,7 @@ DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
 export ORT_DISABLE_TELEMETRY = 1
-.PHONY: help serve train import study test test-thorough elsewhere-test rolling-test bulk bulk-test check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
+.PHONY: help serve train import study test test-thorough test-large elsewhere-test rolling-test bulk bulk-test check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ test: .venv-dev/ready .venv/ready .venv-bento/ready check  ## lint, types, tests
 
 test-thorough: .venv-dev/ready .venv/ready .venv-bento/ready  ## the tests that `make test` leaves out for their time
 	.venv-dev/bin/python -m pytest -m thorough -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+test-large: .venv-dev/ready  ## large networks of others, published: minutes and gigabytes each
+	.venv-dev/bin/python -m pytest -m large
 
 elsewhere-test: .venv-dev/ready .venv-elsewhere/ready  ## what is published for MLflow, the Hub and Triton, loaded by their libraries
 	.venv-dev/bin/python -m pytest -m elsewhere

@@ -239,7 +239,7 @@ def test_a_file_of_another_kind_is_told_without_tensorflow(
     )
 
 
-@pytest.mark.thorough
+@pytest.mark.large
 @pytest.mark.parametrize("name", ["ResNet50", "VGG16"])
 def test_a_network_of_keras_with_caffes_pixels(tmp_path: Path, name: str) -> None:
     keras.utils.set_random_seed(1)

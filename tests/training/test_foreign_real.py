@@ -19,7 +19,7 @@ QUICK = ("light_shufflenet", "light_squeezenet")
 SLOW = sorted({path.stem for path in LIGHT.glob("*.onnx")} - set(QUICK))
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.thorough) for name in SLOW)])
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.large) for name in SLOW)])
 def test_networks_of_the_onnx_package(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
