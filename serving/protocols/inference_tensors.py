@@ -134,12 +134,13 @@ def _checked(tensor: dict[str, Any], model: Model) -> tuple[str, tuple[int, ...]
     if name != INPUT:
         raise InvalidRequest(f"unexpected inference input {shown(name)}; the model has `{INPUT}`")
     if kind not in ("UINT8", "BYTES"):
-        known = "" if kind in DATATYPES else ", which is no datatype of the protocol"
+        known = "" if isinstance(kind, str) and kind in DATATYPES else ", which is no datatype of the protocol"
         raise InvalidRequest(
             f"the input `{INPUT}` is UINT8 (pixels) or BYTES (encoded pictures), got {shown(kind)}{known}"
         )
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise InvalidRequest(f"`shape` must be a list of whole numbers, got {shown(shape)}")
+        got = shape[:8] if isinstance(shape, list) and all(type(size) is int for size in shape) else shown(shape)
+        raise InvalidRequest(f"`shape` must be a list of whole numbers of at least 0, got {got}")
     if kind == "UINT8" and tuple(shape[1:]) != model.shape:
         raise InvalidRequest(f"the input `{INPUT}` has the shape {[-1, *model.shape]}, got {shape[:8]}")
     if kind == "BYTES" and (not shape or len(shape) > 2 or any(size != 1 for size in shape[1:])):

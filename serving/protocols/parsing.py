@@ -17,6 +17,7 @@ from serving.protocols.json_pieces import loads, turns
 T = TypeVar("T")
 
 BASE64_PIECE = 64 * 1024  # characters
+LONGEST_SCHEME = 10  # characters; an address has its `://` within them
 INLINE_BYTES = 64 * 1024  # a body of up to this is parsed on the event loop, in a millisecond or two
 _PARSERS = ThreadPoolExecutor(1, "parse")  # of a worker: more would only share the interpreter, and take memory
 # Parsed JSON takes up to ten times the memory of its text, and empty lists twenty times: they are counted first.
@@ -79,6 +80,10 @@ def from_base64(text: Any, what: str = "b64") -> bytes:
     try:
         return b"".join(_decoded(text, start))
     except ValueError as err:  # binascii.Error is one
+        if "://" in text[:LONGEST_SCHEME]:
+            raise InvalidRequest(
+                f"{what} must be a picture's bytes, not an address: the service never fetches one"
+            ) from None
         raise InvalidRequest(f"{what} is no valid base64: {_short(err)}") from None
 
 

@@ -132,3 +132,45 @@ def test_no_hostile_picture_is_an_internal_error(service: Client) -> None:
                 assert answer.json()["error"], (case.name, path)
     body, kind = form(("image", "seven.png", PICTURES[7]))
     assert service.post("/classify", body, kind).json()["predictions"][0]["label"] == "7"
+
+
+# Every place of a request's JSON, with every kind of value in it
+
+VALUES = (None, True, False, 0, -1, 0.5, 10**30, "", "x", "\0", [], [[]], [None], {}, {"b64": 5}, {"a": {"a": []}})
+
+
+def _requests(text: str) -> Iterator[tuple[str, dict]]:
+    """A body for each door that takes JSON, with each of its optional keys."""
+    output = {"name": "probabilities", "parameters": {"classification": 2, "binary_data": False}}
+    for tensor in (
+        {"name": "image", "datatype": "BYTES", "shape": [1], "data": [text]},
+        {"name": "image", "datatype": "UINT8", "shape": [1, 28, 28, 1], "parameters": {"binary_data_size": 784}},
+    ):
+        parameters = {"min_probability": 0.5, "binary_data_output": False}
+        content = {"id": "a", "parameters": parameters, "inputs": [tensor], "outputs": [output]}
+        yield f"/v2/models/{MODEL}/infer", content
+    for rows in ({"instances": [{"image": {"b64": text}}]}, {"inputs": {"image": [{"b64": text}]}}):
+        yield f"/v1/models/{MODEL}:predict", {"signature_name": "serving_default", **rows}
+    yield f"/hf/{MODEL}", {"inputs": text, "parameters": {"top_k": 1, "function_to_apply": "softmax"}}
+    for path in ("/invocations", "/predict"):
+        yield path, {"instances": [{"b64": text}, text], "parameters": {"top_k": 1, "min_probability": "card"}}
+
+
+def _variants(content: object) -> Iterator[object]:
+    """`content` with each of its values, itself among them, replaced by each of VALUES."""
+    yield from VALUES
+    if isinstance(content, list | dict):
+        for key in range(len(content)) if isinstance(content, list) else list(content):
+            for value in _variants(content[key]):
+                changed = content.copy()
+                changed[key] = value
+                yield changed
+
+
+def test_no_value_in_any_place_of_the_json_is_an_internal_error(service: Client) -> None:
+    for path, content in _requests(b64(PICTURES[7])):
+        for variant in _variants(content):
+            answer = service.post(path, json.dumps(variant).encode(), JSON)
+            assert answer.status < 500, (path, variant, answer.body[:200])
+            if answer.status != 200:
+                assert answer.json()["error"], (path, variant)

@@ -60,7 +60,7 @@ LISTS = json.dumps(PICTURES[0])
         "[" + ",".join(["1"] * 50_000) + ",,1]",
         "[" + "1" * 100_000 + "]",
         "[" * 100_000 + "]" * 100_000,
-        '{"' + "n" * 5000 + '": 1}',
+        '{"' + "n" * 100_000 + '": 1}',
         "[" + ",".join(["01"] * 50_000) + "]",
     ],
     ids=range(15),
@@ -137,6 +137,9 @@ def test_base64_is_read_in_pieces() -> None:
     ):
         with pytest.raises(InvalidRequest, match="b64"):
             from_base64(bad)
+    for address in ("http://127.0.0.1/a.png", "https://example.com/a.png", "file:///etc/passwd", "s3://a/b"):
+        with pytest.raises(InvalidRequest, match=r"b64.*never fetches"):
+            from_base64(address)
 
 
 def test_other_threads_run_while_a_long_body_is_read() -> None:
