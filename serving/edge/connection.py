@@ -74,6 +74,8 @@ class Connection(asyncio.Protocol):
         for timer in (self._timer, self._idle_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
+        # What is in no cycle needs no garbage collector: the timers and the place lead back here.
+        self._timer = self._idle_timer = self._write_timer = None
         self._state = State.CLOSING
         self._forget_bytes()
         self._abandon()

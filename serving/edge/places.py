@@ -29,6 +29,19 @@ class _Peer:
     waiting: "dict[Place, None]" = field(default_factory=dict)  # the unproductive ones, the longest so first
 
 
+class _Nobody:
+    """Holds a place that was left."""
+
+    def give_up_place(self) -> None:
+        pass
+
+    def refuse_full(self) -> None:
+        pass
+
+
+_NOBODY: Holder = _Nobody()
+
+
 class Place:
     """One connection's."""
 
@@ -54,6 +67,7 @@ class Place:
         """The connection is closed, or about to be; called again it does nothing."""
         self._places.leave(self, self._peer)
         self._waiting, self._peer = {}, None
+        self.holder = _NOBODY  # what is in no cycle needs no garbage collector
 
 
 class Places:

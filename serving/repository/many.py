@@ -109,7 +109,9 @@ class _Request:
         try:
             await self._start()
             await self._finished
-            return self._outcomes
+            # A failure's traceback leads to a frame that holds this object, which must not lead back to the failure.
+            outcomes, self._outcomes = self._outcomes, []
+            return outcomes
         finally:
             for pending in self._pending:
                 pending.cancelled = True
