@@ -24,7 +24,7 @@ test: .venv-dev/ready .venv/ready .venv-bento/ready check  ## lint, types, tests
 	.venv-dev/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-thorough: .venv-dev/ready .venv/ready .venv-bento/ready  ## the tests that `make test` leaves out for their time
-	.venv-dev/bin/python -m pytest -m thorough -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	.venv-dev/bin/python -m pytest -m thorough
 
 test-large: .venv-dev/ready  ## large networks of others, published: minutes and gigabytes each
 	.venv-dev/bin/python -m pytest -m large
