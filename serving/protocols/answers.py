@@ -8,9 +8,20 @@ import numpy as np
 
 from serving.edge.http1 import Request, Response
 from serving.edge.router import failed
+from serving.errors import UnknownModel
 from serving.operations import metrics
 from serving.repository.answers import Answer, Outcome, Ranking
+from serving.repository.models import Repository
 from serving.repository.served import ServedModel
+
+
+def model_of_path(request: Request, repository: Repository) -> ServedModel:
+    """The model that the `name` and the `version`, if any, in a request's path mean. Raises UnknownModel or
+    Unavailable."""
+    version = request.parameters.get("version")
+    if version is not None and not (version.isascii() and version.isdecimal() and len(version) <= 19):
+        raise UnknownModel(f"a version is a whole number, got {version[:40]!a}")
+    return repository.find(request.parameters["name"], None if version is None else int(version))
 
 
 def answer_one(

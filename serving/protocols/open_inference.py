@@ -12,10 +12,10 @@ import numpy as np
 from serving import __version__
 from serving.edge.http1 import JSON, Headers, Request, Response, json_response
 from serving.edge.router import Protocol, Route
-from serving.errors import ClassifyError, InvalidRequest, UnknownModel
+from serving.errors import ClassifyError, InvalidRequest
 from serving.operations import metrics
 from serving.protocols import codings, inference_tensors, open_inference_openapi
-from serving.protocols.answers import answer_one
+from serving.protocols.answers import answer_one, model_of_path
 from serving.protocols.inference_tensors import (
     INPUT,
     PROBABILITIES,
@@ -109,7 +109,7 @@ class OpenInference:
         return json_response({"ready": True})
 
     def model(self, request: Request) -> Response:
-        served = self._find(request)
+        served = model_of_path(request, self._repository())
         versions = self._repository().models[served.artifact.name]
         outputs = {name: _shape(name, served) for name in _outputs(served)}
         return json_response(
@@ -125,13 +125,13 @@ class OpenInference:
         )
 
     def model_ready(self, request: Request) -> Response:
-        served = self._find(request)
+        served = model_of_path(request, self._repository())
         served.check()
         return json_response({"name": served.artifact.name, "ready": True})
 
     def config(self, request: Request) -> Response:
         """Triton's extension: what perf_analyzer asks for."""
-        served = self._find(request)
+        served = model_of_path(request, self._repository())
         outputs = {name: _shape(name, served) for name in _outputs(served)}
         return json_response(
             {
@@ -169,19 +169,13 @@ class OpenInference:
 
     # Inference
 
-    def _find(self, request: Request) -> ServedModel:
-        version = request.parameters.get("version")
-        if version is not None and not (version.isascii() and version.isdecimal() and len(version) <= 19):
-            raise UnknownModel(f"a version is a whole number, got {version[:40]!a}")
-        return self._repository().find(request.parameters["name"], None if version is None else int(version))
-
     def _admit(self, request: Request) -> None:
         """Before the body is read: refuse what the head tells already."""
         codings.refuse_unknown(request)
         length = request.fields.get(HEADER_LENGTH)
         if length is not None and not (length.isdigit() and len(length) <= 19):
             raise InvalidRequest("Inference-Header-Content-Length must be a number of bytes")
-        served = self._find(request)
+        served = model_of_path(request, self._repository())
         served.check()
         request.context = served, None if length is None else int(length)
 

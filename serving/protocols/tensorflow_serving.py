@@ -11,9 +11,10 @@ import numpy as np
 
 from serving.edge.http1 import Request, Response, json_response
 from serving.edge.router import Protocol, Route
-from serving.errors import ClassifyError, InvalidRequest, NotFound, UnknownModel
+from serving.errors import ClassifyError, InvalidRequest, NotFound
 from serving.protocols import codings, tensors
 from serving.protocols import tensorflow_serving_openapi as describe
+from serving.protocols.answers import model_of_path
 from serving.protocols.parsing import from_base64, load_object
 from serving.protocols.tensors import shown
 from serving.repository.answers import Answer
@@ -80,7 +81,7 @@ class TensorflowServing:
         raise NotFound(f"{request.parameters['verb'][:40]!a} is no method of a model here; `predict` is")
 
     def status(self, request: Request) -> Response:
-        served = self._find(request)
+        served = model_of_path(request, self._repository())
         version, versions = request.parameters.get("version"), self._repository().models[served.artifact.name]
         numbers = sorted(versions, reverse=True) if version is None else [served.artifact.version]
         rows = [{"version": str(number), "state": "AVAILABLE", "status": OK} for number in numbers]
@@ -88,7 +89,7 @@ class TensorflowServing:
 
     def metadata(self, request: Request) -> Response:
         """The signature, nested twice as TensorFlow Serving nests it."""
-        served = self._find(request)
+        served = model_of_path(request, self._repository())
         artifact = served.artifact
         outputs = {PROBABILITIES: _tensor(PROBABILITIES, "DT_FLOAT", (-1, len(artifact.labels)))}
         if artifact.golden_unfamiliarity is not None:
@@ -105,15 +106,9 @@ class TensorflowServing:
             }
         )
 
-    def _find(self, request: Request) -> ServedModel:
-        version = request.parameters.get("version")
-        if version is not None and not (version.isascii() and version.isdecimal() and len(version) <= 19):
-            raise UnknownModel(f"a version is a whole number, got {version[:40]!a}")
-        return self._repository().find(request.parameters["name"], None if version is None else int(version))
-
     def _admit(self, request: Request) -> None:
         codings.refuse_unknown(request)
-        request.context = served = self._find(request)
+        request.context = served = model_of_path(request, self._repository())
         served.check()
 
     async def predict(self, request: Request) -> Response:
