@@ -21,6 +21,10 @@ CONVENTIONS = ("plain", "light_on_dark_centred", "centre_crop", "pad")
 MAX_RESIZE_TO = 8192  # pixels
 FLOAT32_LIMIT = 1e-4  # how far a float32 probability may be from the golden one, where the card states nothing else
 MAX_FLOAT32_LIMIT = 1e-2
+# How far a float32 unfamiliarity may be from its reference, as a fraction of that (or of the median, for those close to
+# 0): it is a distance with no scale of its own.
+UNFAMILIARITY_LIMIT = 1e-3
+MAX_UNFAMILIARITY_LIMIT = 1e-2
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's, to resize with
 
 
@@ -57,6 +61,13 @@ class Artifact:
         """Above it a picture is unfamiliar; None where the card names none."""
         found = (self.card.get("unfamiliarity") or {}).get("threshold")
         return None if found is None else float(found)
+
+    @property
+    def unfamiliarity_limit(self) -> float:
+        """How far a float32 unfamiliarity may be from the golden one, as a fraction: more in a deep network, which
+        amplifies rounding."""
+        stated = (self.card.get("unfamiliarity") or {}).get("float32_limit", UNFAMILIARITY_LIMIT)
+        return min(max(float(stated), UNFAMILIARITY_LIMIT), MAX_UNFAMILIARITY_LIMIT)
 
 
 def select(models: Path, versions: str = "") -> list[Path]:

@@ -19,10 +19,7 @@ MARGIN = 1.5  # times the memory that a batch should take: what allocates it tak
 OUTLIERS = 1 / 16  # of the golden images a less exact precision may be off by up to twice its tolerance
 RULE = 4  # the number of golden_check's rule: what was measured under another one is measured again
 MOST_RUNS = 4  # of each batch size, in a check; of a less exact precision as many as all golden images take
-# How far an unfamiliarity may be from its reference, as a fraction of that (or of the median, for those close to 0).
-# It is a distance with no scale of its own, and sums squares: bfloat16 has 8 bits.
-UNFAMILIARITY_LIMITS = {"float32": 1e-3}
-INEXACT_UNFAMILIARITY_LIMIT = 0.1
+INEXACT_UNFAMILIARITY_LIMIT = 0.1  # as a fraction: it sums squares, and bfloat16 has 8 bits
 CLOSE_UNFAMILIARITY = 0.02  # of the threshold, at least
 
 # Maps (N, H, W, C) uint8, and optionally the thresholds (N,) that the best probabilities are judged by, to Outputs.
@@ -54,7 +51,7 @@ def golden_check(
     repeats = -(-max(sizes) // count)
     images = np.concatenate([artifact.golden_images] * repeats)
     reference = np.concatenate([artifact.golden_probabilities] * repeats)
-    strange = _Unfamiliarity(artifact.golden_unfamiliarity, backend.precision, repeats)
+    strange = _Unfamiliarity(artifact, exact, repeats)
     best, ordered = reference.argmax(axis=1), np.sort(reference, axis=1)
     clear = ordered[:, -1] - ordered[:, -2] > 2 * tolerance
     largest_of, lead, flipped = np.zeros(len(images)), 0.0, 0
@@ -107,9 +104,9 @@ class _Room:
 class _Unfamiliarity:
     """How far the second output is from the golden one. Where there is no golden one, it is not compared."""
 
-    def __init__(self, reference: np.ndarray | None, precision: str, repeats: int):
-        self._limit = UNFAMILIARITY_LIMITS.get(precision, INEXACT_UNFAMILIARITY_LIMIT)
-        self._exact = precision in UNFAMILIARITY_LIMITS
+    def __init__(self, artifact: Artifact, exact: bool, repeats: int):
+        reference, self._exact = artifact.golden_unfamiliarity, exact
+        self._limit = artifact.unfamiliarity_limit if exact else INEXACT_UNFAMILIARITY_LIMIT
         self._reference = None if reference is None else np.concatenate([reference] * repeats).astype(np.float64)
         if self._reference is not None:
             size = np.abs(self._reference)

@@ -21,6 +21,7 @@ from tf2onnx.graph import Graph
 
 from training.artifact.errors import ExportError
 from training.artifact.pixels import RANGES, Pixels
+from training.artifact.unfamiliarity import OUTPUT, Distance, with_features
 
 OPSET = 15  # 18 turns GlobalAveragePool into ReduceMean and adds a Transpose
 COPIES = "TF2ONNX_CATCH_ERRORS"  # of tf2onnx 1.17: any value at all is taken for a no
@@ -31,10 +32,12 @@ def serving_function(
     input_shape: tuple[int, ...] | None,
     pixels: Pixels = RANGES["0-1"],
     ending: str = "probabilities",
+    distance: Distance | None = None,
 ) -> tuple[Any, tuple[int, int, int]]:
     """The graph that is served: image (N, H, W, C) uint8 -> {"probabilities": (N, K) float32}, and (H, W, C).
 
-    `pixels` are those that the model expects; `ending` says what its outputs are (`inspection.py`).
+    `pixels` are those that the model expects; `ending` says what its outputs are (`inspection.py`). With a `distance`
+    of the model's features there is a second output, `unfamiliarity` (N,) float32.
     """
     inside = given = tuple(model.input_shape[1:])
     shape = input_shape or {2: (*inside, 1), 3: inside}.get(len(inside))
@@ -55,6 +58,8 @@ def serving_function(
     pixels.check(shape[2])
     scale, offset = (values if len(set(values)) > 1 else values[0] for values in map(np.atleast_1d, pixels.factors()))
 
+    computed = model if distance is None else with_features(model)
+
     @tf.function(input_signature=[tf.TensorSpec((None, *shape), tf.uint8, name="image")])
     def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
         x = image[..., ::-1] if pixels.bgr else image
@@ -62,8 +67,11 @@ def serving_function(
         x = tf.cast(x, tf.float32) + tf.constant(offset) if np.any(offset != 0) else x
         x = tf.cast(x, model.inputs[0].dtype)
         x = tf.reshape(x, (-1, *inside)) if inside != shape else x
-        y = _probabilities(tf.cast(model(x, training=False), tf.float32), ending)
-        return {"probabilities": tf.identity(y, name="probabilities")}
+        answers = computed(x, training=False)
+        outputs, features = (answers, None) if distance is None else answers
+        y = _probabilities(tf.cast(outputs, tf.float32), ending)
+        served = {"probabilities": tf.identity(y, name="probabilities")}
+        return served if distance is None else {**served, OUTPUT: tf.identity(distance(features), name=OUTPUT)}
 
     height, width, channels = shape
     return classify, (height, width, channels)
@@ -94,13 +102,17 @@ def frozen(function: Any) -> Any:
 
 
 def write_onnx(function: Any, path: Path, name: str, labels: Sequence[str]) -> None:
-    """One uint8 input `image` (N, H, W, C), one float32 output `probabilities` (N, K), name and labels as metadata."""
+    """One uint8 input `image` (N, H, W, C), name and labels as metadata, one float32 output `probabilities` (N, K).
+
+    Where the function gives `unfamiliarity` (N,), that is a second one.
+    """
     # tf2onnx would take a captured constant, as Normalization has, for an input: it gets a graph that captures nothing.
     alone = tf.function(frozen(function), input_signature=function.input_signature)
     try:
         proto = converted(alone)
         _rename(proto.graph, proto.graph.input[0], "image")
-        _rename(proto.graph, proto.graph.output[0], "probabilities")
+        for output, called in zip(proto.graph.output, ("probabilities", OUTPUT), strict=False):
+            _rename(proto.graph, output, called)
         proto.graph.name = name
         onnx.helper.set_model_props(proto, {"name": name, "labels": json.dumps(list(labels))})
         onnx.checker.check_model(proto, full_check=True)

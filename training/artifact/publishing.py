@@ -15,12 +15,14 @@ import tensorflow as tf
 
 from training.artifact.card import write_card
 from training.artifact.errors import ExportError
-from training.artifact.exactness import MOST, Predict, agreement, limit_for, spread_of
+from training.artifact.exactness import FACTOR, MOST, Predict, agreement, limit_for, spread_of
 from training.artifact.golden import CLASSES, golden_inputs
 from training.artifact.graph import serving_function, write_onnx, write_saved_model
 from training.artifact.pixels import RANGES, Pixels
-from training.artifact.reading import run_onnx
+from training.artifact.reading import run_outputs
 from training.artifact.triton import write_config
+from training.artifact.unfamiliarity import LIMIT, OUTPUT, Distance, scale_of
+from training.artifact.unfamiliarity import MOST as MOST_UNFAMILIAR
 from training.artifact.versions import check_name, new_version
 from training.data.dataset import batch_for
 
@@ -35,34 +37,47 @@ def export(
     input_shape: tuple[int, ...] | None = None,
     pixels: Pixels = RANGES["0-1"],
     ending: str = "probabilities",
+    distance: Distance | None = None,
 ) -> Path:
     """Publish `model` as the next free version of `output/name` and return that folder.
 
     `card` holds the keys of card.json that only the caller knows; `input_shape` (H, W, C) is needed when the model
-    takes flat vectors; `pixels` and `ending` say what the model takes and gives (`graph.py`). Raises ExportError.
+    takes flat vectors; `pixels` and `ending` say what the model takes and gives (`graph.py`). A `distance` becomes the
+    output `unfamiliarity`, of which `card` holds the threshold; it is left out, with a warning, where rounding decides
+    it. Raises ExportError.
     """
     check_name(name)
     outputs = tuple(model.output_shape[1:])
     classes = (2,) if outputs == (1,) and ending != "probabilities" else outputs
     if classes != (len(labels),) or len(labels) < 2:
         raise ExportError(f"the model gives {outputs} outputs but there are {len(labels)} labels (at least 2)")
-    function, shape = serving_function(model, input_shape, pixels, ending)
+    function, shape = serving_function(model, input_shape, pixels, ending, distance)
 
     def write(folder: Path) -> None:
         try:
-            images, reference, spread = golden_inputs(shape, *_answers(model, function, shape))
+            images, reference, spread = golden_inputs(shape, *_answers(model, function))
             _check_probabilities(reference)
+            golden, said, served = {"probabilities": reference}, card, function
+            if distance is not None:
+                strange, limit = _strange(model, function, images)
+                if limit <= MOST_UNFAMILIAR:
+                    golden[OUTPUT] = strange
+                    said = {**card, OUTPUT: {**card.get(OUTPUT, {}), "float32_limit": limit}}
+                else:
+                    print(f"warning: rounding moves the model's unfamiliarity by {limit:.1%}: it is left out")
+                    served, _ = serving_function(model, input_shape, pixels, ending)
+                    said = {key: value for key, value in card.items() if key != OUTPUT}
             covered = len(np.unique(reference.argmax(axis=1)))
             if covered < min(CLASSES, len(labels)):
                 print(
                     f"warning: the model answers only {covered} of its {len(labels)} classes to {len(images)} drawn "
                     "pictures: it tells few of them apart, so the comparison of its forms proves less"
                 )
-            write_saved_model(model, function, folder)
-            write_onnx(function, folder / "model.onnx", name, labels)
-            exactness = compare(folder, images, reference, spread)
-            np.savez(folder / "golden.npz", image=images, probabilities=reference)
-            write_card(folder, model.count_params(), name, labels, shape, {**card, "exactness": exactness})
+            write_saved_model(model, served, folder)
+            write_onnx(served, folder / "model.onnx", name, labels)
+            exactness = compare(folder, images, golden, spread, said.get(OUTPUT, {}).get("float32_limit", LIMIT))
+            np.savez(folder / "golden.npz", image=images, **golden)
+            write_card(folder, model.count_params(), name, labels, shape, {**said, "exactness": exactness})
             write_config(folder)
         except tf.errors.OpError as err:  # TensorFlow has classes of its own for a full disk
             reason = next(iter(str(err).splitlines()), type(err).__name__)
@@ -71,24 +86,51 @@ def export(
     return new_version(output, name, write)
 
 
-def _answers(model: keras.Model, function: Any, shape: tuple[int, int, int]) -> tuple[Predict, Predict]:
+def _outputs(function: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of the served graph for images (N, H, W, C), a batch at a time."""
+    part = batch_for(images.shape[1:])
+    answers = [function(tf.constant(images[i : i + part])) for i in range(0, len(images), part)]
+    return {name: np.concatenate([np.asarray(answer[name]) for answer in answers]) for name in answers[0]}
+
+
+def _answers(model: keras.Model, function: Any) -> tuple[Predict, Predict]:
     """What the served graph answers to images, and how far rounding moves that."""
-    part = batch_for(shape)
 
     def predict(images: np.ndarray) -> np.ndarray:
-        parts = [tf.constant(images[i : i + part]) for i in range(0, len(images), part)]
-        return np.concatenate([np.asarray(function(part)["probabilities"]) for part in parts])
+        return _outputs(function, images)["probabilities"]
 
+    return predict, lambda images: spread_of(images, predict, model.variables, _coarsest(function))
+
+
+def _coarsest(function: Any) -> str:
+    """The coarsest precision that a graph computes in."""
     operations = function.get_concrete_function().graph.get_operations()
     precisions = {tensor.dtype.name for operation in operations for tensor in operation.outputs}
-    coarsest = next((name for name in ("bfloat16", "float16") if name in precisions), "float32")
-    return predict, lambda images: spread_of(images, predict, model.variables, coarsest)
+    return next((name for name in ("bfloat16", "float16") if name in precisions), "float32")
 
 
-def compare(folder: Path, images: np.ndarray, reference: np.ndarray, spread: np.ndarray) -> dict[str, float]:
-    """The card's `exactness`. Raises ExportError unless SavedModel and ONNX give `reference` (N, K) for `images`.
+def _strange(model: keras.Model, function: Any, images: np.ndarray) -> tuple[np.ndarray, float]:
+    """The unfamiliarity (N,) of golden images, and the limit of its difference, as a fraction: what rounding moves it
+    by, doubled as for probabilities, and at least LIMIT; inf where it is no number."""
+    values = _outputs(function, images)[OUTPUT]
+    if not np.isfinite(values).all():
+        return values, float("inf")
+    scale = scale_of(values)
 
-    They do so within the limit that follows from `spread` (N,), with the same best class wherever it leads by more.
+    def scaled(images: np.ndarray) -> np.ndarray:
+        return (_outputs(function, images)[OUTPUT] / scale)[:, None]
+
+    return values, max(LIMIT, FACTOR * float(spread_of(images, scaled, model.variables, _coarsest(function)).max()))
+
+
+def compare(
+    folder: Path, images: np.ndarray, golden: dict[str, np.ndarray], spread: np.ndarray, unfamiliar: float = LIMIT
+) -> dict[str, float]:
+    """The card's `exactness`. Raises ExportError unless SavedModel and ONNX give `golden` for `images`.
+
+    It holds `probabilities` (N, K) and perhaps `unfamiliarity` (N,). Probabilities agree within the limit that follows
+    from `spread` (N,), with the same best class wherever it leads by more; unfamiliarity within the fraction
+    `unfamiliar`.
     """
     if not spread.max() <= MOST:
         raise ExportError(
@@ -96,23 +138,28 @@ def compare(folder: Path, images: np.ndarray, reference: np.ndarray, spread: np.
             f"by {spread.max():.2g} (at most {MOST}), so no two runtimes would agree. "
             "Train it for longer or with a smaller learning rate; nothing was published"
         )
-    limit = limit_for(spread)
+    limit, reference = limit_for(spread), golden["probabilities"]
     signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    part = batch_for(images.shape[1:])
-    parts = [tf.constant(images[i : i + part]) for i in range(0, len(images), part)]
     answers = {
-        "SavedModel": np.concatenate([signature(image=part)["probabilities"].numpy() for part in parts]),
-        "ONNX": run_onnx(folder, images),
+        "SavedModel": _outputs(lambda part: signature(image=part), images),
+        "ONNX": dict(zip(golden, run_outputs(folder, images, list(golden)), strict=True)),
     }
     largest = 0.0
     for form, answer in answers.items():
-        difference, changed = agreement(answer, reference, limit)
+        difference, changed = agreement(answer["probabilities"], reference, limit)
         if not difference <= limit or changed:
             raise ExportError(
                 f"{form} disagrees with Keras on {len(images)} drawn pictures: largest difference {difference:.2g} "
                 f"(limit {limit:.2g}), {changed} answers changed; nothing was published"
             )
         largest = max(largest, difference)
+        if OUTPUT in golden:
+            off = float(np.max(np.abs(answer[OUTPUT] - golden[OUTPUT]) / scale_of(golden[OUTPUT])))
+            if not off <= unfamiliar:
+                raise ExportError(
+                    f"{form} disagrees with Keras on {len(images)} drawn pictures: unfamiliarity differs by {off:.2g} "
+                    f"of its size (limit {unfamiliar:.2g}); nothing was published"
+                )
     return {"float32_limit": limit, "spread": float(spread.max()), "difference": largest}
 
 

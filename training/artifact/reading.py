@@ -1,7 +1,7 @@
 """Published artifacts, read again: which version is the latest, and what ONNX Runtime answers on the CPU."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,19 @@ def run_onnx(path: Path, images: np.ndarray, progress: Callable[[int], None] = l
 
     `progress` is told after each batch how many images are answered.
     """
+    return run_outputs(path, images, ("probabilities",), progress)[0]
+
+
+def run_outputs(
+    path: Path, images: np.ndarray, names: Sequence[str], progress: Callable[[int], None] = lambda done: None
+) -> list[np.ndarray]:
+    """The outputs of these names, each with a row for each image; otherwise as `run_onnx`."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path / "model.onnx", providers=["CPUExecutionProvider"])
     batch = batch_for(images.shape[1:])
     answers = []
     for i in range(0, len(images), batch):
-        answers += session.run(["probabilities"], {"image": images[i : i + batch]})
+        answers.append(session.run(list(names), {"image": images[i : i + batch]}))
         progress(min(i + batch, len(images)))
-    return np.concatenate(answers)
+    return [np.concatenate(parts) for parts in zip(*answers, strict=True)]

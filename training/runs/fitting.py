@@ -28,6 +28,7 @@ from training.networks.network import macs_of
 from training.recipes.recipe import Recipe
 from training.runs.advice import Earlier
 from training.runs.epochs import Lines, Progress, batches_of, train_epoch
+from training.runs.familiar import familiar
 from training.runs.parts import Part, RunError, splits
 from training.runs.report import write_report
 from training.runs.run import Run
@@ -91,6 +92,7 @@ def _fit(run: Run, train: Part, validation: Part, output: Path) -> Path:
         before, probabilities = probabilities, tempered(probabilities, divisor)
         found["calibration"] = calibration(before, probabilities, data.y_test, divisor)
         found["threshold"] = threshold(tempered(held_out, divisor), validation[1])
+    distance, known = familiar(model, data, train, validation, recipe.seed)
     rate = len(train[0]) * len(run.seconds) / sum(run.seconds)
     train_accuracy = run.history["categorical_accuracy"][run.best_epoch]
     card = card_of_training(recipe, data, probabilities, train_accuracy, len(run.seconds), sum(run.seconds), rate)
@@ -98,9 +100,9 @@ def _fit(run: Run, train: Part, validation: Part, output: Path) -> Path:
         card["warnings"].append(NO_THRESHOLD.format(len(validation[0])))
     if data.twins:
         card["warnings"].append(TWINS.format(data.twins, len(data.x_test)))
-    card |= {"macs": macs_of(model), **found}
+    card |= {"macs": macs_of(model), **found, **known}
     print(_result(card, len(data.x_test)), flush=True)
-    artifact = export(model, recipe.model_name, labels=data.labels, output=output, card=card)
+    artifact = export(model, recipe.model_name, labels=data.labels, output=output, card=card, distance=distance)
     try:
         record = {
             "model": recipe.model_name,
