@@ -16,13 +16,15 @@ from training.artifact.errors import ExportError
 from training.artifact.versions import check_name
 from training.data.dataset import DatasetError
 from training.data.loading import load, name_of, told_of_few
+from training.data.named import NAMED
 from training.data.table import Columns
 from training.networks.keras_applications import check_weights
 from training.networks.network import check_size, plain_name
 from training.networks.table import NETWORKS
 from training.recipes.table import RECIPES, recipe_for
 from training.runs.fitting import InterruptedAfterPublishing, fit
-from training.runs.parts import RunError
+from training.runs.parts import RunError, splits
+from training.runs.suitability import Findings, said_of, suited, without
 
 FOR_PHOTOS = "efficientnet_lite0"  # the network for --data where none is named
 
@@ -66,6 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=_positive, help="default: the recipe's")
     parser.add_argument("--batch-size", type=_positive, help="default: the recipe's")
     parser.add_argument("--learning-rate", type=_rate, metavar="RATE", help="default: the recipe's")
+    parser.add_argument(
+        "--no-flip",
+        action="store_true",
+        help="do not mirror pictures (default: mirror, unless --data shows that classes depend on left and right)",
+    )
     parser.add_argument("--seed", type=_not_negative, help="default: the recipe's")
     parser.add_argument("--output", type=Path, default=Path("models"), help="where artifacts go (default: models)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints, weights, plots (default: runs)")
@@ -106,7 +113,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 columns=Columns(args.file_column, args.label_column, args.group_column),
                 grouped=not args.no_groups,
             )
-            artifact = fit(recipe, told_of_few(data), output=args.output, runs=args.runs, resume=args.resume)
+            if args.no_flip:
+                recipe = without(recipe, "flip")
+            found: Findings = {}
+            if args.data and name not in NAMED:  # of those by name it is known
+                recipe, found = suited(recipe, splits(recipe, data)[0])
+            print(said_of(found), end="\n" if found else "", flush=True)
+            artifact = fit(
+                recipe, told_of_few(data), output=args.output, runs=args.runs, resume=args.resume, found=found
+            )
         except Exception as err:
             if stopped:  # TensorFlow makes an error of its own of what is raised while it traces a function
                 raise stopped[0] from err

@@ -32,6 +32,7 @@ from training.runs.familiar import familiar
 from training.runs.parts import Part, RunError, splits
 from training.runs.report import write_report
 from training.runs.run import Run
+from training.runs.suitability import Findings
 from training.runs.transfer import fit_head, frozen_outputs
 
 SHOWN = 30  # classes whose counts are printed
@@ -45,23 +46,31 @@ NO_THRESHOLD = (
 )
 
 
-def fit(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resume: bool = False) -> Path:
+def fit(
+    recipe: Recipe,
+    data: Dataset,
+    *,
+    output: Path,
+    runs: Path,
+    resume: bool = False,
+    found: Findings | None = None,
+) -> Path:
     """Train `recipe` on `data`, evaluate on the test split, publish; returns the artifact's folder.
 
-    `runs/MODEL/VERSION/` keeps weights, history, plots and the run's record. Raises RunError, also where the loss is no
-    finite number any more, and ExportError.
+    `runs/MODEL/VERSION/` keeps weights, history, plots and the run's record. `found` is what was found of the recipe's
+    augmentations, for the card. Raises RunError, also where the loss is no finite number any more, and ExportError.
     """
     check_name(recipe.model_name)  # now, not after the training
     check_output(output)
     train, validation = splits(recipe, data)
     run = Run.open(runs / recipe.model_name, recipe, data, resume)
     try:
-        return _fit(run, train, validation, output)
+        return _fit(run, train, validation, output, found)
     finally:
         run.discard_untrained()
 
 
-def _fit(run: Run, train: Part, validation: Part, output: Path) -> Path:
+def _fit(run: Run, train: Part, validation: Part, output: Path, found: Findings | None) -> Path:
     recipe, data, model = run.recipe, run.data, run.restore()
     print(_plan(recipe, data, model, train, validation, output, run), flush=True)
     learnt, checked, prepared = _prepared(model, run, train, validation)
@@ -84,23 +93,23 @@ def _fit(run: Run, train: Part, validation: Part, output: Path) -> Path:
     model = run.published_model(model)
 
     probabilities = model.predict(batches_of(data.x_test, data.y_test, len(data.labels)), verbose=0)
-    found: dict[str, Any] = {}
+    measured: dict[str, Any] = {"augmentation": found} if found else {}
     if recipe.calibrated:
         held_out = model.predict(batches_of(*validation, len(data.labels)), verbose=0)
         divisor = temperature(held_out, validation[1])
         put_inside(model, divisor)
         before, probabilities = probabilities, tempered(probabilities, divisor)
-        found["calibration"] = calibration(before, probabilities, data.y_test, divisor)
-        found["threshold"] = threshold(tempered(held_out, divisor), validation[1])
+        measured["calibration"] = calibration(before, probabilities, data.y_test, divisor)
+        measured["threshold"] = threshold(tempered(held_out, divisor), validation[1])
     distance, known = familiar(model, data, train, validation, recipe.seed)
     rate = len(train[0]) * len(run.seconds) / sum(run.seconds)
     train_accuracy = run.history["categorical_accuracy"][run.best_epoch]
     card = card_of_training(recipe, data, probabilities, train_accuracy, len(run.seconds), sum(run.seconds), rate)
-    if recipe.calibrated and not found["threshold"]:
+    if recipe.calibrated and not measured["threshold"]:
         card["warnings"].append(NO_THRESHOLD.format(len(validation[0])))
     if data.twins:
         card["warnings"].append(TWINS.format(data.twins, len(data.x_test)))
-    card |= {"macs": macs_of(model), **found, **known}
+    card |= {"macs": macs_of(model), **measured, **known}
     print(_result(card, len(data.x_test)), flush=True)
     artifact = export(model, recipe.model_name, labels=data.labels, output=output, card=card, distance=distance)
     try:

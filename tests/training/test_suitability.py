@@ -1,0 +1,133 @@
+"""Which augmentations the user's classes bear: arrows are not mirrored, faces are."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from training.fit import main
+from training.recipes.table import recipe_for
+from training.runs.suitability import said_of, suited, without
+
+pytestmark = pytest.mark.usefixtures("keep_sigterm")
+pytest_plugins = ["tests.fixtures.training"]
+
+RECIPE = recipe_for("efficientnet_lite0", "own")
+Drawing = Callable[[np.random.Generator, int], np.ndarray]
+
+
+def canvas(rng: np.random.Generator) -> tuple[Image.Image, ImageDraw.ImageDraw, tuple[int, ...], int]:
+    """A light ground, a pen for it, a dark colour, and a width."""
+    image = Image.new("RGB", (64, 64), tuple(int(v) for v in rng.integers(150, 255, 3)))
+    return image, ImageDraw.Draw(image), tuple(int(v) for v in rng.integers(0, 110, 3)), int(rng.integers(3, 6))
+
+
+def arrow(rng: np.random.Generator, right: int) -> np.ndarray:
+    image, draw, colour, width = canvas(rng)
+    y, left_end, right_end, barb = (int(rng.integers(*reach)) for reach in ((20, 44), (4, 14), (48, 60), (9, 15)))
+    draw.line((left_end, y, right_end, y), fill=colour, width=width)
+    tip, back = (right_end, -barb) if right else (left_end, barb)
+    for side in (-barb, barb):
+        draw.line((tip, y, tip + back, y + side), fill=colour, width=width)
+    return np.asarray(image)
+
+
+def letter(rng: np.random.Generator, d: int) -> np.ndarray:
+    """A b, or a d."""
+    image, draw, colour, width = canvas(rng)
+    x, y = (int(v) for v in rng.integers(12, 28, 2))
+    stem = x + 24 if d else x
+    draw.line((stem, y - 8, stem, y + 28), fill=colour, width=width)
+    draw.ellipse((x, y + 6, x + 24, y + 28), outline=colour, width=width)
+    return np.asarray(image)
+
+
+def face(rng: np.random.Generator, glad: int) -> np.ndarray:
+    image, draw, colour, width = canvas(rng)
+    x, y = (int(v) for v in rng.integers(-4, 5, 2))
+    draw.ellipse((8 + x, 8 + y, 56 + x, 56 + y), outline=colour, width=width)
+    for eye in (22, 38):
+        draw.ellipse((eye + x, 20 + y, eye + 5 + x, 26 + y), fill=colour)
+    draw.arc((20 + x, 28 + y, 44 + x, 48 + y), *((20, 160) if glad else (200, 340)), fill=colour, width=width)
+    return np.asarray(image)
+
+
+def light(rng: np.random.Generator, lighter: int) -> np.ndarray:
+    """Grounds of two shades that lie closer together than the recipe's colours are changed by."""
+    shade = 140 if lighter else 128
+    return np.clip(rng.normal(shade, 3, (64, 64, 3)), 0, 255).astype(np.uint8)
+
+
+def drawn(drawing: Drawing, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng, labels = np.random.default_rng(seed), np.arange(count) % 2
+    return np.stack([drawing(rng, int(label)) for label in labels]), labels
+
+
+@pytest.mark.parametrize("drawing", [arrow, letter])
+def test_classes_that_depend_on_left_and_right_are_not_mirrored(drawing: Drawing) -> None:
+    recipe, found = suited(RECIPE, drawn(drawing, 80))
+    assert "flip" not in recipe.augmentation
+    assert found["flip"]["with_copies"] < found["flip"]["plain"]
+    assert not found["flip"]["used"]
+    assert "your classes depend on left and right (as --no-flip does)" in said_of(found)
+
+
+def test_symmetric_classes_keep_every_augmentation() -> None:
+    recipe, found = suited(RECIPE, drawn(face, 80))
+    assert recipe == RECIPE
+    assert all(result["used"] for result in found.values())
+    assert said_of(found) == "augmentation: flip, crop, colour mix up none of your classes"
+
+
+def test_shades_of_colour_that_are_the_classes_are_not_changed() -> None:
+    recipe, found = suited(RECIPE, drawn(light, 80))
+    assert "colour" not in recipe.augmentation
+    assert "flip" in recipe.augmentation
+    assert "changed colours are left out" in said_of(found)
+
+
+def test_few_pictures_decide_nothing() -> None:
+    recipe, found = suited(RECIPE, drawn(arrow, 4))
+    assert recipe == RECIPE
+    assert "4 pictures are too few to tell" in said_of(found)
+
+
+def test_one_picture_of_a_class_asks_nothing() -> None:
+    images, labels = drawn(arrow, 3)
+    assert suited(RECIPE, (images[:2], labels[:2])) == (RECIPE, {})
+    assert suited(without(without(without(RECIPE, "flip"), "crop"), "colour"), (images, labels))[1] == {}
+
+
+def command(folder: Path, count: int, *options: str) -> dict[str, Any]:
+    """The card that `training.fit` publishes from COUNT arrows in two folders."""
+    images, labels = drawn(arrow, count)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (folder / "arrows" / ("left", "right")[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / "arrows" / ("left", "right")[label] / f"{i}.png")
+    out = ["--output", str(folder / "models"), "--runs", str(folder / "runs"), "--image-size", "64"]
+    assert main(["--data", str(folder / "arrows"), *out, *options]) == 0
+    return json.loads((folder / "models/efficientnet_lite0-arrows/1/card.json").read_text())
+
+
+def test_the_command_says_what_it_leaves_out_and_the_card_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = command(tmp_path, 100, "--epochs", "1")
+    assert "mirrored copies are left out" in capsys.readouterr().out
+    assert card["recipe"]["augmentation"] == ["crop", "colour"]
+    assert card["augmentation"]["flip"]["used"] is False
+
+
+def test_the_user_can_leave_mirrored_copies_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = command(tmp_path, 20, "--epochs", "1", "--no-flip")
+    assert card["recipe"]["augmentation"] == ["crop", "colour"]
+    assert "flip" not in card["augmentation"]
+
+
+@pytest.mark.thorough
+def test_the_default_command_tells_left_from_right(tmp_path: Path) -> None:
+    assert command(tmp_path, 160)["metrics"]["accuracy"] >= 0.95
