@@ -57,7 +57,8 @@ def export(
         try:
             images, reference, spread = golden_inputs(shape, *_answers(model, function))
             _check_probabilities(reference)
-            golden, said, served = {"probabilities": reference}, card, function
+            golden: dict[str, Any] = {"probabilities": reference}
+            said, served = card, function
             if distance is not None:
                 strange, limit = _strange(model, function, images)
                 if limit <= MOST_UNFAMILIAR:

@@ -67,10 +67,12 @@ def fit(features: np.ndarray, targets: np.ndarray) -> Distance:
     from sklearn.covariance import ledoit_wolf  # a model from elsewhere is published without scikit-learn
 
     residuals = features - means[np.searchsorted(classes, targets)]
-    covariance, _ = ledoit_wolf(residuals, assume_centered=True)
-    variances, directions = np.linalg.eigh(covariance)
-    floor = max(_FLAT * variances[-1], 1e-12)
-    projection = directions / np.sqrt(np.maximum(variances, floor))
+    # Shrunk are the correlations: towards one variance for all, narrow features would count for almost nothing.
+    widths = residuals.std(axis=0)
+    widths = np.maximum(widths, max(_FLAT * widths.max(), 1e-12))
+    correlations, _ = ledoit_wolf(residuals / widths, assume_centered=True)
+    variances, directions = np.linalg.eigh(correlations)
+    projection = directions / np.sqrt(np.maximum(variances, _FLAT * variances[-1])) / widths[:, None]
     return Distance(
         "mahalanobis", *(_single(a) for a in (projection, -centre @ projection, (means - centre) @ projection))
     )
