@@ -5,8 +5,7 @@ each convolution and matrix product really ran; then times it beside the CPU pro
 turns; then classifies the test split, if one is given, on both. Exits with 1 if a node ran elsewhere, if the golden
 outputs are not reproduced, or if the accuracy is not the CPU provider's.
 
-`--provider cpu` goes the same way where there is no GPU (and finds a ratio of about 1). CUDA itself was not run where
-this was written, for want of a GPU.
+`--provider cpu` goes the same way where there is no GPU (and finds a ratio of about 1).
 """
 
 import argparse

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from serving.engine.providers import cuda_may_work
+from serving.engine import cuda
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -37,7 +37,7 @@ def layout(workers: int, provider: str) -> tuple[int, int]:
     does on one core a process, has them all. On a GPU a few processes. Fewer by hand (SHORTCUT_WORKERS): their runs
     share the cores that are left.
     """
-    on_gpu = provider in ("auto", "cuda") and cuda_may_work()
+    on_gpu = provider in ("auto", "cuda") and cuda.may_work()
     workers = workers or (min(available(), MAX_GPU_WORKERS) if on_gpu else available())
     return workers, max(1, physical() // workers)
 

@@ -1,7 +1,7 @@
 """A model's graph -> a function that runs it on a backend, or the reason why that cannot be here.
 
 Knows what each provider needs, in which precision and batch sizes it may compute; not which one is best, nor whether it
-is right. The CUDA part follows ONNX Runtime's documentation of that provider.
+is right.
 """
 
 import os
@@ -9,7 +9,6 @@ import os
 # Before ONNX Runtime is imported: its builds from 1.31 on report usage to Microsoft, from Linux too.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-import ctypes
 import functools
 import hashlib
 import platform
@@ -20,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from serving.engine import openvino_cpu
+from serving.engine import cuda, openvino_cpu
 from serving.engine.buckets import FORMED, SIZES, Outputs, Run, in_buckets
 
 # Execution providers of ONNX Runtime, and OpenVINO itself.
-PROVIDERS = {"cuda": "CUDAExecutionProvider", "openvino": "OpenVINO", "cpu": "CPUExecutionProvider"}
+PROVIDERS = {"cuda": cuda.PROVIDER, "openvino": "OpenVINO", "cpu": "CPUExecutionProvider"}
 ort.set_default_logger_severity(3)  # a provider that cannot load is reported once, by us
 
 
@@ -120,7 +119,7 @@ def open_session(onnx: bytes, backend: Backend, threads: int, options: ort.Sessi
     except ProviderError:
         raise
     except Exception as err:  # ONNX Runtime raises a class per status code, and RuntimeError for missing libraries
-        raise ProviderError(one_line(err)) from err
+        raise _refusal(err, backend) from err
 
 
 def as_run(session: ort.InferenceSession, backend: Backend, seconds: Mapping[int, float] | None = None) -> Run:
@@ -130,8 +129,12 @@ def as_run(session: ort.InferenceSession, backend: Backend, seconds: Mapping[int
         return Outputs(*session.run(outputs, {"image": images}))
 
     if backend.graphs:
-        return in_buckets({size: bound_run(session, size, "cuda") for size in backend.buckets}, seconds)
-    return in_buckets(dict.fromkeys(backend.buckets, run), seconds) if backend.buckets else run
+        try:
+            return in_buckets(cuda.recorded(session, outputs, backend.buckets), seconds)
+        except Exception as err:  # what cannot be recorded
+            raise _refusal(err, backend) from err
+    one = cuda.beside_others(run) if backend.provider == "cuda" else run
+    return in_buckets(dict.fromkeys(backend.buckets, one), seconds) if backend.buckets else one
 
 
 def output_names(session: ort.InferenceSession) -> list[str]:
@@ -140,32 +143,8 @@ def output_names(session: ort.InferenceSession) -> list[str]:
     return ["probabilities", *(["unfamiliarity"] if "unfamiliarity" in found else [])]
 
 
-def bound_run(session: ort.InferenceSession, size: int, device: str) -> Run:
-    """A run of one batch size whose input and output stay where they are on the device, as CUDA graphs need it.
-
-    Not run where there is no GPU, but for its way on the device "cpu". Source: ONNX Runtime's page on CUDA graphs.
-    """
-    [image] = session.get_inputs()
-    shapes = {output.name: (size, *output.shape[1:]) for output in session.get_outputs()}
-    given = ort.OrtValue.ortvalue_from_numpy(np.zeros((size, *image.shape[1:]), np.uint8), device, 0)
-    answers = [
-        ort.OrtValue.ortvalue_from_numpy(np.zeros(shapes[name], np.float32), device, 0)
-        for name in output_names(session)
-    ]
-    binding = session.io_binding()
-    binding.bind_ortvalue_input(image.name, given)
-    for name, answer in zip(output_names(session), answers, strict=True):
-        binding.bind_ortvalue_output(name, answer)
-    options = ort.RunOptions()
-    if device == "cuda":
-        options.add_run_config_entry("gpu_graph_id", str(size))  # recorded at the first run, repeated from then on
-
-    def run(images: np.ndarray) -> Outputs:
-        given.update_inplace(np.ascontiguousarray(images))
-        session.run_with_iobinding(binding, options)
-        return Outputs(*(np.array(answer.numpy()) for answer in answers))  # the next run writes there
-
-    return run
+def _refusal(err: Exception, backend: Backend) -> ProviderError:
+    return ProviderError((cuda.what_failed(err) if backend.provider == "cuda" else "") or one_line(err))
 
 
 def one_line(err: Exception) -> str:
@@ -173,46 +152,13 @@ def one_line(err: Exception) -> str:
 
 
 def _cuda_session(onnx: bytes, options: ort.SessionOptions, backend: Backend) -> ort.InferenceSession:
-    """Not run where there is no GPU. Source: ONNX Runtime's "CUDA Execution Provider" page."""
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
+    if not cuda.built_in():
         raise ProviderError(
             "this onnxruntime was built without CUDA (install requirements/serving-gpu.txt)", lasting=True
         )
-    if not cuda_may_work():
+    if not cuda.may_work():
         raise ProviderError("no NVIDIA GPU was found", lasting=True)
-    ort.preload_dlls()
-    # Without this entry a missing library falls back to the CPU while the provider still counts as available.
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    settings = {
-        "cudnn_conv_algo_search": "HEURISTIC",
-        "use_tf32": "1" if backend.precision == "tf32" else "0",
-        "enable_cuda_graph": "1" if backend.graphs else "0",
-    }
-    try:
-        # Its wrapper's own fallback would try the CPU provider and report what came of that.
-        return ort.InferenceSession(onnx, options, providers=[("CUDAExecutionProvider", settings)], enable_fallback=0)
-    except Exception as err:
-        raise ProviderError(_missing_library() or one_line(err)) from err
-
-
-def cuda_may_work() -> bool:
-    """Whether there is a GPU, and an ONNX Runtime for it."""
-    return "CUDAExecutionProvider" in ort.get_available_providers() and any(
-        any(Path("/dev").glob(pattern)) for pattern in _GPUS
-    )
-
-
-_GPUS = ("nvidia[0-9]*", "dxg")  # the latter under WSL 2
-
-
-def _missing_library() -> str:
-    """What the CUDA provider is linked with and cannot be loaded; ONNX Runtime only says that nodes were left over."""
-    try:
-        ctypes.CDLL(str(Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"))
-    except OSError as err:
-        if "cannot open shared object" in str(err):
-            return str(err)
-    return ""
+    return cuda.session(onnx, options, backend.precision == "tf32", backend.graphs)
 
 
 @functools.cache  # asked for every model

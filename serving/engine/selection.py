@@ -121,14 +121,18 @@ def load(
             refused.append(f"{CPU}: {err}")
             if only:
                 raise StartError(_none(artifact, options, refused)) from err
-    try:
-        measurement = measure(artifact, measurements, options, backends)
-    except ProviderError as err:
-        raise StartError(_none(artifact, options, [*refused, str(err)])) from err
-    try:
-        return _open(artifact, measurement.backend, options, _because(measurement, options), measurement)
-    except ProviderError as err:
-        raise StartError(_none(artifact, options, [f"{measurement.backend}: {err}"])) from err
+    while backends:
+        try:
+            measurement = measure(artifact, measurements, options, backends)
+        except ProviderError as err:
+            raise StartError(_none(artifact, options, [*refused, str(err)])) from err
+        try:
+            return _open(artifact, measurement.backend, options, _because(measurement, options), measurement)
+        except ProviderError as err:  # it worked in the child; here is less memory, or other models beside it
+            refused.append(f"{measurement.backend}: {err}")
+            left = [other for other in backends if str(other) != str(measurement.backend)]
+            backends = left if len(left) < len(backends) else []
+    raise StartError(_none(artifact, options, refused))
 
 
 def faster(model: Model, measurements: Measurements, options: Options) -> Model:

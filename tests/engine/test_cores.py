@@ -98,5 +98,5 @@ def test_siblings_share_their_core_when_threads_are_dealt_out(machine: Path) -> 
 def test_on_a_gpu_there_are_few_workers(
     machine: Path, monkeypatch: pytest.MonkeyPatch, provider: str, expected: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(cores, "cuda_may_work", lambda: True)
+    monkeypatch.setattr(cores.cuda, "may_work", lambda: True)
     assert cores.layout(0, provider) == expected
