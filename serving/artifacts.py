@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,24 @@ class Artifact:
     pad_fill: tuple[int, ...] = (0,)
     float32_limit: float = FLOAT32_LIMIT
     golden_unfamiliarity: np.ndarray | None = field(repr=False, default=None)
+    graph_bytes: int = 0  # where `onnx` was left out
+
+    @property
+    def bytes(self) -> int:
+        """Of the graph, which is what a model takes of memory at the least."""
+        return len(self.onnx) or self.graph_bytes
+
+    def without_contents(self) -> "Artifact":
+        """What the card says, without the graph and the golden arrays."""
+        strange = self.golden_unfamiliarity
+        return replace(
+            self,
+            onnx=b"",
+            golden_images=self.golden_images[:0].copy(),
+            golden_probabilities=self.golden_probabilities[:0].copy(),
+            golden_unfamiliarity=None if strange is None else strange[:0].copy(),
+            graph_bytes=self.bytes,
+        )
 
     @functools.cached_property
     def identity(self) -> str:
@@ -154,7 +172,33 @@ def read(path: Path) -> Artifact:
     """Read `path` (models/<name>/<version>), checking every listed file's SHA-256 before anything in it is used."""
     card = _read_card(path / "card.json")
     contents = {name: _verified(path / name, card["files"].get(name)) for name in ("model.onnx", "golden.npz")}
-    images, probabilities, unfamiliarity = _read_golden(path / "golden.npz", contents["golden.npz"], card)
+    return _artifact(path, card, contents["model.onnx"], *_read_golden(path, contents["golden.npz"], card))
+
+
+def describe(path: Path) -> Artifact:
+    """What the card of `path` says, `without_contents`: for a version that was read before, and is read again before it
+    computes. Its other files are not verified."""
+    card = _read_card(path / "card.json")
+    try:
+        size = (path / "model.onnx").stat().st_size
+        with np.load(path / "golden.npz", allow_pickle=False) as archive:  # its list of arrays alone
+            strange = np.empty(0, np.float32) if "unfamiliarity" in archive.files else None
+    except Exception as err:  # as in _read_golden
+        raise StartError(f"{path}: cannot be read ({err})") from err
+    images = np.empty((0, *card["input_shape"]), np.uint8)
+    return replace(
+        _artifact(path, card, b"", images, np.empty((0, len(card["labels"])), np.float32), strange), graph_bytes=size
+    )
+
+
+def _artifact(
+    path: Path,
+    card: dict[str, Any],
+    onnx: bytes,
+    images: np.ndarray,
+    probabilities: np.ndarray,
+    unfamiliarity: np.ndarray | None,
+) -> Artifact:
     return Artifact(
         name=path.parent.name,
         version=int(path.name),
@@ -165,7 +209,7 @@ def read(path: Path) -> Artifact:
         resample=card.get("resample", "bilinear"),
         sha256=card["files"]["model.onnx"]["sha256"],
         card=card,
-        onnx=contents["model.onnx"],
+        onnx=onnx,
         golden_images=images,
         golden_probabilities=probabilities,
         resize_to=card.get("resize_to"),
@@ -275,7 +319,10 @@ def _verified(path: Path, listed: Any) -> bytes:
     return content
 
 
-def _read_golden(path: Path, content: bytes, card: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _read_golden(
+    folder: Path, content: bytes, card: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    path = folder / "golden.npz"
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             images, probabilities = archive["image"], archive["probabilities"]

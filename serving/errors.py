@@ -100,9 +100,14 @@ class Overloaded(ClassifyError):
 
 
 class Unavailable(ClassifyError):
-    """No model can answer."""
+    """No model can answer; `retry_after` is the seconds after which one may, where that is known."""
 
     status, code = 503, "unavailable"
+
+    def __init__(self, message: str, retry_after: int | None = None):
+        super().__init__(message)
+        if retry_after is not None:
+            self.headers = (("retry-after", str(retry_after)),)
 
 
 class DeadlineExceeded(ClassifyError):

@@ -27,5 +27,10 @@ def give_memory_back() -> None:
     """After much was freed, to the system, which the allocator of glibc else does only for what is freed last: 20 to 30
     MB once a model has moved to another backend."""
     gc.collect()
+    trim_memory()
+
+
+def trim_memory() -> None:
+    """The same without a look for garbage: for what was in no cycle."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

@@ -124,12 +124,12 @@ class ImageClassifier(_METHODS):
             shared.stop_service()  # BentoML would start this worker again for ever
             sys.exit(1)
         repository.replace(None)
-        if (needs := memory.needs(folder, WORKERS, os.getppid())) is not None:
+        if (needs := memory.needs(folder, WORKERS, os.getppid(), SETTINGS.resident_bytes)) is not None:
             log.log(logging.WARNING if needs.much else logging.INFO, "%s", needs)
         _Loaded.repository = repository
         turn = None if folder is None else folder / "loading"
         measuring = None if folder is None else folder / "measuring"  # another turn: what is published does not wait
-        watching.take_faster(_repository, bool(SETTINGS.watch), measuring)
+        watching.take_faster(_repository, bool(SETTINGS.watch or SETTINGS.resident_bytes), measuring)
         if SETTINGS.watch:
             watching.start(repository, _switch, turn)
         gc.collect()

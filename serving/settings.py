@@ -111,6 +111,13 @@ class Settings:
     answer_cache_bytes: int = _number(
         0, "bytes of answers that one worker keeps, for pictures that are sent again; 0 keeps none", 0, 2**40
     )
+    resident_bytes: int = _number(
+        0,
+        "bytes of models that one worker holds in memory; others are loaded when somebody asks, and the one used least "
+        "lately goes out; 0 holds all",
+        0,
+        2**40,
+    )
     watch: int = _number(0, "1 takes up new and removed versions in the models folder without a restart", 0, 1)
     drain_seconds: int = _number(5, "seconds that requests are still answered after SIGTERM", 0, 20)
     protocols: str = _text(

@@ -7,6 +7,7 @@ miss its deadline even so is dropped before it costs compute. Knows the model as
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -79,6 +80,7 @@ class Batcher:
     Belongs to the event loop it is used on. `image_seconds` is what an image of a batch costs; a batch of more than
     INLINE_SECONDS is called on `executor`. One batch runs at a time. `failed` turns what a run raised into what its
     images are answered. `stuck` is told if a batch does not end, after how many seconds, and gives what to answer.
+    `wake` is called where an image waits and what computes is not in memory (`sleep`).
     """
 
     def __init__(
@@ -92,8 +94,10 @@ class Batcher:
         deadline_seconds: float = 10.0,
         stuck: Callable[[float], Exception] | None = None,
         failed: Callable[[Exception], Exception] = lambda err: err,
+        wake: Callable[[], None] | None = None,
     ):
         self.reserved = 0  # places of permits, whose images are still being decoded
+        self.used = 0.0  # when the last batch began, by time.perf_counter()
         self.unavailable = ""  # why nothing can be computed now: what waits and what comes is answered so
         self._executor = executor
         self._meter = meter
@@ -106,6 +110,9 @@ class Batcher:
         self._failed = failed
         self._on_thread: list[Job] = []  # the batch that runs there
         self._watch: asyncio.TimerHandle | None = None
+        self._wake = wake
+        self._asleep = False  # what computes is not in memory
+        self._held: asyncio.AbstractEventLoop | None = None  # on which images wait for it
         self.compute_by(run, image_seconds)
 
     def compute_by(self, run: Compute, image_seconds: float) -> None:
@@ -113,10 +120,52 @@ class Batcher:
         self._run = run
         self._inline = int(min(INLINE_SECONDS / max(image_seconds, 1e-9), MAX_BATCH))
         self._service_time.set(image_seconds if image_seconds < float("inf") else 0.0)
+        self._asleep = False
+        self._go_on()
+
+    def sleep(self) -> None:
+        """What computes is not in memory any more, until `compute_by`. The next image calls `wake`, on the event loop;
+        it and those that follow wait for that, and none beyond its deadline. From any thread."""
+        self._asleep = True  # first: `_next` looks at it after it has taken `_run`
+        self._run = _not_in_memory
+
+    def refuse(self, reason: str, seconds: float) -> None:
+        """What computes could not be loaded: answer so for so many seconds, then try again. From any thread, after
+        `wake` was called."""
+        loop = self._held
+        self.unavailable = reason
+        self._go_on()
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(loop.call_later, seconds, self._forgive, reason)
+
+    def _forgive(self, reason: str) -> None:
+        if self.unavailable == reason:
+            self.unavailable = ""
+
+    def _go_on(self) -> None:
+        loop, self._held = self._held, None
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._next, loop)
+
+    def _hold(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Nothing is in memory to compute with: what waits goes on when there is (`_busy` stays), or is told so at its
+        deadline."""
+        self._held = loop
+        if self._watch is None:
+            self._watch = loop.call_later(self._deadline_seconds, self._look, loop)
+        if self._wake is not None:
+            self._wake()
 
     def __len__(self) -> int:
         """How many images wait."""
         return len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no image waits and none is computed."""
+        return not self._busy
 
     @property
     def room(self) -> int:
@@ -140,7 +189,7 @@ class Batcher:
         """Raises Overloaded unless clients that went away have left enough places."""
         if not self._swept:
             self._swept = True
-            self._waiting = deque(job for job in self._waiting if not job.cancelled)
+            self._drop_cancelled()
         waiting = len(self._waiting) + self.reserved
         # A request for more than there will ever be room for has its chance when nothing else waits.
         if waiting + count > max(self._service_time.room, 0 if waiting else count):
@@ -148,6 +197,11 @@ class Batcher:
             raise Overloaded(
                 f"{waiting} images are waiting; the limit is {self._service_time.room}{self._service_time.why}"
             )
+
+    def _drop_cancelled(self) -> int:
+        """How many images are left."""
+        self._waiting = deque(job for job in self._waiting if not job.cancelled)
+        return len(self._waiting)
 
     def submit(
         self,
@@ -176,6 +230,10 @@ class Batcher:
         return job
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        run = self._run
+        if self._asleep and not self.unavailable and self._drop_cancelled():
+            self._hold(loop)
+            return
         batch = self._gather()
         if not batch:
             self._busy = False
@@ -189,9 +247,9 @@ class Batcher:
                 inputs: tuple[np.ndarray, ...] = (batch[0].image[None].copy(),)
             else:
                 inputs = _inputs(batch)
-            if len(batch) > self._inline and self._run_on_thread(inputs, batch, loop):
+            if len(batch) > self._inline and self._run_on_thread(run, inputs, batch, loop):
                 return
-            answers = self._run(*inputs)
+            answers = run(*inputs)
         except Exception as err:  # whatever the runtime raises fails this batch, never the queue
             answers = self._failures(err, batch)
         self._settle(batch, answers, time.perf_counter())
@@ -202,10 +260,12 @@ class Batcher:
         err.__traceback__ = None  # its frames hold the batch, which holds the error: only a collector would free them
         return [err if isinstance(err, ClassifyError) else self._failed(err)] * len(batch)
 
-    def _run_on_thread(self, inputs: tuple[np.ndarray, ...], batch: list[Job], loop: asyncio.AbstractEventLoop) -> bool:
+    def _run_on_thread(
+        self, run: Compute, inputs: tuple[np.ndarray, ...], batch: list[Job], loop: asyncio.AbstractEventLoop
+    ) -> bool:
         """Whether a thread computes the batch now; False where none can be started."""
         try:
-            running = self._executor.submit(self._run, *inputs)
+            running = self._executor.submit(run, *inputs)
         except RuntimeError as err:  # the process has all that it may have
             log.error("no thread for a batch, which is computed on the event loop: %s", err)
             return False
@@ -231,14 +291,18 @@ class Batcher:
             self._next(loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """While a batch runs on the thread: what waits behind it longer than the deadline is told so, and what runs too
-        long is given up."""
+        """While a batch runs on the thread, or what computes is being loaded: what waits for that longer than the
+        deadline is told so, and what runs too long is given up."""
         self._watch = None
-        if not self._on_thread:
+        if not self._on_thread and self._held is None:
             return
         now = time.perf_counter()
         while self._waiting and self._waiting[0].asked < now - self._deadline_seconds:
             self._expire(self._waiting.popleft())
+        if not self._on_thread:
+            left = self._waiting[0].asked + self._deadline_seconds - now if self._waiting else self._deadline_seconds
+            self._watch = loop.call_later(max(left, 0.0), self._look, loop)
+            return
         ran = now - self._on_thread[0].taken
         if self._stuck is not None and ran > max(STUCK_SECONDS, 3 * self._deadline_seconds):
             answer = self._stuck(ran)
@@ -250,9 +314,14 @@ class Batcher:
         self._watch = loop.call_later(self._deadline_seconds / 2, self._look, loop)
 
     def _expire(self, job: Job) -> None:
-        if not job.cancelled:
-            self._meter.expired()
-            _tell(job, DeadlineExceeded(f"not computed within {self._deadline_seconds * 1000:.0f} ms"))
+        if job.cancelled:
+            return
+        self._meter.expired()
+        within = f"within {self._deadline_seconds * 1000:.0f} ms"
+        if self._held is not None:
+            _tell(job, Unavailable(f"the model is not in memory, and was not loaded {within}", retry_after=1))
+        else:
+            _tell(job, DeadlineExceeded(f"not computed {within}"))
 
     def _gather(self) -> list[Job]:
         batch: list[Job] = []
@@ -263,6 +332,7 @@ class Batcher:
         # Whatever it costs, an image that has not waited gets its chance, and the pace is measured again.
         latest = now + min(computing, DEADLINE_SHARE * self._deadline_seconds) - self._deadline_seconds
         self._swept = False
+        self.used = now
         while self._waiting and len(batch) < most:
             job = self._waiting.popleft()
             if job.cancelled:
@@ -292,6 +362,10 @@ class Batcher:
                 job.done(job)
             except Exception:
                 log.exception("an answer could not be given")
+
+
+def _not_in_memory(*arguments: np.ndarray) -> np.ndarray:
+    raise Unavailable("the model is not in memory")
 
 
 def _inputs(batch: list[Job]) -> tuple[np.ndarray, ...]:

@@ -62,6 +62,7 @@ class Needs:
     worker: int  # as measured in the first that has loaded
     parent: int
     limit: int
+    models: str = "all models"  # that each holds
 
     @property
     def together(self) -> int:
@@ -75,16 +76,17 @@ class Needs:
     def __str__(self) -> str:
         who = "1 worker takes" if self.workers == 1 else f"{self.workers} workers take"
         sentence = (
-            f"{who} {megabytes(self.worker)} of memory each with all models, "
+            f"{who} {megabytes(self.worker)} of memory each with {self.models}, "
             f"{megabytes(self.together)} with the parent; there are {megabytes(self.limit)}"
         )
         more = ", too little for pictures, batches and faster providers: see Memory in docs/operations.md"
         return sentence + more * self.much
 
 
-def needs(shared: Path | None, workers: int, parent: int) -> Needs | None:
+def needs(shared: Path | None, workers: int, parent: int, to_come: int = 0) -> Needs | None:
     """In a worker that has loaded its models: what the service takes. None in all but the first that asks, by a file in
-    the `shared` folder, and where it cannot be known. `parent` is its process id."""
+    the `shared` folder, and where it cannot be known. `parent` is its process id. `to_come` is bytes of models that
+    are loaded later."""
     there = limit()
     if shared is None or there is None or not own():
         return None
@@ -92,7 +94,9 @@ def needs(shared: Path | None, workers: int, parent: int) -> Needs | None:
         (shared / _TOLD).touch(exist_ok=False)
     except OSError:  # another has told it
         return None
-    return Needs(workers, own(), _kilobytes(Path(f"/proc/{parent}/status"), "RssAnon"), there)
+    parents = _kilobytes(Path(f"/proc/{parent}/status"), "RssAnon")
+    models = f"as many models as may be in memory, {megabytes(to_come)}" if to_come else Needs.models
+    return Needs(workers, own() + to_come, parents, there, models)
 
 
 class Growth:

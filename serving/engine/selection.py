@@ -17,12 +17,12 @@ import numpy as np
 
 from serving.artifacts import Artifact
 from serving.engine import memory
-from serving.engine.buckets import batch_seconds, images_per_second, with_recomputing, worthwhile
+from serving.engine.buckets import Outputs, batch_seconds, images_per_second, with_recomputing, worthwhile
 from serving.engine.exactness import RULE, CloseCalls, ServedRun, deciding_close_calls, golden_check
 from serving.engine.measurements import Measurement, Measurements
 from serving.engine.probing import Findings, Trial, probe
 from serving.engine.providers import BACKENDS, PROVIDERS, Backend, ProviderError, machine, open_run
-from serving.errors import StartError
+from serving.errors import StartError, Unavailable
 
 LESS_EXACT = 1.25  # times as fast must a backend be that is less exact than float32
 log = logging.getLogger("shortcut")
@@ -71,6 +71,7 @@ class Model:
     image_seconds: float  # of one image in a large batch, warm
     recomputed_share: float = 0.0  # of the golden images, that are computed again in float32
     measuring: bool = False  # whether `faster` may find a better backend
+    bytes: int = 0  # of memory, that loading the backend takes at its peak; 0 where nobody has measured it
 
     def rows(self, images: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
         """(N, H, W, C) uint8 -> (N, K) float32 probabilities, or (N, K + 1) where the last is the unfamiliarity.
@@ -239,6 +240,23 @@ def measurement_of(model: Model) -> Measurement:
     )
 
 
+def absent(model: Model) -> Model:
+    """What is known of a model, without what takes memory."""
+    return replace(model, artifact=model.artifact.without_contents(), run=_not_in_memory, measuring=False)
+
+
+def described(artifact: Artifact, known: Measurement) -> Model:
+    """A model that is not loaded, as it will be: by what another process has found of it."""
+    reason = "not in memory: loaded when somebody asks"
+    return Model(
+        artifact, _not_in_memory, known.backend, reason, known.deviation, 0.0, known.image_seconds, measuring=False
+    )
+
+
+def _not_in_memory(*arguments: object) -> Outputs:
+    raise Unavailable("the model is not in memory")
+
+
 def measurement_key(artifact: Artifact, backends: Sequence[Backend], options: Options) -> str:
     """What a measurement holds for."""
     tried = ", ".join(map(str, backends))
@@ -289,7 +307,8 @@ def _open(
     seconds = found.image_seconds if found else _timed(run, artifact.golden_images, options.threads)
     share = measurement.recomputed_share if measurement else 0.0
     took = time.perf_counter() - started
-    return Model(artifact, run, backend, reason, deviation, took, seconds, share, measuring)
+    size = measurement.bytes if measurement else 0
+    return Model(artifact, run, backend, reason, deviation, took, seconds, share, measuring, size)
 
 
 def _timed(run: ServedRun, images: np.ndarray, threads: int) -> float:

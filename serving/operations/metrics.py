@@ -131,6 +131,13 @@ _MEASURING = Gauge(
     multiprocess_mode="livesum",
 )
 
+_RESIDENT = Gauge(
+    "shortcut_model_resident", "Workers that hold this version in memory", _MODEL, multiprocess_mode="livesum"
+)
+_LOADS = Counter("shortcut_model_loads", "Times that this version was loaded because somebody asked", _MODEL)
+_LOAD_SECONDS = Counter("shortcut_model_load_seconds", "Seconds that those loads took", _MODEL)
+_RESIDENT_BYTES = Gauge("shortcut_resident_bytes", "Bytes that models take in memory", multiprocess_mode="livesum")
+
 
 # What a model sees, beside what it saw in validation: whether the stream has drifted away from what it was trained for.
 MOST_LABELS = 100  # of a version have a series of their own; the rest is counted as OTHER
@@ -227,6 +234,7 @@ class Meter:
         self._answers: _Answers | None = None  # from when it is served
         self._reference = reference
         self._workers: Gauge | None = None  # while it is served
+        self._bounded = False  # it is not always in memory
         self._measuring = _MEASURING.labels(*self._labels)
 
     def computed(self, images: int, seconds: float) -> None:
@@ -285,6 +293,14 @@ class Meter:
         if _serving.get(self._labels) is self:
             self._measuring.set(measuring)
 
+    def resident(self, there: bool, load_seconds: float = 0.0) -> None:
+        """It has come into memory, after a load of so many seconds, or has left it. On any thread."""
+        self._bounded = True
+        _RESIDENT.labels(*self._labels).set(there)
+        if load_seconds:
+            _LOADS.labels(*self._labels).inc()
+            _LOAD_SECONDS.labels(*self._labels).inc(load_seconds)
+
     def retired(self) -> None:
         """It is not served any more."""
         if self._workers is None:
@@ -295,7 +311,7 @@ class Meter:
         if _serving.get(self._labels) is not self:
             return  # a version that was changed where it lies: its gauges are those of what has taken its place
         del _serving[self._labels]
-        for gauge in (_WAITING, _ROOM, _MEASURING):
+        for gauge in (_WAITING, _ROOM, _MEASURING, *([_RESIDENT] if self._bounded else [])):
             gauge.labels(*self._labels).set(0)
 
 
@@ -324,6 +340,11 @@ def cached(result: str) -> None:
 @functools.cache
 def _of_cache(result: str) -> Tally:
     return Tally(_CACHED.labels(result))
+
+
+def resident(size: int) -> None:
+    """So many bytes of models are in memory. On any thread."""
+    _RESIDENT_BYTES.set(size)
 
 
 _protocols: dict[str, str] = {}  # of each route

@@ -342,6 +342,7 @@ def describe(served: ServedModel) -> dict[str, Any]:
         "precision": model.backend.precision,
         "provider_reason": model.reason,
         "measuring": model.measuring,
+        "resident": served.resident,
         "images_per_second": round(1 / model.image_seconds, 1),
         "recomputed_share": round(model.recomputed_share, 4),
         "largest_deviation": model.deviation,

@@ -156,7 +156,12 @@ class OpenInference:
         asked = await codings.parsed(request, 64 * 1024, lambda body: load_object(body) if body.strip() else {})
         repository = self._repository()
         rows = [
-            {"name": name, "version": str(version), "state": "READY", "reason": ""}
+            {
+                "name": name,
+                "version": str(version),
+                "state": "READY",
+                "reason": "" if versions[version].resident else "not in memory: loaded when somebody asks",
+            }
             for name, versions in repository.models.items()
             for version in sorted(versions)
         ]

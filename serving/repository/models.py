@@ -16,8 +16,10 @@ from typing import NamedTuple
 from serving import artifacts
 from serving.engine import cores, memory, selection
 from serving.engine.measurements import Measurement, Measurements
+from serving.engine.providers import Backend
 from serving.errors import StartError, Unavailable, UnknownModel
 from serving.repository.cache import AnswerCache
+from serving.repository.residency import Residency
 from serving.repository.runner import Lost, stay
 from serving.repository.served import ServedModel
 from serving.settings import Settings
@@ -143,6 +145,7 @@ class Repository:
         self.refused: dict[Path, Refusal] = {}  # versions that cannot be served
         self._settings, self._threads, self._measurements, self._lost = settings, threads, measurements, lost
         self._cache: AnswerCache | None = _cache(settings) if before is None else before._cache
+        self._residency: Residency | None = _residency(settings) if before is None else before._residency
         self._contents = contents or {}
         self.models: dict[str, dict[int, ServedModel]] = {}  # by name and version
         # A worker that replaces another, in a service that does not watch its folder, serves what that has served.
@@ -205,16 +208,27 @@ class Repository:
             return None
 
     def _load(self, path: Path) -> ServedModel:
-        artifact = artifacts.read(path)
-        started = self._contents.get(str(path))
+        started, residency = self._contents.get(str(path)), self._residency
+        checked = None if started is None else started.checked
+        later = residency is not None and checked is not None  # all that is to be known of it is known
+        artifact = artifacts.describe(path) if later else artifacts.read(path)
         if started is not None and started.identity != artifact.identity:
             raise StartError(f"{path}: was changed since the service started; publish it as a new version, or restart")
         # Not methods of this object, which would then stay in memory for as long as the model.
         wanted = options(self._settings, self._threads)
-        load = functools.partial(selection.load, artifact, self._measurements, wanted)
         faster = functools.partial(selection.faster, measurements=self._measurements, options=wanted)
-        first = load() if started is None else load(checked=started.checked)
-        return ServedModel(first, self._settings, load, faster, self._lost, self._cache)
+        if residency is None:
+            load = functools.partial(selection.load, artifact, self._measurements, wanted)
+            return ServedModel(load(checked=checked), self._settings, load, faster, self._lost, self._cache)
+        again = functools.partial(_load_again, path, artifact.identity, self._measurements, wanted, checked)
+        if checked is not None:
+            model = selection.described(artifact, checked)
+            return ServedModel(model, self._settings, again, faster, self._lost, self._cache, residency, resident=False)
+        with residency.loading(artifact.bytes, artifact.bytes) as taken:
+            model = selection.load(artifact, self._measurements, wanted)
+        served = ServedModel(model, self._settings, again, faster, self._lost, self._cache, residency)
+        residency.add(served.runner, taken.bytes)
+        return served
 
     def _earlier(self, name: str) -> dict[int, ServedModel]:
         """The newest version of a model that is not refused and can be served."""
@@ -258,6 +272,25 @@ class Repository:
 
 def _cache(settings: Settings) -> AnswerCache | None:
     return AnswerCache(settings.answer_cache_bytes) if settings.answer_cache_bytes else None
+
+
+def _residency(settings: Settings) -> Residency | None:
+    return Residency(settings.resident_bytes) if settings.resident_bytes else None
+
+
+def _load_again(
+    path: Path,
+    identity: str,
+    measurements: Measurements,
+    wanted: selection.Options,
+    checked: Measurement | None,
+    without: Backend | None = None,
+) -> selection.Model:
+    """A version that was looked at before, verified again. Raises StartError where it is no longer the same."""
+    artifact = artifacts.read(path)
+    if artifact.identity != identity:
+        raise StartError(f"{path}: was changed since the service began to serve it; publish it as a new version")
+    return selection.load(artifact, measurements, wanted, without, checked)
 
 
 def _stamp(path: Path) -> Stamp:

@@ -1,4 +1,4 @@
-"""The backend that computes one version now: replaced when it fails, or when a faster one is found.
+"""The backend that computes one version now: replaced when it fails, or when a faster one is found; or out of memory.
 
 Tells the version's queue by what to compute. Whether the process must end, where nothing can compute any more, is not
 decided here.
@@ -6,19 +6,22 @@ decided here.
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from serving.engine.batching import Batcher
 from serving.engine.providers import Backend, one_line
-from serving.engine.selection import Model
+from serving.engine.selection import Model, absent
 from serving.errors import Unavailable
 from serving.operations.metrics import Meter
+from serving.repository.residency import Residency
 
 log = logging.getLogger("shortcut")
 
 Load = Callable[[Backend | None], Model]  # finds another model; the backend is the one that has failed
 Faster = Callable[[Model], Model]  # the same on a faster backend, if there is one
+RETRY_SECONDS = 2.0  # after which a model that could not be loaded is tried again
 Lost = Callable[[bool], None]  # nothing computes any more; True where a batch hangs on a thread
 
 
@@ -27,14 +30,30 @@ def stay(hangs: bool) -> None:
 
 
 class Runner:
-    """Computes by `model`, and moves to another. Its methods may be called on any thread, but `failed` and `stuck`."""
+    """Computes by `model`, and moves to another. Its methods may be called on any thread, but `failed`, `stuck` and
+    `wanted`.
 
-    def __init__(self, model: Model, meter: Meter, load: Load, faster: Faster, lost: Lost = stay):
+    `residency` says when the model leaves memory; without one it stays. `resident` is whether it is there.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        meter: Meter,
+        load: Load,
+        faster: Faster,
+        lost: Lost = stay,
+        residency: Residency | None = None,
+        resident: bool = True,
+    ):
         self.model = model
         self.computes = True
+        self.resident = resident
         self.batcher: Batcher | None = None  # is told by what to compute
         self._meter = meter
         self._load, self._faster, self._lost = load, faster, lost
+        self._residency = residency
+        self._loaded = time.perf_counter()  # when it came into memory
         self._moving = threading.Lock()  # held to replace `model`
 
     def failed(self, err: Exception) -> Exception:
@@ -70,6 +89,7 @@ class Runner:
             return
         # Nor is a faster one looked for: that would be the one that has failed.
         self._move(replace(found, measuring=False, reason=f"{failed.backend} failed ({why}); {found.reason}"))
+        self._count(found)
         log.warning("%s", self.model)
 
     def _move(self, model: Model, before: Model | None = None) -> bool:
@@ -90,4 +110,58 @@ class Runner:
         before = self.model
         found = self._faster(before)
         if self._move(found, before) and found.backend != before.backend:
+            self._count(found)
             log.info("%s: %s from now on, %s images/s", found.name, found.backend, f"{1 / found.image_seconds:,.0f}")
+
+    def _count(self, model: Model) -> None:
+        """It computes on another backend, which may take more memory."""
+        if self._residency is not None and model.bytes:
+            self._residency.add(self, model.bytes)
+
+    # In memory or not: what `residency` asks
+
+    def wanted(self) -> None:
+        """On the event loop: an image waits for it."""
+        if self._residency is not None:
+            self._residency.want(self, self.model.artifact.bytes)
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def used(self) -> float:
+        return max(self._loaded, 0.0 if self.batcher is None else self.batcher.used)
+
+    @property
+    def may_go(self) -> bool:
+        return self.computes and (self.batcher is None or self.batcher.idle or self.batcher.used > self._loaded)
+
+    def fetch(self) -> bool:
+        began = time.perf_counter()
+        try:
+            found = self._load(None)
+        except Exception as err:  # StartError, or what nobody thought of
+            reason = f"{self.model.name} cannot be loaded: {one_line(err)}"
+            log.error("%s", reason)
+            with self._moving:
+                self.model = replace(self.model, reason=reason)
+                if self.batcher is not None:
+                    # Not what the reason is, which names files: GET /models says it.
+                    self.batcher.refuse(f"{self.model.name} cannot be loaded at the moment", RETRY_SECONDS)
+            return False
+        self._loaded = time.perf_counter()
+        self.resident = True
+        self._meter.resident(True, self._loaded - began)
+        self._move(found)  # and who waits goes on
+        return True
+
+    def let_go(self) -> bool:
+        with self._moving:
+            if not self.computes or self.batcher is None:
+                return False
+            self.resident = False
+            self.model = absent(self.model)
+            self.batcher.sleep()
+        self._meter.resident(False)
+        return True

@@ -25,6 +25,7 @@ from serving.operations.metrics import Meter
 from serving.repository.answers import Answer, Outcome, Ranking, answer, rank, threshold_of
 from serving.repository.cache import AnswerCache, Cancellable, key_of
 from serving.repository.decoding import Decoder, OnThread
+from serving.repository.residency import Residency
 from serving.repository.runner import Faster, Load, Lost, Runner, stay
 from serving.settings import Settings
 
@@ -35,7 +36,8 @@ class ServedModel:
     """One version, ready.
 
     If its execution provider fails, what was computed is answered 503 and `load` finds another (or the same again); if
-    there is none, or if it hangs, `lost` is called. `faster` finds a faster one.
+    there is none, or if it hangs, `lost` is called. `faster` finds a faster one. Where `residency` bounds what is in
+    memory, `load` also brings it back; `resident` is whether it is there at first.
     """
 
     def __init__(
@@ -46,9 +48,12 @@ class ServedModel:
         faster: Faster = lambda model: model,
         lost: Lost = stay,
         cache: AnswerCache | None = None,
+        residency: Residency | None = None,
+        resident: bool = True,
     ):
-        self.artifact = model.artifact
+        self.artifact = model.artifact if residency is None else model.artifact.without_contents()
         self._cache = cache
+        self._bounded = residency is not None
         self._identity = f"{self.artifact.name}/{self.artifact.version} {self.artifact.identity}"
         self._meter = Meter(
             self.artifact.name,
@@ -57,7 +62,7 @@ class ServedModel:
             self.artifact.card.get("reference"),
             self.artifact.unfamiliarity_threshold,
         )
-        self.runner = Runner(model, self._meter, load, faster, lost)
+        self.runner = Runner(model, self._meter, load, faster, lost, residency, resident)
         self.batcher = self.runner.batcher = Batcher(
             model.rows,
             ThreadPoolExecutor(1, thread_name_prefix=model.name),
@@ -67,7 +72,10 @@ class ServedModel:
             deadline_seconds=settings.deadline_ms / 1000,
             stuck=_weakly(self.runner.stuck),
             failed=_weakly(self.runner.failed),
+            wake=_weakly(self.runner.wanted),
         )
+        if not resident:
+            self.batcher.sleep()
         self.decoder = Decoder(self.artifact, self._meter, settings.max_pixels, settings.queue, settings.deadline_ms)
         # Places for pictures, before the cost of decoding them: `check` only looks, `admit` reserves them. Both raise
         # Overloaded or Unavailable.
@@ -83,10 +91,17 @@ class ServedModel:
     def computes(self) -> bool:
         return self.runner.computes
 
+    @property
+    def resident(self) -> bool:
+        """Whether it is in memory, or will be loaded when somebody asks."""
+        return self.runner.resident
+
     def start(self) -> None:
         """It is served from now on."""
         model = self.model
         self._meter.loaded(model.provider, model.backend.precision, self.batcher, model.measuring)
+        if self._bounded:
+            self._meter.resident(self.resident)
 
     def retire(self) -> None:
         """It is not served any more."""
