@@ -7,7 +7,7 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,9 @@ class Artifact:
         return min(max(float(stated), UNFAMILIARITY_LIMIT), MAX_UNFAMILIARITY_LIMIT)
 
 
-def select(models: Path, versions: str = "") -> list[Path]:
-    """The folders to load: the latest version of each model, or what `versions` says ("all", "model:1,3 other:2").
+def select(models: Path, versions: str = "", apart: Mapping[str, int] | None = None) -> list[Path]:
+    """The folders to load: the latest version of each model, or what `versions` says ("all", "model:1,3 other:2");
+    without the version of a model that `apart` names, which must be there beside another.
 
     What is no model's folder or no version's is passed over; `misnamed` tells of what was probably meant as one.
     """
@@ -102,9 +103,16 @@ def select(models: Path, versions: str = "") -> list[Path]:
     if not found:
         hint = "; ".join(misnamed(models)) or "expected <model>/<version>/model.onnx"
         raise StartError(f"{models}: holds no model ({hint})")
+    wanted = {} if versions == "all" else _wanted(versions)
+    for name, number in (apart or {}).items():
+        if number not in found.get(name, {}) or len(found[name]) < 2:
+            there = ", ".join(f"{m}:{','.join(map(str, found[m]))}" for m in found)
+            raise StartError(f"SHORTCUT_SHADOW asks for {name}:{number} beside another version; {models} holds {there}")
+        if number in wanted.get(name, []):
+            raise StartError(f"SHORTCUT_SHADOW and SHORTCUT_VERSIONS both name {name}:{number}: a shadow is not served")
+        del found[name][number]
     if versions == "all":
         return [path for numbers in found.values() for path in numbers.values()]
-    wanted = _wanted(versions)
     for name, asked in wanted.items():
         for number in asked:
             if number not in found.get(name, {}):

@@ -65,6 +65,11 @@ class Settings:
         "the model that answers when a request names none; left out, also the only one that there is",
     )
     versions: str = _text("", "versions to load: empty for the latest of each model, `all`, or `model:1,3 other:2`")
+    shadow: str = _text(
+        "",
+        "a version that is asked what its model was asked, for comparison, and not served: `model:2`, or `model:2@0.1` "
+        "for a tenth of the pictures",
+    )
     provider: str = _choice(
         "auto", "what computes: CUDA or the CPU by ONNX Runtime, or OpenVINO", "auto", "cuda", "openvino", "cpu"
     )

@@ -80,7 +80,8 @@ class Batcher:
     Belongs to the event loop it is used on. `image_seconds` is what an image of a batch costs; a batch of more than
     INLINE_SECONDS is called on `executor`. One batch runs at a time. `failed` turns what a run raised into what its
     images are answered. `stuck` is told if a batch does not end, after how many seconds, and gives what to answer.
-    `wake` is called where an image waits and what computes is not in memory (`sleep`).
+    `wake` is called where an image waits and what computes is not in memory (`sleep`). Without `inline` every batch is
+    called on `executor`.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Batcher:
         stuck: Callable[[float], Exception] | None = None,
         failed: Callable[[Exception], Exception] = lambda err: err,
         wake: Callable[[], None] | None = None,
+        inline: bool = True,
     ):
         self.reserved = 0  # places of permits, whose images are still being decoded
         self.used = 0.0  # when the last batch began, by time.perf_counter()
@@ -111,6 +113,7 @@ class Batcher:
         self._on_thread: list[Job] = []  # the batch that runs there
         self._watch: asyncio.TimerHandle | None = None
         self._wake = wake
+        self._may_inline = inline
         self._asleep = False  # what computes is not in memory
         self._held: asyncio.AbstractEventLoop | None = None  # on which images wait for it
         self.compute_by(run, image_seconds)
@@ -118,7 +121,7 @@ class Batcher:
     def compute_by(self, run: Compute, image_seconds: float) -> None:
         """What computes from the next batch on, and what an image costs then. From any thread."""
         self._run = run
-        self._inline = int(min(INLINE_SECONDS / max(image_seconds, 1e-9), MAX_BATCH))
+        self._inline = int(min(INLINE_SECONDS / max(image_seconds, 1e-9), MAX_BATCH)) if self._may_inline else 0
         self._service_time.set(image_seconds if image_seconds < float("inf") else 0.0)
         self._asleep = False
         self._go_on()

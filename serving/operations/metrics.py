@@ -211,7 +211,8 @@ class Meter:
     """One served version's figures: what its batcher and decoder report, and what it answers.
 
     `labels` are its classes, in order; `reference` is the card's of that name: what the model answered in validation.
-    An unfamiliarity is counted in multiples of `unfamiliar_from`, the card's threshold, and not where there is none.
+    An unfamiliarity is counted in multiples of `unfamiliar_from`, the card's threshold, and not where there is none. A
+    version that is not always in memory (`bounded`) has most of its series once it was asked.
     """
 
     def __init__(
@@ -221,10 +222,13 @@ class Meter:
         labels: Sequence[str] = (),
         reference: Any = None,
         unfamiliar_from: float | None = None,
+        bounded: bool = False,
     ):
         self._labels = (model, str(version))
+        self._bounded = bounded
         histograms = (_DECODE, _QUEUE, _COMPUTE, _BATCH)
-        decode, queue, compute, batch = (Observations(kind.labels(*self._labels)).keep for kind in histograms)
+        children = (functools.partial(kind.labels, *self._labels) for kind in histograms)
+        decode, queue, compute, batch = (Observations(child if bounded else child()).keep for child in children)
         self.decoded, self.waited, self._compute, self._batch = decode, queue, compute, batch
         self.rejected, self.expired = (Tally(kind.labels(*self._labels)).count for kind in (_REJECTED, _EXPIRED))
         # Not by a tally, which belongs to the event loop: a batch may fail anywhere, and it is rare.
@@ -234,7 +238,6 @@ class Meter:
         self._answers: _Answers | None = None  # from when it is served
         self._reference = reference
         self._workers: Gauge | None = None  # while it is served
-        self._bounded = False  # it is not always in memory
         self._measuring = _MEASURING.labels(*self._labels)
 
     def computed(self, images: int, seconds: float) -> None:
@@ -271,7 +274,8 @@ class Meter:
         self._workers = _LOADED.labels(*self._labels, provider, precision)
         self._workers.inc()
         _serving[self._labels] = self
-        self._expect()
+        if not self._bounded:
+            self._expect()
         self._measuring.set(measuring)
         waiting, room = (gauge.labels(*self._labels) for gauge in (_WAITING, _ROOM))
 
@@ -295,7 +299,8 @@ class Meter:
 
     def resident(self, there: bool, load_seconds: float = 0.0) -> None:
         """It has come into memory, after a load of so many seconds, or has left it. On any thread."""
-        self._bounded = True
+        if there and self._answers is None:
+            self._expect()
         _RESIDENT.labels(*self._labels).set(there)
         if load_seconds:
             _LOADS.labels(*self._labels).inc()

@@ -77,13 +77,15 @@ class Kept(Generic[T]):
 
 
 class Observations(Kept[float]):
-    """A histogram's child's."""
+    """A histogram's child's, or of one that `child` makes when there is something to tell."""
 
-    def __init__(self, child: Histogram):
+    def __init__(self, child: Histogram | Callable[[], Histogram]):
         super().__init__()
         self._child = child
 
     def hand_over(self, values: list[float]) -> None:
+        if not isinstance(self._child, Histogram):
+            self._child = self._child()
         tally = Tally(self._child)
         for value in values:
             tally.add(value)

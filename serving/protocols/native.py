@@ -296,6 +296,7 @@ class Native:
                     {"name": path.parent.name, "version": int(path.name), "error": refusal.reason}
                     for path, refusal in repository.refused.items()
                 ],
+                **_shadows(repository),
             }
         )
 
@@ -328,6 +329,14 @@ def _plain(text: str) -> str | None:
 def _versions(repository: Repository, name: str) -> list[dict[str, Any]]:
     versions = repository.models[name]
     return [describe(versions[version]) for version in sorted(versions)]
+
+
+def _shadows(repository: Repository) -> dict[str, Any]:
+    """What is asked beside what answers, if anything."""
+    rows = [
+        {"name": name, "share": repository.shares[name], **describe(one)} for name, one in repository.shadows.items()
+    ]
+    return {"shadows": rows} if rows else {}
 
 
 def describe(served: ServedModel) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from serving.engine.admission import Permit
 from serving.errors import ClassifyError, InvalidRequest
 from serving.repository.answers import Answer, Outcome
 from serving.repository.cache import Cancellable
-from serving.repository.served import ServedModel
+from serving.repository.served import Done, ServedModel
 
 TURN_SECONDS = 0.005  # of the event loop that the pictures of a request may take before others have their turn
 MAX_LARGE = 2  # pictures of one request that may be with the decoders
@@ -35,6 +35,7 @@ async def predict_many(
     permit: Permit | None = None,
     min_probability: float | str | None = None,
     asked: float | None = None,
+    real: bool = True,
 ) -> list[Answer]: ...
 @overload
 async def predict_many(
@@ -45,6 +46,7 @@ async def predict_many(
     permit: Permit | None = None,
     min_probability: float | str | None = None,
     asked: float | None = None,
+    real: bool = True,
 ) -> list[Answer | ClassifyError]: ...
 async def predict_many(
     served: ServedModel,
@@ -54,6 +56,7 @@ async def predict_many(
     permit: Permit | None = None,
     min_probability: float | str | None = None,
     asked: float | None = None,
+    real: bool = True,
 ) -> Any:
     """`pictures` are files, or an array (N, H, W, C) uint8 of the model's own H, W and C. An answer for each, in order.
 
@@ -64,16 +67,16 @@ async def predict_many(
 
     `permit` has a place for each, and is released by whoever made it; without one, places are reserved here.
     `min_probability` is as for `ServedModel.predict`. `asked` is when an array's deadline began, by
-    time.perf_counter(); by default now.
+    time.perf_counter(); by default now. Arrays that are not `real` are nobody's pictures: no shadow is asked.
     """
     if isinstance(pictures, np.ndarray):
         check_array(pictures, served.artifact)
     if len(pictures) == 0:
         return []
     if permit is not None:
-        return await _Request(served, pictures, partial, permit, min_probability, asked).outcomes()
+        return await _Request(served, pictures, partial, permit, min_probability, asked, real).outcomes()
     with served.admit(len(pictures)) as own:
-        return await _Request(served, pictures, partial, own, min_probability, asked).outcomes()
+        return await _Request(served, pictures, partial, own, min_probability, asked, real).outcomes()
 
 
 def check_array(images: np.ndarray, artifact: Artifact) -> None:
@@ -94,7 +97,9 @@ class _Request:
         permit: Permit,
         min_probability: float | str | None,
         asked: float | None,
+        real: bool,
     ):
+        self._real = real
         self._min_probability = min_probability
         self._served, self._pictures, self._partial, self._permit = served, pictures, partial, permit
         self._asked = time.perf_counter() if asked is None else asked
@@ -135,9 +140,11 @@ class _Request:
                 await self._progress.wait()
 
     def _start_one(self, index: int, picture: bytes | np.ndarray) -> None:
-        done = functools.partial(self._done, index)
+        done: Done = functools.partial(self._done, index)
         try:
             if isinstance(picture, np.ndarray):
+                if self._real and self._served.after is not None:
+                    done = self._served.after(done, None)
                 job = self._served.submit(
                     picture, done, self._permit, asked=self._asked, min_probability=self._min_probability
                 )

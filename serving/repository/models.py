@@ -5,6 +5,7 @@ does not keep the one before. Knows nothing of HTTP.
 """
 
 import functools
+import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from serving.engine import cores, memory, selection
 from serving.engine.measurements import Measurement, Measurements
 from serving.engine.providers import Backend
 from serving.errors import StartError, Unavailable, UnknownModel
+from serving.repository import shadow
 from serving.repository.cache import AnswerCache
 from serving.repository.residency import Residency
 from serving.repository.runner import Lost, stay
@@ -63,7 +65,7 @@ def verify(
         return artifact.identity, selection.measurement_of(model), model.name, known
 
     contents = {}
-    paths, _ = _selected(settings)
+    paths = [*_selected(settings)[0], *_shadows(settings)]
     at_once = 1 if memory.short() else AT_ONCE
     pool = ThreadPoolExecutor(min(at_once, max(1, cores.available() // threads)))
     try:
@@ -94,7 +96,7 @@ def started_with(shared: Path | None) -> dict[str, Started]:
 
 def _selected(settings: Settings, before: str | None = None) -> tuple[list[Path], str]:
     """The folders to load, and the default model."""
-    paths = artifacts.select(settings.models, settings.versions)
+    paths = artifacts.select(settings.models, settings.versions, shadow.versions(shadow.wanted(settings.shadow)))
     default = _default(settings, paths, before)
     if default is None:
         there = ", ".join(dict.fromkeys(path.parent.name for path in paths))
@@ -102,6 +104,11 @@ def _selected(settings: Settings, before: str | None = None) -> tuple[list[Path]
             f"SHORTCUT_DEFAULT_MODEL={settings.default_model}: no such model in {settings.models}; there is {there}"
         )
     return paths, default
+
+
+def _shadows(settings: Settings) -> list[Path]:
+    """The folders that are loaded beside what `_selected` says."""
+    return [settings.models / name / str(one.version) for name, one in shadow.wanted(settings.shadow).items()]
 
 
 def _default(settings: Settings, paths: list[Path], before: str | None = None) -> str | None:
@@ -119,9 +126,9 @@ def folder_of(settings: Settings, name: str | None = None, version: int | None =
     """The folder of the model that a request of that name (or none) and version (or the latest) would mean, without
     loading any. Raises StartError, which says what there is."""
     if name is None:
-        name = _selected(settings)[1]
+        name = _selected(replace(settings, shadow=""))[1]
     versions = settings.versions if version is None else f"{name}:{version}"
-    paths, name = _selected(replace(settings, default_model=name, versions=versions))
+    paths, name = _selected(replace(settings, default_model=name, versions=versions, shadow=""))
     return max((path for path in paths if path.parent.name == name), key=lambda path: int(path.name))
 
 
@@ -149,12 +156,20 @@ class Repository:
         self._contents = contents or {}
         self.models: dict[str, dict[int, ServedModel]] = {}  # by name and version
         # A worker that replaces another, in a service that does not watch its folder, serves what that has served.
-        paths = [path for path in map(Path, self._contents) if path.is_dir()]
+        shadows = _shadows(settings)
+        paths = [path for path in map(Path, self._contents) if path.is_dir() and path not in shadows]
         default = _default(settings, paths)
         if default is None:
             paths, default = _selected(settings, None if before is None else before.default)
         self.default: str = default
-        self._stamps = {path: _stamp(path) for path in paths}
+        self._stamps = {path: _stamp(path) for path in (*paths, *shadows)}
+        self.shadows: dict[str, ServedModel] = {}  # by the name of the model
+        self.shares = {name: one.share for name, one in shadow.wanted(settings.shadow).items()}
+        for path in shadows:
+            known = None if before is None else before.shadows.get(path.parent.name)
+            loaded = self._version(path, {} if known is None else {int(path.name): known}, before)
+            if loaded is not None:
+                self.shadows[path.parent.name] = loaded
         for name in dict.fromkeys(path.parent.name for path in paths):
             self._load_model(name, [path for path in paths if path.parent.name == name], before)
         if self.default not in self.models:
@@ -169,7 +184,7 @@ class Repository:
         StartError if the folder or the default model is gone.
         """
         paths, _ = _selected(self._settings, self.default)
-        stamps = {path: _stamp(path) for path in paths}
+        stamps = {path: _stamp(path) for path in (*paths, *_shadows(self._settings))}
         now = time.monotonic()
         if stamps == self._stamps and not any(refusal.again <= now for refusal in self.refused.values()):
             return None
@@ -180,20 +195,23 @@ class Repository:
         old = {} if before is None else before.models.get(name, {})
         versions: dict[int, ServedModel] = {}
         for path in paths:
-            number = int(path.name)
-            same = before is not None and self._stamps[path] == before._stamps.get(path)
-            refusal = before.refused.get(path) if before is not None and same else None
-            if same and refusal is None and number in old:
-                versions[number] = old[number]
-                continue
-            loaded = self._try(path, refusal)
-            if loaded is None:
-                loaded = old.get(number)  # changed where it lies, and badly: what was loaded goes on
+            loaded = self._version(path, old, before)
             if loaded is not None:
-                versions[number] = loaded
+                versions[int(path.name)] = loaded
         versions = versions or old or self._earlier(name)
         if versions:
             self.models[name] = versions
+
+    def _version(self, path: Path, old: dict[int, ServedModel], before: "Repository | None") -> ServedModel | None:
+        """One version: loaded, or of `old`, its model's in `before`, where that is the same; None where it is
+        refused."""
+        number = int(path.name)
+        same = before is not None and self._stamps[path] == before._stamps.get(path)
+        refusal = before.refused.get(path) if before is not None and same else None
+        if same and refusal is None and number in old:
+            return old[number]
+        # Changed where it lies, and badly: what was loaded goes on.
+        return self._try(path, refusal) or old.get(number)
 
     def _try(self, path: Path, refusal: Refusal | None) -> ServedModel | None:
         """The version loaded; None where it is refused, or was, and is not to be tried again yet."""
@@ -217,16 +235,20 @@ class Repository:
         # Not methods of this object, which would then stay in memory for as long as the model.
         wanted = options(self._settings, self._threads)
         faster = functools.partial(selection.faster, measurements=self._measurements, options=wanted)
+        serve = functools.partial(ServedModel, settings=self._settings, faster=faster, residency=residency)
+        if path in _shadows(self._settings):  # of which nothing may end the worker
+            serve = functools.partial(serve, background=True)
+        else:
+            serve = functools.partial(serve, lost=self._lost, cache=self._cache)
         if residency is None:
             load = functools.partial(selection.load, artifact, self._measurements, wanted)
-            return ServedModel(load(checked=checked), self._settings, load, faster, self._lost, self._cache)
+            return serve(load(checked=checked), load=load)
         again = functools.partial(_load_again, path, artifact.identity, self._measurements, wanted, checked)
         if checked is not None:
-            model = selection.described(artifact, checked)
-            return ServedModel(model, self._settings, again, faster, self._lost, self._cache, residency, resident=False)
+            return serve(selection.described(artifact, checked), load=again, resident=False)
         with residency.loading(artifact.bytes, artifact.bytes) as taken:
             model = selection.load(artifact, self._measurements, wanted)
-        served = ServedModel(model, self._settings, again, faster, self._lost, self._cache, residency)
+        served = serve(model, load=again)
         residency.add(served.runner, taken.bytes)
         return served
 
@@ -245,14 +267,26 @@ class Repository:
             mine[one].start()
         for one in theirs.keys() - mine.keys():
             theirs[one].retire()
+            theirs[one].after = None
+        for versions in self.models.values():
+            for served in versions.values():
+                served.after = None
+        for name, other in self.shadows.items():
+            if name in self.models:
+                latest = self.models[name][max(self.models[name])]
+                latest.after = shadow.Shadow(other, latest, self.shares[name]).after
+
+    def _served(self) -> Iterator[ServedModel]:
+        return (model for versions in self.models.values() for model in versions.values())
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return (model for versions in self.models.values() for model in versions.values())
+        """All that is loaded: what is served, and shadows."""
+        return itertools.chain(self._served(), self.shadows.values())
 
     @property
     def computes(self) -> bool:
-        """Whether every model can: none has lost its execution provider."""
-        return all(served.computes for served in self)
+        """Whether every model that is served can: none has lost its execution provider."""
+        return all(served.computes for served in self._served())
 
     def find(self, name: str | None = None, version: int | None = None) -> ServedModel:
         """The named model (or the default) in the given version (or its latest). Raises UnknownModel, or Unavailable

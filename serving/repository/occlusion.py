@@ -50,7 +50,7 @@ async def explain(
         pictures = covered(answer.image, rows, columns)
         left: list[float] = []
         while wave := list(itertools.islice(pictures, WAVE)):
-            answers = await predict_many(served, np.stack(wave), partial=False, permit=permit, asked=asked)
+            answers = await predict_many(served, np.stack(wave), partial=False, permit=permit, asked=asked, real=False)
             left += [float(one.probabilities[best]) for one in answers]
     falls = (answer.probabilities[best] - np.array(left)).round(6).reshape(rows, columns)
     return Explanation(answer, falls.tolist(), time.perf_counter() - began)

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from serving.errors import Unavailable
 from serving.images.picture import Decoded, Picture
 from serving.images.png import plain_png
 from serving.operations.metrics import Meter
+from serving.processes import step_back
 from serving.repository.answers import Answer, Outcome, Ranking, answer, rank, threshold_of
 from serving.repository.cache import AnswerCache, Cancellable, key_of
 from serving.repository.decoding import Decoder, OnThread
@@ -30,6 +31,7 @@ from serving.repository.runner import Faster, Load, Lost, Runner, stay
 from serving.settings import Settings
 
 Done = Callable[[Outcome], None]
+T = TypeVar("T")
 
 
 class ServedModel:
@@ -37,7 +39,8 @@ class ServedModel:
 
     If its execution provider fails, what was computed is answered 503 and `load` finds another (or the same again); if
     there is none, or if it hangs, `lost` is called. `faster` finds a faster one. Where `residency` bounds what is in
-    memory, `load` also brings it back; `resident` is whether it is there at first.
+    memory, `load` also brings it back; `resident` is whether it is there at first. In the `background` it computes on a
+    thread of low priority, and never on the event loop.
     """
 
     def __init__(
@@ -50,10 +53,14 @@ class ServedModel:
         cache: AnswerCache | None = None,
         residency: Residency | None = None,
         resident: bool = True,
+        background: bool = False,
     ):
         self.artifact = model.artifact if residency is None else model.artifact.without_contents()
         self._cache = cache
         self._bounded = residency is not None
+        self.max_pixels = settings.max_pixels
+        # Where another version is to be asked too, once this one has answered (shadow.Shadow.after).
+        self.after: Callable[[Done, bytes | None], Done] | None = None
         self._identity = f"{self.artifact.name}/{self.artifact.version} {self.artifact.identity}"
         self._meter = Meter(
             self.artifact.name,
@@ -61,11 +68,15 @@ class ServedModel:
             self.artifact.labels,
             self.artifact.card.get("reference"),
             self.artifact.unfamiliarity_threshold,
+            bounded=residency is not None,
         )
         self.runner = Runner(model, self._meter, load, faster, lost, residency, resident)
+        self._executor = ThreadPoolExecutor(
+            1, thread_name_prefix=model.name, initializer=step_back if background else None
+        )
         self.batcher = self.runner.batcher = Batcher(
             model.rows,
-            ThreadPoolExecutor(1, thread_name_prefix=model.name),
+            self._executor,
             self._meter,
             image_seconds=model.image_seconds,
             queue=settings.queue,
@@ -73,6 +84,7 @@ class ServedModel:
             stuck=_weakly(self.runner.stuck),
             failed=_weakly(self.runner.failed),
             wake=_weakly(self.runner.wanted),
+            inline=not background,
         )
         if not resident:
             self.batcher.sleep()
@@ -111,6 +123,10 @@ class ServedModel:
         """Move to the fastest backend. It may take seconds: for a thread of its own."""
         self.runner.take_faster()
 
+    def in_background(self, call: Callable[[], T]) -> "Future[T]":
+        """Call it on the thread that computes, between two batches."""
+        return self._executor.submit(call)
+
     def predict(
         self, data: bytes, done: Done, permit: Permit | None = None, min_probability: float | str | None = None
     ) -> Cancellable:
@@ -132,6 +148,8 @@ class ServedModel:
         Unavailable; then `done` is not called. A large picture's failure comes by `done`.
         """
         asked = time.perf_counter()
+        if self.after is not None:
+            done = self.after(done, data)
         if permit is None:
             self.check()  # nothing else runs until a small picture is queued, so that its place need not be reserved
         artifact = self.artifact

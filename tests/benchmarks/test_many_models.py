@@ -24,6 +24,7 @@ def test_each_row_says_what_was_measured() -> None:
         (
             *("ready_seconds", "bytes_at_start", "bytes_after", "resident", "first_seconds", "slowest_first_seconds"),
             *("again_seconds", "models_bytes", "models_seconds", "metrics_bytes", "metrics_seconds"),
+            "metrics_bytes_at_start",
         ),
         1e6,
     )
