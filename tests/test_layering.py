@@ -59,6 +59,7 @@ FRONT_DOORS = (
     "training.publish",
     "training.evaluate",
     "training.cards",
+    "training.features",
     "study",
 )
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from training.networks.table import NETWORKS
 from training.recipes.table import RECIPES, recipe_for
 from training.runs.fitting import InterruptedAfterPublishing, fit
 from training.runs.parts import RunError, splits
+from training.runs.quick import quick
 from training.runs.suitability import Findings, said_of, suited, without
 
 FOR_PHOTOS = "efficientnet_lite0"  # the network for --data where none is named
@@ -48,6 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     forms = "a folder <class>/* or {train,valid,test}/<class>/*, a CSV file,label, or an .npz with Keras' keys"
     none = "a class `none` or `other` may hold pictures of none of the classes, as they come in use"
     parser.add_argument("--data", type=Path, help=f"{forms}; {none}")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="train a classifier alone, on the features of the last version's network or a pretrained one: seconds, "
+        "where most pictures are known from before",
+    )
     parser.add_argument("--recipe", choices=list(RECIPES), help="how to train (default: what suits network and data)")
     parser.add_argument(
         "--weights",
@@ -83,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.network is None and args.data is None:
         parser.error(f"name a NETWORK ({', '.join(networks)}), or give --data")
     chosen = args.network or FOR_PHOTOS
+    if args.quick or args.recipe == "quick":
+        _check_quick(parser, args)
 
     stopped = _stop_on_signals()
     tf.config.experimental.enable_op_determinism()  # costs nothing measurable on the CPU; exact --resume needs it
@@ -116,12 +126,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.no_flip:
                 recipe = without(recipe, "flip")
             found: Findings = {}
-            if args.data and name not in NAMED:  # of those by name it is known
+            if args.data and name not in NAMED and not args.quick:  # of those by name it is known
                 recipe, found = suited(recipe, splits(recipe, data)[0])
             print(said_of(found), end="\n" if found else "", flush=True)
-            artifact = fit(
-                recipe, told_of_few(data), output=args.output, runs=args.runs, resume=args.resume, found=found
-            )
+            if args.quick:
+                artifact = quick(recipe, told_of_few(data), output=args.output, runs=args.runs)
+            else:
+                artifact = fit(
+                    recipe, told_of_few(data), output=args.output, runs=args.runs, resume=args.resume, found=found
+                )
         except Exception as err:
             if stopped:  # TensorFlow makes an error of its own of what is raised while it traces a function
                 raise stopped[0] from err
@@ -140,11 +153,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = (
             "the same command with --resume continues" if begun else "no epoch was trained: there is nothing to resume"
         )
+        told = "the same command goes on: features that were computed are kept" if args.quick else told
         print(f"\ninterrupted: nothing was published; {told}", file=sys.stderr)
         return 130
     models = "" if args.output == Path("models") else f"SHORTCUT_MODELS={args.output} "
+    if args.quick:
+        whole = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--quick"]
+        print(
+            "the classifier alone has learnt from these pictures. To train the network, too, which takes minutes:\n"
+            f"  python -m training.fit {shlex.join(whole)}"
+        )
     print(f"published {artifact}\nserve it: {models}SHORTCUT_DEFAULT_MODEL={recipe.model_name} make serve")
     return 0
+
+
+def _check_quick(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """--quick and `--recipe quick` are one; what belongs to epochs does not go with it."""
+    if args.recipe not in (None, "quick"):
+        parser.error(f"--quick is a recipe of its own: leave out --recipe {args.recipe}")
+    for option in ("resume", "epochs", "batch_size", "learning_rate", "no_flip"):
+        if getattr(args, option):
+            parser.error(f"--quick trains no epochs: leave out --{option.replace('_', '-')}")
+    args.quick, args.recipe = True, "quick"
 
 
 def _stop_on_signals() -> list[BaseException]:

@@ -13,7 +13,7 @@ The card states what came of it as `exactness`:
 - `difference`: the largest difference between the forms that were compared before publishing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,21 +46,27 @@ def spread_of(
     `predict` maps images to (N, K) and computes with `weights`, which are as before afterwards. `precision` is the
     coarsest one that it rounds to: float32, float16 or bfloat16.
     """
+    reference, widest = predict(images), np.zeros(len(images))
+    for _ in moved(weights, precision):
+        widest = np.maximum(widest, difference(predict(images), reference))
+    return widest
+
+
+def moved(weights: Sequence[Weight], precision: str = "float32") -> Iterator[int]:
+    """Let `weights` be moved by a rounding's size, once for each of DRAWS draws; afterwards they are as before."""
     step = UNITS * {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}[precision]
     before = [np.array(weight) for weight in weights]
-    reference, widest = predict(images), np.zeros(len(images))
     try:
         for draw in range(DRAWS):
             rng = np.random.default_rng(draw)
             for weight, values in zip(weights, before, strict=True):
                 if np.issubdtype(values.dtype, np.floating):
-                    moved = values * (1 + step * rng.uniform(-1, 1, values.shape))
-                    weight.assign(moved.astype(values.dtype))
-            widest = np.maximum(widest, _difference(predict(images), reference))
+                    away = values * (1 + step * rng.uniform(-1, 1, values.shape))
+                    weight.assign(away.astype(values.dtype))
+            yield draw
     finally:
         for weight, values in zip(weights, before, strict=True):
             weight.assign(values)
-    return widest
 
 
 def limit_for(spread: np.ndarray) -> float:
@@ -77,8 +83,9 @@ def agreement(answer: np.ndarray, reference: np.ndarray, limit: float) -> tuple[
     ordered = np.sort(reference, axis=1)
     clear = ordered[:, -1] - ordered[:, -2] > limit
     changed = answer.argmax(axis=1) != reference.argmax(axis=1)
-    return float(_difference(answer, reference).max()), int((changed & clear).sum())
+    return float(difference(answer, reference).max()), int((changed & clear).sum())
 
 
-def _difference(answer: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def difference(answer: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """The largest difference of a probability of each row: (N, K) and (N, K) -> (N,), inf where one is no number."""
     return np.nan_to_num(np.abs(answer - reference).max(axis=1), nan=np.inf)

@@ -4,7 +4,7 @@ Rendered digits, shapes, gradients and noise, never images of a data set. Knows 
 to probabilities.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,11 +41,30 @@ def golden_inputs(
     chosen from `pool` pictures: fewer do for a network that takes long. A model that answers every picture alike (after
     one epoch, say) yields fewer than 5 classes; the caller decides what that means.
     """
-    rng = np.random.default_rng(seed)
-    drawn = [_draw(i, input_shape, rng) for i in range(pool)]
+    drawn = pictures(input_shape, pool, seed)
     # In parts: all at once would take 15 GB for a network of 224x224 images.
     part = batch_for(input_shape)
     probabilities = np.concatenate([predict(np.stack(drawn[i : i + part])) for i in range(0, pool, part)])
+
+    def moves(indices: Sequence[int]) -> np.ndarray:
+        return spread(np.stack([drawn[i] for i in indices]))
+
+    indices, spreads = chosen(probabilities, moves)
+    return Golden(np.stack([drawn[i] for i in indices]), probabilities[indices], spreads)
+
+
+def pictures(input_shape: tuple[int, int, int], count: int, seed: int = 0) -> list[np.ndarray]:
+    """The first `count` pictures (H, W, C) uint8 of the pool: the same ones however many are asked for."""
+    rng = np.random.default_rng(seed)
+    return [_draw(i, input_shape, rng) for i in range(count)]
+
+
+def chosen(probabilities: np.ndarray, spread: Callable[[Sequence[int]], np.ndarray]) -> tuple[list[int], np.ndarray]:
+    """COUNT of the pool's pictures by their answers (N, K), and how far rounding moves each of them.
+
+    `spread` says that of the pictures whose indices it is given.
+    """
+    pool = len(probabilities)
     ordered = np.sort(probabilities, axis=1)
     clear = np.flatnonzero(ordered[:, -1] - ordered[:, -2] > _MARGIN)
     top = probabilities.argmax(axis=1)
@@ -58,13 +77,13 @@ def golden_inputs(
     steady: list[int] = []
     for start in range(0, _CANDIDATES, COUNT):
         asked = candidates[start : start + COUNT]
-        spreads |= dict(zip(asked, spread(np.stack([drawn[i] for i in asked])).tolist(), strict=True))
+        spreads |= dict(zip(asked, spread(asked).tolist(), strict=True))
         steady += [i for i in asked if spreads[i] <= STEADY]
         if len(steady) >= COUNT:
             break
     unsteady = sorted((i for i in spreads if i not in steady), key=spreads.__getitem__)
-    chosen = sorted((steady + unsteady)[:COUNT])
-    return Golden(np.stack([drawn[i] for i in chosen]), probabilities[chosen], np.array([spreads[i] for i in chosen]))
+    taken = sorted((steady + unsteady)[:COUNT])
+    return taken, np.array([spreads[i] for i in taken])
 
 
 def _draw(index: int, shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:

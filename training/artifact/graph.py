@@ -85,11 +85,13 @@ def _probabilities(outputs: tf.Tensor, ending: str) -> tf.Tensor:
     return tf.nn.softmax(outputs) if ending == "logits" else outputs
 
 
-def write_saved_model(model: keras.Model, function: Any, folder: Path) -> None:
-    """saved_model.pb and variables/ with `function` as `serving_default`."""
+def write_saved_model(held: keras.Model | Sequence[tf.Variable], function: Any, folder: Path) -> None:
+    """saved_model.pb and variables/ with `function` as `serving_default`; `held` is what it computes with."""
     holder = tf.Module()
-    holder.model = model
-    holder.states = [*model.variables]  # also the seeds of Random layers, which the graph names and Keras hides
+    if isinstance(held, keras.Model):
+        holder.model = held
+        held = held.variables  # also the seeds of Random layers, which the graph names and Keras hides
+    holder.states = [*held]
     holder.classify = function
     tf.saved_model.save(holder, str(folder), signatures={"serving_default": function.get_concrete_function()})
 
@@ -101,24 +103,36 @@ def frozen(function: Any) -> Any:
     )
 
 
-def write_onnx(function: Any, path: Path, name: str, labels: Sequence[str]) -> None:
+def write_onnx(
+    function: Any, path: Path, name: str, labels: Sequence[str], outputs: Sequence[str] = ("probabilities", OUTPUT)
+) -> None:
     """One uint8 input `image` (N, H, W, C), name and labels as metadata, one float32 output `probabilities` (N, K).
 
-    Where the function gives `unfamiliarity` (N,), that is a second one.
+    Where the function gives `unfamiliarity` (N,), that is a second one. `outputs` are other names for other functions.
     """
-    # tf2onnx would take a captured constant, as Normalization has, for an input: it gets a graph that captures nothing.
-    alone = tf.function(frozen(function), input_signature=function.input_signature)
     try:
-        proto = converted(alone)
-        _rename(proto.graph, proto.graph.input[0], "image")
-        for output, called in zip(proto.graph.output, ("probabilities", OUTPUT), strict=False):
-            _rename(proto.graph, output, called)
-        proto.graph.name = name
-        onnx.helper.set_model_props(proto, {"name": name, "labels": json.dumps(list(labels))})
-        onnx.checker.check_model(proto, full_check=True)
+        proto = as_onnx(function, "image", outputs)
+        finish_onnx(proto, path, name, labels)
     except Exception as err:  # tf2onnx and onnx raise what they like
         reason = " ".join(str(err).split()) or type(err).__name__
         raise ExportError(f"the model cannot be converted to ONNX ({reason}); nothing was published") from err
+
+
+def as_onnx(function: Any, called: str, outputs: Sequence[str]) -> onnx.ModelProto:
+    """The graph of a tf.function of one input, which is `called` so, with these names of its outputs."""
+    # tf2onnx would take a captured constant, as Normalization has, for an input: it gets a graph that captures nothing.
+    proto = converted(tf.function(frozen(function), input_signature=function.input_signature))
+    _rename(proto.graph, proto.graph.input[0], called)
+    for output, name in zip(proto.graph.output, outputs, strict=False):
+        _rename(proto.graph, output, name)
+    return proto
+
+
+def finish_onnx(proto: onnx.ModelProto, path: Path, name: str, labels: Sequence[str]) -> None:
+    """Write a checked graph with the model's name and labels as metadata."""
+    proto.graph.name = name
+    onnx.helper.set_model_props(proto, {"name": name, "labels": json.dumps(list(labels))})
+    onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
 
 

@@ -68,23 +68,45 @@ def export(
                     print(f"warning: rounding moves the model's unfamiliarity by {limit:.1%}: it is left out")
                     served, _ = serving_function(model, input_shape, pixels, ending)
                     said = {key: value for key, value in card.items() if key != OUTPUT}
-            covered = len(np.unique(reference.argmax(axis=1)))
-            if covered < min(CLASSES, len(labels)):
-                print(
-                    f"warning: the model answers only {covered} of its {len(labels)} classes to {len(images)} drawn "
-                    "pictures: it tells few of them apart, so the comparison of its forms proves less"
-                )
             write_saved_model(model, served, folder)
             write_onnx(served, folder / "model.onnx", name, labels)
-            exactness = compare(folder, images, golden, spread, said.get(OUTPUT, {}).get("float32_limit", LIMIT))
-            np.savez(folder / "golden.npz", image=images, **golden)
-            write_card(folder, model.count_params(), name, labels, shape, {**said, "exactness": exactness})
-            write_config(folder)
+            prove(folder, images, golden, spread, name=name, labels=labels, parameters=model.count_params(), card=said)
         except tf.errors.OpError as err:  # TensorFlow has classes of its own for a full disk
-            reason = next(iter(str(err).splitlines()), type(err).__name__)
-            raise ExportError(f"cannot write to {folder}: {reason}; nothing was published") from err
+            raise unwritten(folder, err) from err
 
     return new_version(output, name, write)
+
+
+def unwritten(folder: Path, err: tf.errors.OpError) -> ExportError:
+    reason = next(iter(str(err).splitlines()), type(err).__name__)
+    return ExportError(f"cannot write to {folder}: {reason}; nothing was published")
+
+
+def prove(
+    folder: Path,
+    images: np.ndarray,
+    golden: dict[str, Any],
+    spread: np.ndarray,
+    *,
+    name: str,
+    labels: Sequence[str],
+    parameters: int,
+    card: dict[str, Any],
+) -> None:
+    """Compare the SavedModel and the ONNX file in `folder` with `golden`, and write what an artifact has beside them.
+
+    The arguments are those of `compare`. Raises ExportError.
+    """
+    covered = len(np.unique(golden["probabilities"].argmax(axis=1)))
+    if covered < min(CLASSES, len(labels)):
+        print(
+            f"warning: the model answers only {covered} of its {len(labels)} classes to {len(images)} drawn "
+            "pictures: it tells few of them apart, so the comparison of its forms proves less"
+        )
+    exactness = compare(folder, images, golden, spread, card.get(OUTPUT, {}).get("float32_limit", LIMIT))
+    np.savez(folder / "golden.npz", image=images, **golden)
+    write_card(folder, parameters, name, labels, images.shape[1:], {**card, "exactness": exactness})
+    write_config(folder)
 
 
 def _outputs(function: Any, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -50,8 +50,9 @@ class Distance:
         return tf.sqrt(tf.nn.relu(tf.reduce_sum(z * z, axis=1) - nearest) / self.projection.shape[1])
 
 
-def fit(features: np.ndarray, targets: np.ndarray) -> Distance:
-    """The distance to the classes of training pictures: features (N, D), targets (N,) int.
+def fit(features: np.ndarray, targets: np.ndarray, method: str | None = None) -> Distance:
+    """The distance to the classes of training pictures: features (N, D), targets (N,) int. `method` is chosen by their
+    number where it is not named.
 
     Raises ValueError where features are no finite numbers.
     """
@@ -61,7 +62,7 @@ def fit(features: np.ndarray, targets: np.ndarray) -> Distance:
     classes = np.unique(targets)
     means = np.stack([features[targets == k].mean(axis=0) for k in classes])
     centre = means.mean(axis=0)
-    if len(features) < _DETERMINED * features.shape[1]:
+    if (method or _method(features)) == "cosine":
         directions = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
         return Distance("cosine", np.zeros((0, 0), np.float32), np.zeros(0, np.float32), _single(directions))
     from sklearn.covariance import ledoit_wolf  # a model from elsewhere is published without scikit-learn
@@ -76,6 +77,10 @@ def fit(features: np.ndarray, targets: np.ndarray) -> Distance:
     return Distance(
         "mahalanobis", *(_single(a) for a in (projection, -centre @ projection, (means - centre) @ projection))
     )
+
+
+def _method(features: np.ndarray) -> str:
+    return "cosine" if len(features) < _DETERMINED * features.shape[1] else "mahalanobis"
 
 
 def _single(values: np.ndarray) -> np.ndarray:

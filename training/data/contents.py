@@ -1,12 +1,14 @@
 """Which pictures a model was trained on, remembered by their content.
 
 `runs/MODEL/VERSION/pictures.npz` holds 64 bits of a hash for each file, so that a folder that has grown since, or whose
-files were renamed, can be measured without a picture that the model has seen. Opens no picture as one.
+files were renamed, can be measured without a picture that the model has seen. Pictures that were held out to choose the
+epoch are remembered apart. Opens no picture as one.
 """
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,11 +36,33 @@ def _digest(file: Path) -> int:
     return int.from_bytes(hashlib.sha256(f"{size}:".encode() + content).digest()[:8], "big")
 
 
-def remember(data: Dataset, folder: Path) -> None:
-    """Write FILE into a run's folder, for a data set of files."""
+def remember(data: Dataset, folder: Path, held_out: int = 0) -> None:
+    """Write FILE into a run's folder, for a data set of files. The last `held_out` of those to train on were not learnt
+    from, but chose the epoch."""
     if data.files:
         found, count = digests(data.files), len(data.x_train)
-        np.savez(folder / FILE, trained=found[:count], tested=found[count:])
+        validated = found[count - held_out : count]
+        np.savez(folder / FILE, trained=found[:count], validated=validated, tested=found[count:])
+
+
+class Memory(NamedTuple):
+    """What a run remembers of its pictures: digests (N,) uint64 of those that it learnt from, chose its epoch with, and
+    was tested on. Where it does not know which chose the epoch, it counts them among those that it learnt from."""
+
+    learnt: np.ndarray
+    validated: np.ndarray
+    tested: np.ndarray
+
+
+def memory(folder: Path) -> Memory | None:
+    """That of a run's folder; None where it remembers nothing."""
+    try:
+        with np.load(folder / FILE) as known:
+            trained, tested = known["trained"], known["tested"]
+            validated = known["validated"] if "validated" in known else trained[:0]
+    except (OSError, ValueError, KeyError):
+        return None
+    return Memory(trained[~np.isin(trained, validated)], validated, tested)
 
 
 def unseen(files: Sequence[Path], folder: Path) -> np.ndarray | None:
@@ -46,10 +70,7 @@ def unseen(files: Sequence[Path], folder: Path) -> np.ndarray | None:
 
     A picture that lay on both sides of the split, as a copy does, was tested on.
     """
-    try:
-        with np.load(folder / FILE) as known:
-            trained, tested = known["trained"], known["tested"]
-    except (OSError, ValueError, KeyError):
+    if (known := memory(folder)) is None:
         return None
     found = digests(files)
-    return ~np.isin(found, trained) | np.isin(found, tested)
+    return ~np.isin(found, [*known.learnt, *known.validated]) | np.isin(found, known.tested)

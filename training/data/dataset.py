@@ -57,6 +57,7 @@ class Dataset:
     named: bool = True
     set_aside: bool = False
     files: tuple[Path, ...] = ()
+    groups: tuple[str, ...] = ()  # of the files: what those that belong together share, "" for one that stands alone
     test_groups: int = 0  # of test pictures that belong together; 0 where each stands alone
     twins: int = 0  # test pictures that are near-identical with training pictures
 

@@ -110,6 +110,7 @@ def read_files(
         notes=notes,
         set_aside=listing.set_aside,
         files=own,
+        groups=tuple(listing.groups.get(file, "") for file in own) if listing.groups else (),
         test_groups=together,
         twins=twins,
     )

@@ -8,10 +8,11 @@ from fnmatch import fnmatchcase
 
 from training.networks.network import PREFIX
 from training.networks.table import NETWORKS
-from training.recipes import augmented, handwriting, notebook, transfer, tuned
+from training.recipes import augmented, handwriting, notebook, quick, transfer, tuned
 from training.recipes.recipe import Recipe
 
 RECIPES: dict[str, tuple[Recipe, ...]] = {
+    "quick": quick.ROWS,  # first, so that no network gets it by default
     "notebook": notebook.ROWS,
     "tuned": tuned.ROWS,
     "augmented": augmented.ROWS,

@@ -18,6 +18,7 @@ import numpy as np
 
 from training.artifact.calibration import calibration, put_inside, temperature, tempered, threshold
 from training.artifact.card import card_of_training, hardware
+from training.artifact.errors import ExportError
 from training.artifact.metrics import binary_accuracy, confusion_matrix
 from training.artifact.publishing import export
 from training.artifact.reading import run_onnx
@@ -29,6 +30,8 @@ from training.recipes.recipe import Recipe
 from training.runs.advice import Earlier
 from training.runs.epochs import Lines, Progress, batches_of, train_epoch
 from training.runs.familiar import familiar
+from training.runs.features import features_of, trained_body
+from training.runs.kept import FOLDER
 from training.runs.parts import Part, RunError, splits
 from training.runs.report import write_report
 from training.runs.run import Run
@@ -39,10 +42,6 @@ SHOWN = 30  # classes whose counts are printed
 TWINS = (
     "{:,} of {:,} test pictures are near-identical with training pictures, as frames of one film are: new pictures "
     "will be answered worse. Put what belongs together into one folder inside of its class, or name its CSV `group`"
-)
-NO_THRESHOLD = (
-    "the answers to {:,} validation images name no probability from which 95 % are right: "
-    "`min_probability=card` calls every answer unsure; add images"
 )
 
 
@@ -65,9 +64,27 @@ def fit(
     train, validation = splits(recipe, data)
     run = Run.open(runs / recipe.model_name, recipe, data, resume)
     try:
-        return _fit(run, train, validation, output, found)
+        artifact = _fit(run, train, validation, output, found)
     finally:
         run.discard_untrained()
+    if recipe.frozen and data.files:
+        _keep_features(run, artifact, runs)
+    return artifact
+
+
+def _keep_features(run: Run, artifact: Path, runs: Path) -> None:
+    """Keep the trained network and its features of the pictures, so that `--quick` finds them."""
+    started = time.perf_counter()
+    try:
+        body = trained_body(run.folder, runs)
+        for images in (run.data.x_train, run.data.x_test):
+            features_of(body, images)
+    except ExportError as err:
+        print(f"note: --quick will not know this network: {err}")
+        return
+    except KeyboardInterrupt as err:
+        raise InterruptedAfterPublishing(f"{artifact} is published; the first --quick takes longer") from err
+    print(f"features kept for --quick: {runs / FOLDER} ({time.perf_counter() - started:.0f} s)")
 
 
 def _fit(run: Run, train: Part, validation: Part, output: Path, found: Findings | None) -> Path:
@@ -106,11 +123,11 @@ def _fit(run: Run, train: Part, validation: Part, output: Path, found: Findings 
     train_accuracy = run.history["categorical_accuracy"][run.best_epoch]
     card = card_of_training(recipe, data, probabilities, train_accuracy, len(run.seconds), sum(run.seconds), rate)
     if recipe.calibrated and not measured["threshold"]:
-        card["warnings"].append(NO_THRESHOLD.format(len(validation[0])))
+        card["warnings"].append(no_threshold(len(validation[0])))
     if data.twins:
         card["warnings"].append(TWINS.format(data.twins, len(data.x_test)))
     card |= {"macs": macs_of(model), **measured, **known}
-    print(_result(card, len(data.x_test)), flush=True)
+    print(result_told(card, len(data.x_test)), flush=True)
     artifact = export(model, recipe.model_name, labels=data.labels, output=output, card=card, distance=distance)
     try:
         record = {
@@ -125,8 +142,8 @@ def _fit(run: Run, train: Part, validation: Part, output: Path, found: Findings 
             "best_epoch": run.best_epoch + 1,
             "notes": list(data.notes),
         }
-        remember(data, run.folder)
-        write_report(run.folder, record, data, probabilities, output, _earlier(artifact, data))
+        remember(data, run.folder, len(validation[0]) if validation[0] is not data.x_test else 0)
+        write_report(run.folder, record, data, probabilities, output, earlier(artifact, data))
         run.finish(model, record, artifact.name)
     except KeyboardInterrupt as err:
         raise InterruptedAfterPublishing(f"{artifact} is published; {run.folder} lacks its record or report") from err
@@ -164,7 +181,7 @@ def _prepared(model: keras.Model, run: Run, train: Part, validation: Part) -> tu
     return learnt, checked, time.perf_counter() - started
 
 
-def _earlier(artifact: Path, data: Dataset) -> Earlier | None:
+def earlier(artifact: Path, data: Dataset) -> Earlier | None:
     """What the version before this one answers about the same test images; None where none could.
 
     Its classes are matched by name: it may not have known all of them.
@@ -187,6 +204,14 @@ def _earlier(artifact: Path, data: Dataset) -> Earlier | None:
     except Exception as err:  # somebody else's file may be anything; the report does without
         print(f"the report has no comparison with {path}: {err}", file=sys.stderr)
         return None
+
+
+def no_threshold(count: int) -> str:
+    """The warning where the answers to `count` images that were not learnt from gave none."""
+    return (
+        f"the answers to {count:,} validation images name no probability from which 95 % are right: "
+        "`min_probability=card` calls every answer unsure; add images"
+    )
 
 
 class InterruptedAfterPublishing(KeyboardInterrupt):
@@ -215,12 +240,12 @@ def _plan(
         f"  hardware    {hardware()}\n"
         f"  checkpoints {run.folder}\n"
         f"  artifact    {output / recipe.model_name}/<next version>\n"
-        + _classes(data.labels, train[1], validation[1], data.y_test)
+        + classes_told(data.labels, train[1], validation[1], data.y_test)
         + "".join(f"\n  {note}" for note in data.notes)
     )
 
 
-def _classes(labels: Sequence[str], *parts: np.ndarray) -> str:
+def classes_told(labels: Sequence[str], *parts: np.ndarray) -> str:
     """How many images each class has for training, validation and test; the rarest ones where there are many."""
     counts = np.stack([np.bincount(part, minlength=len(labels)) for part in parts], axis=1)
     shown = np.sort(np.argsort(counts[:, 0], kind="stable")[:SHOWN])
@@ -241,7 +266,8 @@ def _epoch_line(figures: dict[str, float], done: int, epochs: int, lately: Seque
     )
 
 
-def _result(card: dict[str, Any], count: int) -> str:
+def result_told(card: dict[str, Any], count: int) -> str:
+    """What the test split showed, and what the card warns of."""
     metrics, (low, high) = card["metrics"], card["intervals"]["accuracy"]
     recalls = "".join(
         f"\n  {label:<12} " + ("no test images" if recall is None else f"{recall:.4f}")

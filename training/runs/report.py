@@ -57,7 +57,8 @@ def write_report(
     """Write the plots and report.html. `record` is run.json's, `probabilities` (N, K) answer the test images. `models`
     is where the artifact is; `earlier` is what a version before it answers."""
     title = f"{record['model']} version {record['version']}"
-    plot_curves(record["history"], title, folder / "curves.png")
+    if record["history"]:
+        plot_curves(record["history"], title, folder / "curves.png")
     counts, labels = _worst(np.array(record["confusion"]), data.labels)
     plot_confusion(counts, labels, title, folder / "confusion.png")
     hits = probabilities.argmax(axis=1) == data.y_test
@@ -119,6 +120,8 @@ def _body(
         left = _table(header, [rows[k] for k in order[MANY:]])
         yield f"<details><summary>The {len(rows) - MANY:,} classes that are right more often</summary>{left}</details>"
     for name, title in PLOTS.items():
+        if not (folder / name).exists():  # of epochs, where there were none
+            continue
         yield f"<h2>{title}</h2>"
         if name == "confusion.png" and len(rows) > MANY:
             yield f"<p>Of the {MANY} classes that are confused most.</p>"
@@ -147,7 +150,7 @@ def _figures(record: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
         *rows,
         ("data", f"{data['origin']}: {data['train']:,} images to train on, {data['test']:,} to test on"),
-        ("published", f"epoch {record['best_epoch']} of {training['epochs']}"),
+        *([("published", f"epoch {record['best_epoch']} of {training['epochs']}")] if training["epochs"] else []),
         ("training", f"{training['seconds']:,.0f} s, {training['images_per_second']:,.0f} images/s"),
         ("hardware", training["hardware"]),
         ("parameters", f"{record['parameters']:,}"),

@@ -5,27 +5,23 @@ linear classifier is fitted to the upper part's features (Donahue et al. 2013, "
 from there with batch norm in inference mode. Knows no network but by the name of the last layer that stays.
 """
 
-import warnings
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from training.artifact.metrics import mean_recall
 from training.data.dataset import batch_for, let_go
 from training.recipes.augmentation import augmented
 from training.recipes.recipe import Recipe
 from training.runs.epochs import batches_of
+from training.runs.linear import STRENGTHS, fitted
 from training.runs.parts import Part
 
 VIEWS = (2, 8)  # of each training image: at least, at most
 WANTED = 5000  # views of all training images together, where that is between the two
 FOR_HEAD = 3000  # views that the linear classifier is fitted to, in whole rounds: its features are computed anew
-STRENGTHS = (0.003, 0.01, 0.03, 0.1)  # inverse L2 penalties of the linear classifier; validation chooses
-MISSING = -10.0  # the bias of a class without a training image
 
 
 def upper_part(model: keras.Model, last_frozen: str) -> keras.Model:
@@ -95,19 +91,11 @@ def fit_head(upper: keras.Model, train: Part, validation: Part, balanced: bool) 
     targets = np.tile(train[1], len(features) // len(train[1]))
     best = -1.0
     for strength in STRENGTHS:
-        linear = LogisticRegression(C=strength, max_iter=100, class_weight="balanced" if balanced else None)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # near enough: training goes on from here
-            linear.fit(features, targets)
-        predicted = linear.predict(held_out)
+        linear = fitted(features, targets, upper.output_shape[1], strength, balanced)
+        predicted = linear.answers(held_out).argmax(axis=1)
         accuracy = float((predicted == validation[1]).mean())
         score = mean_recall(predicted, validation[1]) if balanced else accuracy
         if score > best:
             best, reached, chosen = score, accuracy, linear
-    kernel, bias = chosen.coef_, chosen.intercept_
-    if len(chosen.classes_) == 2:  # one row for both
-        kernel, bias = np.concatenate([-kernel / 2, kernel / 2]), np.concatenate([-bias / 2, bias / 2])
-    whole_kernel, whole_bias = np.zeros(last.kernel.shape), np.full(last.bias.shape, MISSING)
-    whole_kernel[:, chosen.classes_], whole_bias[chosen.classes_] = kernel.T, bias
-    last.set_weights([whole_kernel, whole_bias])
+    last.set_weights([chosen.kernel, chosen.bias])
     return reached

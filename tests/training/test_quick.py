@@ -1,0 +1,182 @@
+"""`fit --data DIR --quick`: the next version in seconds, from a classifier alone on features that are kept."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving.repository.predictor import Predictor
+from training import features
+from training.artifact.reading import run_onnx, run_outputs
+from training.data.contents import digests, memory
+from training.evaluate import main as evaluate
+from training.fit import main
+from training.runs import features as kept_features
+from training.runs.kept import bound, held, size_of
+
+pytestmark = pytest.mark.usefixtures("keep_sigterm")
+pytest_plugins = ["tests.fixtures.training"]
+
+COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
+
+
+def draw(folder: Path, label: str, numbers: range) -> None:
+    """Noisy pictures of a colour."""
+    (folder / label).mkdir(parents=True, exist_ok=True)
+    for i in numbers:
+        noise = np.random.default_rng(i).integers(-60, 60, (8, 8, 3))
+        image = np.clip(np.array(COLOURS[label]) + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(image).save(folder / label / f"{label}-{'abcdefgh'[i % 8]}{i}x.png")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where a network learnt two colours as a whole, and then a classifier alone, twice."""
+    place = tmp_path_factory.mktemp("quick")
+    for label in ("red", "green"):
+        draw(place / "colours", label, range(40))
+    fit(place, "--epochs", "3", "--no-flip")  # which asks nothing of the pictures
+    for label in ("red", "green"):
+        draw(place / "colours", label, range(40, 50))
+    fit(place, "--quick")
+    draw(place / "colours", "blue", range(30))
+    fit(place, "--quick")
+    return place
+
+
+def fit(place: Path, *options: str) -> None:
+    out = ["--output", str(place / "models"), "--runs", str(place / "runs")]
+    assert main(["_tiny", "--data", str(place / "colours"), *out, *options]) == 0
+
+
+def card(place: Path, version: int) -> dict[str, Any]:
+    return json.loads((place / f"models/tiny-colours/{version}/card.json").read_text())
+
+
+def test_the_next_version_is_an_artifact_like_any_other(place: Path) -> None:
+    found = card(place, 2)
+    assert (found["recipe"]["name"], found["recipe"]["epochs"], found["network_of_version"]) == ("quick", 0, 1)
+    assert found["labels"] == ["green", "red"]
+    artifact = place / "models/tiny-colours/2"
+    assert {path.name for path in artifact.iterdir()} > {"model.onnx", "saved_model.pb", "golden.npz", "card.json"}
+    golden = np.load(artifact / "golden.npz")
+    outputs = run_outputs(artifact, golden["image"], ["probabilities", "unfamiliarity"])
+    np.testing.assert_allclose(outputs[0], golden["probabilities"], atol=found["exactness"]["float32_limit"])
+    images = np.full((1, 8, 8, 3), COLOURS["red"], np.uint8)
+    assert run_onnx(artifact, images).argmax() == 1
+    assert Predictor.open(artifact).predict(list(images))[0].version == 2
+
+
+def test_a_new_class_is_learnt(place: Path) -> None:
+    found = card(place, 3)
+    assert found["labels"] == ["blue", "green", "red"]
+    assert found["metrics"]["accuracy"] > 0.9
+    images = np.stack([np.full((8, 8, 3), COLOURS[label], np.uint8) for label in found["labels"]])
+    assert run_onnx(place / "models/tiny-colours/3", images).argmax(axis=1).tolist() == [0, 1, 2]
+
+
+def test_test_pictures_stay_and_the_network_has_learnt_from_none(place: Path) -> None:
+    runs = [memory(place / f"runs/tiny-colours/{version}") for version in (1, 2, 3)]
+    assert all(runs)
+    first, second, third = (run for run in runs if run)
+    assert set(first.tested) < set(second.tested) < set(third.tested)
+    assert not set(first.learnt) & set(third.tested)
+    assert len(first.validated)
+    blue = set(digests(sorted((place / "colours/blue").iterdir())))
+    assert len(blue & set(third.tested)) == 6  # a fifth
+    assert len(second.tested) == 20
+
+
+def test_the_threshold_and_the_folds_come_from_what_the_network_has_not_learnt(place: Path) -> None:
+    known = memory(place / "runs/tiny-colours/1")
+    assert known
+    new = 100 - 20 - len(known.learnt)  # of version 2's training pictures
+    assert card(place, 2)["folds"]["pictures"] == new
+    assert card(place, 2)["unfamiliarity"]["validation"] == new
+
+
+def test_the_report_compares_with_the_version_before(place: Path) -> None:
+    report = (place / "runs/tiny-colours/3/report.html").read_text()
+    assert "Beside version 2" in report
+    assert "Curves" not in report
+
+
+def test_an_evaluation_leaves_out_what_was_learnt(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data", str(place / "colours"), "--runs", str(place / "runs")]
+    assert evaluate([str(place / "models/tiny-colours/3"), *options]) == 0
+    assert re.search(r"on 26 images that it was not trained on.*agrees", capsys.readouterr().out)
+
+
+def test_features_are_computed_once_whatever_a_file_is_called(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures that a service kept have names without an ending, and a person sorts them into the folders."""
+    draw(place / "kept", "blue", range(100, 102))
+    for i, file in enumerate(sorted((place / "kept/blue").iterdir())):
+        file.rename(place / f"colours/blue/{i:032x}")
+    with monkeypatch.context() as patched:
+        patched.setattr(kept_features, "_compute", interrupted_after_one)
+        assert main(["_tiny", "--data", str(place / "colours"), "--quick", *out(place)]) == 130
+    told = capsys.readouterr()
+    assert "130 of 132 pictures are known, 2 to compute" in told.out
+    assert "features that were computed are kept" in told.err
+    fit(place, "--quick")
+    told = capsys.readouterr()
+    assert "131 of 132 pictures are known, 1 to compute" in told.out
+    assert f"python -m training.fit _tiny --data {place / 'colours'}" in told.out
+    assert "--quick" not in told.out.partition("To train the network")[2].partition("published")[0]
+
+
+def out(place: Path) -> list[str]:
+    return ["--output", str(place / "models"), "--runs", str(place / "runs")]
+
+
+def interrupted_after_one(body: Any, images: np.ndarray, indices: list[int], names: list[bytes]) -> None:
+    compute(body, images, indices[:1], names[:1])
+    with (body.folder / "rows").open("ab") as rows:
+        rows.write(b"half a row")
+    raise KeyboardInterrupt
+
+
+compute = kept_features._compute
+
+
+def test_what_is_kept_is_bounded_listed_and_cleared(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = place / "copy/features"
+    folder.mkdir(parents=True)
+    for k, name in enumerate(("old", "new")):
+        (folder / name).mkdir()
+        (folder / name / "body.json").write_text(json.dumps({"key": name}))
+        (folder / name / "rows").write_bytes(bytes(1000))
+        (folder / name / "digests").write_bytes(bytes(32))
+        os.utime(folder / name, (k, k))
+    assert [(key, count) for key, count, _ in held(folder)] == [("new", 2), ("old", 2)]
+    bound(folder, folder / "old", most=1500)
+    assert [key for key, _, _ in held(folder)] == ["old"]
+    bound(folder, folder / "old", most=100)
+    assert [(key, count) for key, count, _ in held(folder)] == [("old", 0)]
+    assert features.main(["--runs", str(place / "copy")]) == 0
+    assert re.search(r"old +0 pictures", capsys.readouterr().out)
+    assert features.main(["--runs", str(place / "copy"), "--clear"]) == 0
+    assert not folder.exists()
+    assert size_of(folder) == 0
+
+
+def test_a_network_that_has_learnt_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for label in ("red", "green"):
+        draw(tmp_path / "colours", label, range(4))
+    assert main(["_tiny", "--data", str(tmp_path / "colours"), "--quick", *out(tmp_path)]) == 1
+    assert "--quick needs a network that has learnt" in capsys.readouterr().err
+    assert not list(tmp_path.glob("models/*/*"))
+
+
+@pytest.mark.parametrize("option", ["--resume", "--epochs=2", "--no-flip", "--recipe=augmented"])
+def test_quick_takes_no_option_of_a_training(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["_tiny", "--data", "anywhere", "--quick", option])
+    assert option.partition("=")[0] in capsys.readouterr().err
