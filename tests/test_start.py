@@ -10,8 +10,13 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
+from serving.edge.address import Address
+from serving.engine.measurements import Measurements
+from serving.errors import StartError
+from serving.repository.models import verify
+from serving.settings import Settings
 from tests.fixtures import toy
-from tests.fixtures.server import PYTHON, ROOT, command, environment, free_port, running
+from tests.fixtures.server import CACHE, PYTHON, ROOT, command, environment, free_port, running
 
 LIMIT_SECONDS = 10  # of a processor: what else the machine does is not the start's fault
 
@@ -34,43 +39,83 @@ def the_error(output: str) -> str:
     return line
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "golden.npz", "card.json"])
-def test_a_damaged_artifact_ends_the_start_naming_the_file(models: Path, tmp_path: Path, file: str) -> None:
-    folder = tmp_path / "models"
+def refused(**settings: str) -> str:
+    """What ends the start, asked of the functions that the service calls before it has workers."""
+
+    def start() -> None:
+        chosen = Settings.from_environment({f"SHORTCUT_{name.upper()}": value for name, value in settings.items()})
+        list(verify(chosen, 1, Measurements(Path(CACHE.name))))
+
+    with pytest.raises(StartError) as caught:
+        start()
+    return str(caught.value)
+
+
+def damaged(models: Path, folder: Path, file: str) -> tuple[Path, Path]:
+    """A copy of `models`, and the file in it that lacks its end."""
     shutil.copytree(models, folder)
-    damaged = folder / "toy-colours" / "2" / file
-    damaged.write_bytes(damaged.read_bytes()[:-7])
-    assert str(damaged) in the_error(failed_start(models=str(folder)))
+    path = folder / "toy-colours" / "2" / file
+    path.write_bytes(path.read_bytes()[:-7])
+    return folder, path
+
+
+def test_a_damaged_artifact_ends_the_start_naming_the_file(models: Path, tmp_path: Path) -> None:
+    folder, file = damaged(models, tmp_path / "models", "model.onnx")
+    assert str(file) in the_error(failed_start(models=str(folder)))
+
+
+@pytest.mark.parametrize("name", ["golden.npz", "card.json"])
+def test_every_file_of_an_artifact_is_looked_at(models: Path, tmp_path: Path, name: str) -> None:
+    folder, file = damaged(models, tmp_path / "models", name)
+    assert str(file) in refused(models=str(folder))
 
 
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime was built with CUDA"
 )
 def test_a_demanded_gpu_that_is_not_there_ends_the_start(models: Path) -> None:
-    line = the_error(failed_start(models=str(models), provider="cuda"))
-    assert "SHORTCUT_PROVIDER=cuda" in line
-    assert "CUDA" in line
+    told = refused(models=str(models), provider="cuda")
+    assert "SHORTCUT_PROVIDER=cuda" in told
+    assert "CUDA" in told
+
+
+def test_a_wrong_setting_ends_the_start_naming_it(models: Path) -> None:
+    assert "SHORTCUT_QUEUE=lots" in the_error(failed_start(models=str(models), queue="lots"))
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"queue": "lots"}, "SHORTCUT_QUEUE=lots"),
         ({"default_model": "nobody"}, "SHORTCUT_DEFAULT_MODEL=nobody"),
         ({"versions": "toy-colours:9"}, "toy-colours:9"),
         ({"models": "no/such/folder"}, "no/such/folder"),
     ],
 )
-def test_a_wrong_setting_ends_the_start_naming_it(models: Path, settings: dict[str, str], told: str) -> None:
-    assert told in the_error(failed_start(**({"models": str(models)} | settings)))
+def test_a_setting_that_does_not_fit_the_models_is_named(models: Path, settings: dict[str, str], told: str) -> None:
+    assert told in refused(**({"models": str(models)} | settings))
 
 
-def test_a_new_version_is_served_after_a_restart(tmp_path: Path) -> None:
-    folder = tmp_path / "models"
-    for version in (1, 2):
-        toy.write_artifact(folder, version=version)
-        with running(tmp_path / "log", models=str(folder), default_model="toy-colours", workers="1") as client:
-            assert client.get("/models").json()["models"][0]["versions"][0]["version"] == version
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, int]]:
+    """Two starts on one folder: on this machine's own address; then on all addresses by a user without a home, when
+    version 2 has been published. Of each the port, what it logged, and the version that it served."""
+    folder = tmp_path_factory.mktemp("starts")
+    found = []
+    for version, options in ((1, ("--host", "127.0.0.1")), (2, ())):
+        toy.write_artifact(folder / "models", version=version)
+        settings = {"models": str(folder / "models"), "default_model": "toy-colours", "workers": "1"}
+        with pytest.MonkeyPatch.context() as patch:
+            if version == 2:
+                patch.delenv("HOME")
+            with running(folder / "log", *options, **settings) as client:
+                served = client.get("/models").json()["models"][0]["versions"][0]["version"]
+                assert client.get("/livez").status == 200
+        found.append((client.port, (folder / "log").read_text(), served))
+    return found
+
+
+def test_a_new_version_is_served_after_a_restart(starts: list[tuple[int, str, int]]) -> None:
+    assert [served for _, _, served in starts] == [1, 2]
 
 
 def test_the_serving_environment_has_no_tensorflow() -> None:
@@ -86,8 +131,8 @@ def test_the_serving_environment_has_no_tensorflow() -> None:
 
 
 def test_a_misspelt_setting_ends_the_start(models: Path) -> None:
-    line = the_error(failed_start(models=str(models), api_key="sha256:" + "0" * 64))
-    assert line == "error: SHORTCUT_API_KEY: there is no such setting; did you mean SHORTCUT_API_KEYS?"
+    told = refused(models=str(models), api_key="sha256:" + "0" * 64)
+    assert told == "SHORTCUT_API_KEY: there is no such setting; did you mean SHORTCUT_API_KEYS?"
 
 
 def test_an_address_where_nothing_can_listen_ends_the_start_with_one_line(models: Path) -> None:
@@ -96,29 +141,22 @@ def test_an_address_where_nothing_can_listen_ends_the_start_with_one_line(models
         taken.listen()
         port = str(taken.getsockname()[1])
         assert f":{port}: another program listens there" in the_error(failed_start("--port", port, models=str(models)))
-    outside = the_error(failed_start("--port", "99999", models=str(models)))
-    assert outside == "error: --port 99999: a port is a number from 0 to 65535"
-    foreign = the_error(failed_start("--host", "192.0.2.1", models=str(models)))
-    assert "this machine has no such address" in foreign
+    with pytest.raises(StartError, match=r"^--port 99999: a port is a number from 0 to 65535$"):
+        Address("0.0.0.0", 99999).check()
+    with pytest.raises(StartError, match="this machine has no such address"):
+        Address("192.0.2.1", 3000).check()
 
 
-@pytest.mark.parametrize(("options", "said"), [(("--host", "127.0.0.1"), False), ((), True)])
+@pytest.mark.parametrize(("start", "host", "said"), [(0, "127.0.0.1", False), (1, "0.0.0.0", True)])
 def test_the_start_says_where_it_listens_and_who_may_come_in(
-    models: Path, tmp_path: Path, options: tuple[str, ...], said: bool
+    starts: list[tuple[int, str, int]], start: int, host: str, said: bool
 ) -> None:
-    with running(tmp_path / "log", *options, models=str(models), workers="1") as client:
-        log = (tmp_path / "log").read_text()
-    assert f"starting on {'0.0.0.0' if said else '127.0.0.1'}:{client.port}" in log
+    port, log, _ = starts[start]
+    assert f"starting on {host}:{port}" in log
     assert ("everybody who reaches" in log) is said
     ours = [line for line in log.splitlines() if "shortcut: " in line]
     assert len(ours) >= 3
     assert max(map(len, ours)) < 150  # a line a model, and the reasons in GET /models
-
-
-def test_a_user_without_a_home_can_start_it(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HOME")
-    with running(tmp_path / "log", models=str(models), workers="1") as client:
-        assert client.get("/livez").status == 200
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")

@@ -1,5 +1,6 @@
 """With keys set, nothing but health and the page's static files answers without one."""
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -69,6 +70,19 @@ def test_each_key_comes_in(guarded: Client, key: str) -> None:
         answer = guarded.request("POST", "/classify", encode(colours()), {"Authorization": f"{scheme} {key}"})
         assert answer.status == 200
     assert guarded.request("GET", "/schema.json", headers={"Authorization": f"Bearer {key}"}).status == 200
+
+
+def test_a_key_is_asked_for_whichever_way_a_body_is_framed(guarded: Client) -> None:
+    picture = encode(colours())
+    length, chunks = [f"Content-Length: {len(picture)}"], ["Transfer-Encoding: chunked"]
+    framed = ((length, picture), (chunks, b"%x\r\n%s\r\n0\r\n\r\n" % (len(picture), picture)))
+    cases = (([], b"401"), ([f"Authorization: Bearer {FIRST[0]}"], b"200"), (["Authorization: x"], b"401"))
+    for framing, body in framed:
+        for headers, status in cases:
+            head = "\r\n".join(["POST /classify HTTP/1.1", "Host: t", *framing, *headers, "", ""])
+            with socket.create_connection(("127.0.0.1", guarded.port), timeout=60) as connection:
+                connection.sendall(head.encode() + body)
+                assert connection.makefile("rb").readline().split()[1] == status
 
 
 def test_health_and_static_files_need_no_key(guarded: Client) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from tests.fixtures.proxies import need, proxied
 from tests.fixtures.server import ROOT, Client, running
 
 PICTURE = encode(colours())
-SECONDS = 10
+Post = Callable[[str, Path], list[str]]  # an address and a picture -> a line for each way of sending it
 VICTIMS = 4
+ASKED, ATTACKS = 100, 80  # requests of each victim at least, and of the attacker beside them
 
 
 @pytest.fixture(scope="module")
@@ -29,36 +31,53 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         yield client
 
 
-def attack(port: int, stop: threading.Event) -> None:
-    """Posts whose body is a request, with the headers that make a careless server read it as one."""
-    inner = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
-    start = b"POST /classify HTTP/1.1\r\nHost: a\r\n"
-    length = b"Content-Length: %d\r\n\r\n" % len(inner)
-    heads = [
-        start + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n" + length,
-        start + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" + length,
-        start + b"Expect: 100-continue\r\n" + length,
-        start + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(inner),
-    ]
-    ends = [b"", b"", b"", b"\r\n0\r\n\r\n"]
-    number = 0
-    while not stop.is_set():
-        with (
-            contextlib.suppress(OSError),
-            contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=2)) as connection,
-        ):
-            connection.sendall(heads[number % 4] + inner + ends[number % 4])
-            connection.recv(65536)
-        number += 1
+class Attack:
+    """Posts whose body is a request, with the headers that make a careless server read it as one; while it is open."""
+
+    def __init__(self, port: int):
+        self.sent = 0
+        self._port, self._stop = port, threading.Event()
+        self._thread = threading.Thread(target=self._send)
+
+    def __enter__(self) -> "Attack":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _send(self) -> None:
+        inner = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
+        start = b"POST /classify HTTP/1.1\r\nHost: a\r\n"
+        length = b"Content-Length: %d\r\n\r\n" % len(inner)
+        heads = [
+            start + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n" + length,
+            start + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" + length,
+            start + b"Expect: 100-continue\r\n" + length,
+            start + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(inner),
+        ]
+        ends = [b"", b"", b"", b"\r\n0\r\n\r\n"]
+        while not self._stop.is_set():
+            kind = self.sent % 4
+            with (
+                contextlib.suppress(OSError),
+                contextlib.closing(socket.create_connection(("127.0.0.1", self._port), timeout=2)) as connection,
+            ):
+                connection.sendall(heads[kind] + inner + ends[kind])
+                connection.recv(65536)
+            self.sent += 1
 
 
-def ask_for_one(client: Client, number: int) -> tuple[int, list[str]]:
-    """Requests whose answers each have a mark of their own, and which answers lacked it."""
+def ask_for_one(client: Client, number: int, attack: Attack) -> list[str]:
+    """Requests whose answers each have a mark of their own, until there were ASKED of them and ATTACKS beside them;
+    the answers that lacked the mark."""
     foreign: list[str] = []
     asked = 0
     connection = client.connection()
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
+    deadline = time.monotonic() + 300
+    while asked < ASKED or attack.sent < ATTACKS:
+        assert time.monotonic() < deadline, (asked, attack.sent)
         mark = f"victim-{number}-{asked}"
         try:
             connection.request("POST", "/classify?top_k=1", PICTURE, {"X-Request-Id": mark})
@@ -72,28 +91,19 @@ def ask_for_one(client: Client, number: int) -> tuple[int, list[str]]:
         if response.getheader("x-request-id") != mark or b'"model":"toy-colours"' not in body:
             foreign.append(f"{response.status} {response.getheader('x-request-id')} {body[:80]!r}")
     connection.close()
-    return asked, foreign
+    return foreign
 
 
 @pytest.mark.parametrize("name", ["nginx", "haproxy"])
 def test_behind_a_proxy_nobody_gets_the_answer_to_anothers_request(served: Client, tmp_path: Path, name: str) -> None:
     need(name)
-    with proxied(name, served.port, tmp_path) as client:
-        stop = threading.Event()
-        results: list[tuple[int, list[str]]] = []
-        attacker = threading.Thread(target=attack, args=(client.port, stop))
-        victims = [
-            threading.Thread(target=lambda number=number: results.append(ask_for_one(client, number)))
-            for number in range(VICTIMS)
-        ]
-        for thread in (attacker, *victims):
-            thread.start()
-        for thread in victims:
-            thread.join()
-        stop.set()
-        attacker.join()
-    assert [foreign for _, foreign in results if foreign] == []
-    assert min(asked for asked, _ in results) > 10
+    with (
+        proxied(name, served.port, tmp_path) as client,
+        Attack(client.port) as attack,
+        ThreadPoolExecutor(VICTIMS) as pool,
+    ):
+        victims = [pool.submit(ask_for_one, client, number, attack) for number in range(VICTIMS)]
+        assert [victim.result() for victim in victims] == [[]] * VICTIMS
 
 
 def test_a_form_passes_every_proxy(served: Client, tmp_path: Path) -> None:
@@ -108,31 +118,41 @@ def test_a_form_passes_every_proxy(served: Client, tmp_path: Path) -> None:
 # Clients that offer HTTP/2 with an Upgrade header
 
 
-def post_with_java(url: str, file: Path, folder: Path) -> list[str]:
-    need("javac")
-    source = ROOT / "tests" / "fixtures" / "java" / "Post.java"
+@pytest.fixture(scope="module")
+def with_java(tmp_path_factory: pytest.TempPathFactory) -> Post:
+    folder, source = tmp_path_factory.mktemp("java"), ROOT / "tests" / "fixtures" / "java" / "Post.java"
     subprocess.run([need("javac"), "-d", str(folder), str(source)], check=True, timeout=120)
-    command = [need("java"), "-cp", str(folder), "Post", url, str(file)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()
+
+    def post(url: str, file: Path) -> list[str]:
+        command = [need("java"), "-cp", str(folder), "Post", url, str(file)]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()
+
+    return post
 
 
-def post_with_curl(url: str, file: Path, folder: Path) -> list[str]:
+@pytest.fixture
+def with_curl() -> Post:
     curl = need("curl")
-    lines = []
-    for options in (["--data-binary", f"@{file}"], ["-F", f"image=@{file}"]):
-        command = [curl, "-sS", "--http2", "-w", "%{http_code}", *options, url]
-        answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-        lines.append(f"{answer[-3:]} {answer[:-3]}")
-    return lines
+
+    def post(url: str, file: Path) -> list[str]:
+        lines = []
+        for options in (["--data-binary", f"@{file}"], ["-F", f"image=@{file}"]):
+            command = [curl, "-sS", "--http2", "-w", "%{http_code}", *options, url]
+            answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+            lines.append(f"{answer[-3:]} {answer[:-3]}")
+        return lines
+
+    return post
 
 
-@pytest.mark.parametrize("post", [post_with_java, post_with_curl])
+@pytest.mark.parametrize("way", ["with_java", "with_curl"])
 @pytest.mark.parametrize("size", [(8, 8), (1500, 1000)])
 def test_clients_that_offer_h2c_are_answered_over_http_1(
-    served: Client, tmp_path: Path, post: Callable[[str, Path, Path], list[str]], size: tuple[int, int]
+    served: Client, tmp_path: Path, request: pytest.FixtureRequest, way: str, size: tuple[int, int]
 ) -> None:
     file = tmp_path / "picture.png"
     file.write_bytes(encode(colours(size)))
-    answers = post(f"http://127.0.0.1:{served.port}/classify", file, tmp_path)
+    post: Post = request.getfixturevalue(way)
+    answers = post(f"http://127.0.0.1:{served.port}/classify", file)
     assert [answer[:3] for answer in answers] == ["200", "200"]
     assert all(json.loads(answer[4:])["model"] == "toy-colours" for answer in answers)

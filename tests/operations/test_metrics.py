@@ -48,17 +48,6 @@ def test_processes_that_share_a_folder_are_summed(tmp_path: Path) -> None:
     assert 'shortcut_requests_total{protocol="native",route="/classify",status="200"} 6.0' in run(tmp_path)
 
 
-def test_a_second_service_leaves_the_metrics_of_the_first_alone(tmp_path: Path) -> None:
-    toy.write_artifact(tmp_path / "models")
-    settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "2"}
-    with running(tmp_path / "first.log", **settings) as first:
-        for _ in range(4):
-            assert first.post("/classify", encode(colours())).status == 200
-        with running(tmp_path / "second.log", **settings) as second:
-            assert '"/classify",status="200"' not in second.get("/metrics").body.decode()
-        expect(first, 'shortcut_requests_total{protocol="native",route="/classify",status="200"} 4.0')
-
-
 def expect(client: Client, *lines: str) -> str:
     """The exposition, once it has all lines: another worker's figures come a moment later."""
     deadline = time.monotonic() + 60
@@ -144,14 +133,23 @@ def test_spans_are_exported_where_an_exporter_is_configured(observed: tuple[Clie
     assert {"/classify", "decode", "queue", "compute"} <= set(spans)
 
 
-def test_the_last_spans_are_sent_when_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_service_leaves_the_metrics_of_the_first_alone(
+    observed: tuple[Client, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its last spans are sent when it stops."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
     toy.write_artifact(tmp_path / "models")
-    with running(tmp_path / "log", models=str(tmp_path / "models"), default_model="toy-colours") as client:
-        assert client.post("/classify", encode(colours())).status == 200
+    settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1"}
+    first, _ = observed
+    for _ in range(4):  # only this test sends a batch that is answered
+        assert first.post_form("/classify/batch", ("image", "a.png", encode(colours()))).status == 200
+    with running(tmp_path / "log", **settings) as second:
+        assert '"/classify/batch",status="200"' not in second.get("/metrics").body.decode()
+        assert second.post("/classify", encode(colours())).status == 200
         assert '"name": "compute"' not in (tmp_path / "log").read_text()
     assert '"name": "compute"' in (tmp_path / "log").read_text()
+    expect(first, 'shortcut_requests_total{protocol="native",route="/classify/batch",status="200"} 4.0')
 
 
 def test_an_exporter_that_is_not_there_ends_the_start(tmp_path: Path) -> None:

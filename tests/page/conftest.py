@@ -53,11 +53,11 @@ def page(browser: Browser, options: dict[str, Any]) -> Iterator[Page]:
 
 @pytest.fixture(scope="session")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A service that asks for KEY."""
+    """A service that asks for KEY, and explains nothing."""
     folder = tmp_path_factory.mktemp("guarded")
     toy.write_artifact(folder / "models")
     settings = {"models": str(folder / "models"), "default_model": "toy-colours", "workers": "1", "api_keys": HASH}
-    with running(folder / "log", **settings) as client:
+    with running(folder / "log", **settings, explain_grid="0") as client:
         yield client
 
 

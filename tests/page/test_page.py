@@ -13,8 +13,8 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.fixtures import toy
 from tests.fixtures.pictures import colours, digit, encode
-from tests.fixtures.server import ROOT, Client, running
-from tests.page.conftest import SEVEN_STROKE, draw, expect_answer, open_page, touch, upload
+from tests.fixtures.server import ROOT, Client
+from tests.page.conftest import KEY, SEVEN_STROKE, draw, expect_answer, open_page, touch, upload
 
 DROP = """([name, bytes]) => {
   const data = new DataTransfer();
@@ -174,15 +174,13 @@ def test_what_the_network_saw_and_where_it_looked(page: Page, service: Client) -
     expect(page.locator("#explained")).to_be_hidden()
 
 
-def test_a_service_that_does_not_explain_still_answers(page: Page, tmp_path: Path) -> None:
-    toy.write_artifact(tmp_path / "models")
-    settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1", "explain_grid": "0"}
-    with running(tmp_path / "log", **settings) as client:
-        open_page(page, client)
-        upload(page, "colours.png", encode(colours()))
-        expect(page.locator("#answer tbody tr")).to_have_count(3)
-        expect(page.locator("#explained")).to_be_hidden()
-        expect(page.locator("#where")).to_contain_text("SHORTCUT_EXPLAIN_GRID is 0")
+def test_a_service_that_does_not_explain_still_answers(page: Page, guarded: Client) -> None:
+    page.add_init_script(f"sessionStorage.setItem('key', '{KEY}')")
+    open_page(page, guarded)
+    upload(page, "colours.png", encode(colours()))
+    expect(page.locator("#answer tbody tr")).to_have_count(3)
+    expect(page.locator("#explained")).to_be_hidden()
+    expect(page.locator("#where")).to_contain_text("SHORTCUT_EXPLAIN_GRID is 0")
 
 
 def test_a_blank_sheet_is_said_to_have_no_figure(page: Page, service: Client) -> None:

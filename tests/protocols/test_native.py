@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -186,69 +185,54 @@ def test_clients_that_go_away_leave_nothing_behind(service: Client) -> None:
     assert service.post("/classify", SEVEN).status == 200
 
 
-def test_a_large_picture_whose_client_has_gone_is_not_computed(tmp_path: Path) -> None:
-    toy.write_artifact(tmp_path / "models")
-    settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1"}
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A service of these tests, with one worker, that explains nothing."""
+    folder = tmp_path_factory.mktemp("alone")
+    toy.write_artifact(folder / "models")
+    settings = {"models": str(folder / "models"), "default_model": "toy-colours", "workers": "1", "explain_grid": "0"}
+    with running(folder / "log", **settings) as client:
+        yield client
+
+
+def counted(client: Client, status: int) -> float:
+    """Requests to /classify that were answered so."""
+    text = client.get("/metrics").body.decode()
+    line = f'shortcut_requests_total{{protocol="native",route="/classify",status="{status}"}} '
+    return float(text.partition(line)[2].split()[0]) if line in text else 0
+
+
+def test_a_large_picture_whose_client_has_gone_is_not_computed(alone: Client) -> None:
     large = encode(colours((3000, 2000)))
-    with running(tmp_path / "log", **settings) as client:
-        connections = [socket.create_connection(("127.0.0.1", client.port), timeout=60) for _ in range(40)]
-        for connection in connections:
-            connection.sendall(post(large))
-        time.sleep(0.5)
-        for connection in connections:
-            connection.close()
-        assert client.post("/classify", large).status == 200
-        text = client.get("/metrics").body.decode()
-        answered = float(
-            text.partition('shortcut_requests_total{protocol="native",route="/classify",status="200"} ')[2].split()[0]
-        )
-        gone = float(
-            text.partition('shortcut_requests_total{protocol="native",route="/classify",status="499"} ')[2].split()[0]
-        )
-        assert gone >= 15, text  # a picture takes some 50 ms, two at a time
-        assert answered + gone == 41
+    before = counted(alone, 200), counted(alone, 499)
+    connections = [socket.create_connection(("127.0.0.1", alone.port), timeout=60) for _ in range(40)]
+    for connection in connections:
+        connection.sendall(post(large))
+    time.sleep(0.5)
+    for connection in connections:
+        connection.close()
+    assert alone.post("/classify", large).status == 200
+    answered, gone = counted(alone, 200) - before[0], counted(alone, 499) - before[1]
+    assert gone >= 15  # a picture takes some 50 ms, two at a time
+    assert answered + gone == 41
 
 
-def test_a_batch_of_many_leaves_the_event_loop_to_others_between_them(tmp_path: Path) -> None:
+def test_a_batch_of_many_leaves_the_event_loop_to_others_between_them(alone: Client) -> None:
     """Each is small and takes some ten milliseconds, for the texts in it."""
-    toy.write_artifact(tmp_path / "models")
-    settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1"}
     slow = with_chunks(encode(colours((100, 100))), [(b"zTXt", b"k\0\0" + zlib.compress(bytes(1_000_000)))] * 4)
     body, content_type = form(*[("image", f"{i}.png", slow) for i in range(64)])
-    with running(tmp_path / "log", **settings) as client, ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
         began = time.monotonic()
-        upload = pool.submit(client.post, "/classify/batch", body, content_type)
+        upload = pool.submit(alone.post, "/classify/batch", body, content_type)
         waits: list[float] = []
         while not upload.done():
             asked = time.monotonic()
-            assert client.get("/livez").status == 200
+            assert alone.get("/livez").status == 200
             waits.append(time.monotonic() - asked)
         took = time.monotonic() - began
-        assert {"filename", "predictions"} == upload.result().json()["results"][-1].keys()
-        assert len(waits) > 3
-        assert max(waits) < took / 3
-
-
-@pytest.fixture
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, str]]:
-    from serving.edge import keys
-
-    key, hashed = keys.make()
-    folder = tmp_path_factory.mktemp("guarded")
-    toy.write_artifact(folder / "models")
-    settings = {"models": str(folder / "models"), "default_model": "toy-colours", "workers": "1"}
-    with running(folder / "log", **settings, api_keys=hashed) as client:
-        yield client, key
-
-
-def test_a_key_is_asked_for_on_both_ways(guarded: tuple[Client, str]) -> None:
-    client, key = guarded
-    picture = encode(colours())
-    cases = (([], b"401"), ([f"Authorization: Bearer {key}"], b"200"), (["Authorization: x"], b"401"))
-    for way in (post, chunked):
-        for headers, status in cases:
-            ((line, _),) = raw(client, way(picture, *headers), 1)
-            assert line.split()[1] == status
+    assert {"filename", "predictions"} == upload.result().json()["results"][-1].keys()
+    assert len(waits) > 3
+    assert max(waits) < took / 3
 
 
 def test_clients_cannot_fill_the_memory_with_queries() -> None:
@@ -289,10 +273,7 @@ def test_an_explanation_fails_as_an_answer_does(service: Client) -> None:
     assert "is for one image" in assert_failure(batch, 422, "invalid_parameter")
 
 
-def test_explanations_can_be_forbidden(tmp_path: Path) -> None:
-    toy.write_artifact(tmp_path / "models")
-    settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1", "explain_grid": "0"}
-    with running(tmp_path / "log", **settings) as client:
-        told = assert_failure(client.post("/classify?explain=1", encode(colours())), 422, "invalid_parameter")
-        assert "SHORTCUT_EXPLAIN_GRID is 0" in told
-        assert client.post("/classify?explain=0", encode(colours())).status == 200
+def test_explanations_can_be_forbidden(alone: Client) -> None:
+    told = assert_failure(alone.post("/classify?explain=1", encode(colours())), 422, "invalid_parameter")
+    assert "SHORTCUT_EXPLAIN_GRID is 0" in told
+    assert alone.post("/classify?explain=0", encode(colours())).status == 200
