@@ -19,12 +19,16 @@ serve: .venv/ready  ## the service with the committed models, on PORT
 train: .venv-dev/ready  ## MODEL=conv_resnet_deep [ARGS="--dataset mnist …"]
 	.venv-dev/bin/python -m training.fit $(MODEL) $(ARGS)
 
-# Both run on JOBS processes: a file's tests on one of them, the files that take longest first (tests/conftest.py).
+# On JOBS processes: a file's tests on one of them, the files that take longest first (tests/conftest.py). Without
+# bytecode every service that a test starts would compile all of its modules anew, and every process all tests.
+test test-thorough: export PYTHONDONTWRITEBYTECODE =
 test: .venv-dev/ready .venv/ready .venv-bento/ready check  ## lint, types, tests; says at its end what it left out
 	.venv-dev/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
+# Trainings beside each other; then what floods or attacks a service, which wants the machine for itself.
 test-thorough: .venv-dev/ready .venv/ready .venv-bento/ready  ## the tests that `make test` leaves out for their time
-	.venv-dev/bin/python -m pytest -m thorough
+	.venv-dev/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m thorough tests/training tests/study
+	.venv-dev/bin/python -m pytest -m thorough --ignore tests/training --ignore tests/study
 
 test-large: .venv-dev/ready  ## large networks of others, published: minutes and gigabytes each
 	.venv-dev/bin/python -m pytest -m large

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,13 +12,41 @@ from tests.fixtures.server import ROOT, Client, running
 
 pytest_plugins = ["tests.fixtures.summary"]
 
-LONGEST = ("tests/training/", "tests/page/", "tests/edge/")  # the folders whose files take longest
+PAGE = "tests/page/"  # its files share a browser and two services
+# What takes longest, the longest first, by what `make test` says at its end.
+LONGEST = (
+    PAGE,
+    *(
+        f"tests/training/test_{name}.py"
+        for name in ("keras_applications", "transfer", "fit", "others_models", "families", "epochs", "export", "runs")
+    ),
+    "tests/test_readme.py",
+    *(f"tests/{name}.py" for name in ("edge/test_draining", "repository/test_watching", "test_faults", "test_start")),
+    "tests/training/",
+    "tests/edge/",
+    "tests/engine/",
+    "tests/deploy/",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where several processes share the files, the long ones come first: no process is left with one at the end."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: [not item.nodeid.startswith(folder) for folder in LONGEST])
+        items.sort(
+            key=lambda item: next((i for i, of in enumerate(LONGEST) if item.nodeid.startswith(of)), len(LONGEST))
+        )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests on one process, as `--dist loadfile` has it; all of the page's too."""
+    from xdist.scheduler.loadfile import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return PAGE if nodeid.startswith(PAGE) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,11 @@ def module_name(path: Path) -> str:
 MODULES = {
     module_name(path): path for half in ("serving", "training", "study") for path in sorted((ROOT / half).rglob("*.py"))
 }
-IMPORTS = {name: imported(path) for name, path in MODULES.items()}
+
+
+@cache
+def imports_of(name: str) -> set[str]:
+    return imported(MODULES[name])
 
 
 def belongs_to(name: str, packages: set[str] | tuple[str, ...]) -> bool:
@@ -95,7 +100,7 @@ def own_imports(name: str) -> set[str]:
     return {
         other
         for other in MODULES
-        if other in IMPORTS[name] and "." in other and other != name and MODULES[other].name != "__init__.py"
+        if other in imports_of(name) and "." in other and other != name and MODULES[other].name != "__init__.py"
     }
 
 
@@ -108,24 +113,24 @@ def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("serving")])
 def test_serving_never_imports_training_or_its_libraries(name: str) -> None:
-    assert [other for other in sorted(IMPORTS[name]) if belongs_to(other, TRAINING_ONLY)] == []
+    assert [other for other in sorted(imports_of(name)) if belongs_to(other, TRAINING_ONLY)] == []
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("training")])
 def test_training_imports_the_decoder_and_nothing_else_of_serving(name: str) -> None:
-    foreign = [other for other in IMPORTS[name] if belongs_to(other, {"serving", "bentoml"})]
+    foreign = [other for other in imports_of(name) if belongs_to(other, {"serving", "bentoml"})]
     assert sorted(other for other in foreign if other != "serving" and not belongs_to(other, SHARED)) == []
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if belongs_to(name, {"serving.images"})])
 def test_the_decoder_needs_pillow_and_numpy_alone(name: str) -> None:
-    foreign = {other.partition(".")[0] for other in IMPORTS[name]} - set(sys.stdlib_module_names)
+    foreign = {other.partition(".")[0] for other in imports_of(name)} - set(sys.stdlib_module_names)
     assert foreign <= {"PIL", "numpy", "serving"}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("study")])
 def test_the_study_never_imports_serving(name: str) -> None:
-    assert [other for other in sorted(IMPORTS[name]) if belongs_to(other, {"serving", "bentoml"})] == []
+    assert [other for other in sorted(imports_of(name)) if belongs_to(other, {"serving", "bentoml"})] == []
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -145,7 +150,7 @@ def test_every_module_is_in_a_room_or_a_front_door() -> None:
 
 @pytest.mark.parametrize("door", FRONT_DOORS)
 def test_nothing_imports_a_front_door(door: str) -> None:
-    importers = [name for name in MODULES if not belongs_to(name, FRONT_DOORS) and door in IMPORTS[name]]
+    importers = [name for name in MODULES if not belongs_to(name, FRONT_DOORS) and door in imports_of(name)]
     assert importers == []
 
 
@@ -154,7 +159,7 @@ PROTOCOLS = [name for name, path in MODULES.items() if "Protocol(" in path.read_
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_no_protocol_imports_another(name: str) -> None:
-    assert [other for other in PROTOCOLS if other != name and other in IMPORTS[name]] == []
+    assert [other for other in PROTOCOLS if other != name and other in imports_of(name)] == []
 
 
 # Who may read or write JSON, and of what. A protocol's is written in serving/protocols alone.
@@ -173,7 +178,7 @@ JSON = {
 
 
 def test_protocols_alone_write_a_protocols_json() -> None:
-    writers = {name for name in MODULES if name.startswith("serving.") and "json" in IMPORTS[name]}
+    writers = {name for name in MODULES if name.startswith("serving.") and "json" in imports_of(name)}
     foreign = {name for name in writers if not belongs_to(name, ("serving.protocols", *JSON))}
     assert not foreign, f"{', '.join(sorted(foreign))}: give values to serving/protocols, which writes them"
     assert [name for name in JSON if not any(belongs_to(writer, (name,)) for writer in writers)] == []
@@ -190,7 +195,7 @@ def test_the_data_plane_knows_no_protocol(name: str) -> None:
 @pytest.mark.parametrize("name", ["serving.repository.predictor", "serving.repository.answers"])
 def test_the_synchronous_way_needs_no_loop(name: str) -> None:
     """Nor does what it imports of its own room import one into it."""
-    assert "asyncio" not in IMPORTS[name]
+    assert "asyncio" not in imports_of(name)
 
 
 def test_no_imports_run_in_a_circle() -> None:
