@@ -38,11 +38,18 @@ class Body:
         BodyTooLarge, or InvalidRequest where the chunks are not sound or too many."""
         if self._chunked:
             return self._take_chunks(data, at)
-        end = min(len(data), at + self._left)
-        self._left -= end - at
-        self._keep(data[at:end] if self._limit else b"", end - at)
-        self.complete = self._left == 0
-        return end
+        size = len(data) - at
+        if size > self._left:
+            size = self._left
+        self._left -= size
+        self.complete = not self._left
+        if self._limit and size >= SMALL_PIECE_BYTES and not self._small:  # as nearly always
+            self._pieces.append(data[at : at + size])
+            self.received += size
+            self.held += size + PIECE_OVERHEAD_BYTES
+        else:
+            self._keep(data[at : at + size] if self._limit else b"", size)
+        return at + size
 
     def joined(self) -> bytes:
         """The whole body."""

@@ -21,6 +21,7 @@ from serving.operations import metrics
 # A refused upload is read and dropped for this long, so that the client sees the answer and not a reset connection.
 LINGER_SECONDS = 2.0
 PROBE_SECONDS = 1.0  # for the head of a request on a spare place
+PATIENCE_SECONDS = 0.25  # a body that goes on arriving is marked so no more often
 MAX_PIPELINED = 16  # requests that are answered in one turn of the event loop; then others have theirs
 CLIENT_GONE = 499  # the status in metrics of a request whose client did not wait for its answer
 # Half-closed clients of a worker that may wait for an answer at a time. A client that has gone looks the same until it
@@ -228,7 +229,7 @@ class Connection(asyncio.Protocol):
             self._stop_timer()
             request.body = upload.body.joined()
             self._handle(upload.route, request)
-        elif upload.due >= now:  # it goes on as it must
+        elif upload.due >= now > self._place.since + PATIENCE_SECONDS:  # it goes on as it must
             self._place.wait(now)
         return end
 
@@ -279,7 +280,8 @@ class Connection(asyncio.Protocol):
             self._early = response
             return
         self._send(request, response)
-        self._go_on()
+        if self._ahead or self._half_closed:
+            self._go_on()
 
     def _send(self, request: Request, response: Response) -> None:
         """Write the answer, and go over to what follows it."""

@@ -239,7 +239,8 @@ class Heads:
                 return None, data, len(data)
             data, at = bytes(beginning.data), 0
             self._beginning = None
-        self._check_size(end - at)
+        if end - at + len(END) > self._limit:
+            self._check_size(end - at)
         if end == at:  # an empty head: version 2 of the PROXY protocol begins so
             raise InvalidRequest(why_invalid(data[at:]))
         return parse_head(data[at : end + len(END)]), data, end + len(END)

@@ -54,10 +54,8 @@ class Edge:
         self.heads.clear()
 
     def head(self, status: int, headers: Headers) -> bytes:
-        """The beginning of an answer: the same few for nearly all of a second."""
-        written = self.heads.get((status, headers))
-        if written is None:
-            written = self.heads[status, headers] = head_lines(status, self.common + headers)
+        """The beginning of an answer: the same few for nearly all of a second, so that they are kept in `heads`."""
+        written = self.heads[status, headers] = head_lines(status, self.common + headers)
         return written
 
     def answer(self, request: Request, response: Response, last: bool) -> bytes:
@@ -66,7 +64,7 @@ class Edge:
         length = b"" if response.status in (204, 304) else b"content-length: %d\r\n" % len(response.body)
         keep = b"connection: close\r\n" if last else b"connection: keep-alive\r\n" if request.minor == b"0" else b""
         headers = response.headers if self.front is None else response.headers + self.front.headers(request)
-        head = self.head(response.status, headers)
+        head = self.heads.get((response.status, headers)) or self.head(response.status, headers)
         head += b"x-request-id: %b\r\n%b%b\r\n" % (request.request_id.encode(), keep, length)
         return head if request.method == b"HEAD" else head + response.body
 

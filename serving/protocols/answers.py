@@ -1,12 +1,13 @@
 """What protocols share of answering: one picture without a task of its own, and this project's JSON of an answer."""
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from serving.edge.http1 import Request, Response
+from serving.edge.http1 import Request, Response, write_json
 from serving.edge.router import failed
 from serving.errors import UnknownModel
 from serving.operations import metrics
@@ -61,3 +62,37 @@ def predictions(answer: Answer, ranking: Ranking) -> dict[str, Any]:
     labels, (best, unsure) = answer.labels, ranking
     content: dict[str, Any] = {"predictions": [{"label": labels[i], "index": i, "probability": p} for i, p in best]}
     return content if unsure is None else content | {"unsure": unsure}
+
+
+# An answer's JSON without a detour through dictionaries: half the time of json.dumps
+
+
+class _Texts:
+    """What is the same in every answer of a version, written once."""
+
+    def __init__(self, served: ServedModel):
+        artifact = served.artifact
+        self.start = write_json({"model": artifact.name, "version": artifact.version})[:-1] + ',"predictions":['
+        self.indexed = [
+            write_json({"label": label, "index": i})[:-1] + ',"probability":' for i, label in enumerate(artifact.labels)
+        ]
+        self.scored = [write_json({"label": label})[:-1] + ',"score":' for label in artifact.labels]
+
+
+_texts: weakref.WeakKeyDictionary[ServedModel, _Texts] = weakref.WeakKeyDictionary()
+
+
+def answer_text(served: ServedModel, ranking: Ranking) -> bytes:
+    """As write_json would write the model, the version and `predictions`."""
+    texts = _texts.get(served) or _texts.setdefault(served, _Texts(served))
+    labels = texts.indexed
+    best = ",".join([f"{labels[i]}{p!r}}}" for i, p in ranking.best])
+    doubt = "" if ranking.unsure is None else f',"unsure":"{ranking.unsure}"'
+    return f"{texts.start}{best}]{doubt}}}".encode()
+
+
+def scores_text(served: ServedModel, ranking: Ranking) -> bytes:
+    """As write_json would write [{"label": …, "score": …}, …]."""
+    labels = (_texts.get(served) or _texts.setdefault(served, _Texts(served))).scored
+    best = ",".join([f"{labels[i]}{p!r}}}" for i, p in ranking.best])
+    return f"[{best}]".encode()

@@ -73,11 +73,11 @@ def _inflated(body: bytes, wbits: int, limit: int) -> bytes:
 
 def compressed(body: bytes, accepted: str) -> tuple[bytes, str | None]:
     """`body` in the first of gzip and deflate that the Accept-Encoding `accepted` names; as it is where none is."""
+    if len(body) < MIN_COMPRESSED or not accepted:
+        return body, None
     wanted = {
         part.partition(";")[0].strip().lower() for part in accepted.split(",") if "q=0" not in part.replace(" ", "")
     }
-    if len(body) < MIN_COMPRESSED:
-        return body, None
     for coding, wbits in (("gzip", 31), ("deflate", 15)):
         if coding in wanted:
             stream = zlib.compressobj(1, wbits=wbits)

@@ -7,11 +7,11 @@ task's specification in @huggingface/tasks.
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
-from serving.edge.http1 import Headers, Request, Response, json_response
+from serving.edge.http1 import JSON, Headers, Request, Response, json_response
 from serving.edge.router import Protocol, Route
 from serving.errors import ClassifyError, InvalidParameter
 from serving.protocols import codings
-from serving.protocols.answers import answer_one
+from serving.protocols.answers import answer_one, scores_text
 from serving.protocols.openapi import BINARY, STRING, array, failures, json_answer, reference, required
 from serving.protocols.parsing import from_base64, load_object
 from serving.protocols.tensors import shown
@@ -103,10 +103,10 @@ class HuggingFace:
 
 
 def _response(served: ServedModel, answer: Answer, top_k: int) -> Response:
-    best, unsure = served.rank(answer, top_k)
+    ranking = served.rank(answer, top_k)
     # The answer is a bare list: only a header has room for the reason of a doubt.
-    headers: Headers = () if unsure is None else (("x-unsure", unsure),)
-    return json_response([{"label": answer.labels[i], "score": p} for i, p in best], headers=headers)
+    headers: Headers = JSON if ranking.unsure is None else (*JSON, ("x-unsure", ranking.unsure))
+    return Response(200, scores_text(served, ranking), headers)
 
 
 def _is_json(body: bytes, kind: str) -> bool:

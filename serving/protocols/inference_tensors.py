@@ -286,9 +286,12 @@ def _write_head(answered: Answered, forms: tuple[Form, ...], data: Sequence[list
 _write_again_and_again = functools.lru_cache(256)(_write_head)
 
 
+_FLOATS = np.dtype("<f4")
+
+
 def _raw_bytes(values: np.ndarray | list[str]) -> bytes:
     if isinstance(values, np.ndarray):
-        return values.astype("<f4", copy=False).tobytes()
+        return values.tobytes() if values.dtype == _FLOATS else values.astype(_FLOATS).tobytes()
     return tensors.bytes_from_elements([text.encode() for text in values])
 
 

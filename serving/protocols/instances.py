@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from serving.edge.http1 import Request, Response, json_response
+from serving.edge.http1 import JSON, Request, Response, json_response
 from serving.errors import ClassifyError, InvalidParameter, InvalidRequest, UnsupportedFormat
 from serving.protocols import codings, tensors
-from serving.protocols.answers import answer_one, predictions
+from serving.protocols.answers import answer_one, answer_text, predictions
 from serving.protocols.parsing import from_base64, load_object
 from serving.protocols.tensors import shown
 from serving.repository.answers import Answer
@@ -62,7 +62,7 @@ async def _answer_later(request: Request, served: ServedModel, asked: Parameters
 
 def _response(served: ServedModel, found: Answer, asked: Parameters) -> Response:
     ranking = served.rank(found, asked.top_k, asked.min_probability)
-    return json_response({"model": found.model, "version": found.version, **predictions(found, ranking)})
+    return Response(200, answer_text(served, ranking), JSON)
 
 
 async def _answer_instances(

@@ -79,14 +79,18 @@ class Sagemaker:
 
     def _admit(self, request: Request) -> None:
         codings.refuse_unknown(request)
-        _check_accept(request.header(b"accept"))
-        served, asked = self._asked(request.header(ATTRIBUTES))
+        if b"accept" in request.fields:
+            _check_accept(request.header(b"accept"))
+        served, asked = self._asked(request.header(ATTRIBUTES)) if ATTRIBUTES in request.fields else self._plain()
         served.check()
         request.context = served, asked
 
+    def _plain(self) -> tuple[ServedModel, instances.Parameters]:
+        return self._repository().find(None), instances.Parameters()
+
     def _asked(self, attributes: str) -> tuple[ServedModel, instances.Parameters]:
         """`model=…,version=…,top_k=…,min_probability=…`; others are the client's own. Raises InvalidParameter."""
-        given = dict(part.strip().partition("=")[::2] for part in attributes.split(",")) if attributes else {}
+        given = dict(part.strip().partition("=")[::2] for part in attributes.split(","))
         version, top_k, least = given.get("version"), given.get("top_k", "3"), given.get("min_probability")
         for name, text in (("version", version), ("top_k", top_k)):
             if text is not None and not (text.isascii() and text.isdecimal() and len(text) <= 9):
@@ -106,5 +110,5 @@ class Sagemaker:
 def _check_accept(accept: str) -> None:
     """Raises UnsupportedFormat where the client takes no JSON."""
     kinds = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
-    if accept and not {"*/*", "application/*", "application/json"}.intersection(kinds):
+    if not {"*/*", "application/*", "application/json"}.intersection(kinds):
         raise UnsupportedFormat(f"the answer is application/json, and Accept names only {accept[:80]!a}")

@@ -8,7 +8,7 @@ import pytest
 
 from serving.engine.measurements import Measurements
 from serving.operations import metrics
-from serving.protocols import native
+from serving.protocols import answers, native
 from serving.protocols.native import Limits, Native
 from serving.repository.answers import Answer, answer
 from serving.repository.models import Repository
@@ -36,9 +36,11 @@ def test_body_is_what_json_would_write(repository: Repository, top_k: int, doubt
     served = repository.find()
     found = answered(served, 1e-7, 0.9999999, 0.0123456, doubt=doubt)
     ranking = served.rank(found, top_k)
-    whole = {"model": "toy-colours", "version": 2, **native.predictions(found, ranking)}
+    whole = {"model": "toy-colours", "version": 2, **answers.predictions(found, ranking)}
     assert whole.get("unsure") == doubt
-    assert native.body(served, ranking) == json.dumps(whole, separators=(",", ":")).encode()
+    assert answers.answer_text(served, ranking) == json.dumps(whole, separators=(",", ":")).encode()
+    scores = [{"label": found.labels[i], "score": p} for i, p in ranking.best]
+    assert answers.scores_text(served, ranking) == json.dumps(scores, separators=(",", ":")).encode()
 
 
 def test_labels_are_those_of_the_version(tmp_path: Path) -> None:
@@ -48,7 +50,7 @@ def test_labels_are_those_of_the_version(tmp_path: Path) -> None:
         folder = tmp_path / labels[0].strip('"')
         settings = Settings(models=folder, default_model="toy-colours", provider="cpu", cache=tmp_path)
         served = Repository(settings, 1, Measurements(tmp_path)).find()
-        content = json.loads(native.body(served, served.rank(answered(served, 0.5, 0.3, 0.2), 3)))
+        content = json.loads(answers.answer_text(served, served.rank(answered(served, 0.5, 0.3, 0.2), 3)))
         assert [one["label"] for one in content["predictions"]] == list(labels)
 
 
