@@ -136,7 +136,13 @@ _RESIDENT = Gauge(
 )
 _LOADS = Counter("shortcut_model_loads", "Times that this version was loaded because somebody asked", _MODEL)
 _LOAD_SECONDS = Counter("shortcut_model_load_seconds", "Seconds that those loads took", _MODEL)
-_RESIDENT_BYTES = Gauge("shortcut_resident_bytes", "Bytes that models take in memory", multiprocess_mode="livesum")
+
+
+@functools.cache
+def _resident_bytes() -> Gauge:
+    """Not at the import: what has no label opens its file at once, before `join` has said in which folder, and takes
+    every other gauge of its kind there."""
+    return Gauge("shortcut_resident_bytes", "Bytes that models take in memory", multiprocess_mode="livesum")
 
 
 # What a model sees, beside what it saw in validation: whether the stream has drifted away from what it was trained for.
@@ -349,7 +355,7 @@ def _of_cache(result: str) -> Tally:
 
 def resident(size: int) -> None:
     """So many bytes of models are in memory. On any thread."""
-    _RESIDENT_BYTES.set(size)
+    _resident_bytes().set(size)
 
 
 _protocols: dict[str, str] = {}  # of each route

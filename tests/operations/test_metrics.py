@@ -323,3 +323,13 @@ line('shortcut_reference_label_share{label="other"')
     assert 'shortcut_predicted_labels_total{label="class 98",model="m",version="1"} 1.0' in lines
     assert 'shortcut_predicted_labels_total{label="other",model="m",version="1"} 2.0' in lines
     assert float(lines[-1].split()[-1]) == pytest.approx(0.901)
+
+
+def test_no_figure_opens_its_file_before_the_folder_is_known() -> None:
+    """What has no label would, at the import, and take all of its kind with it."""
+    from serving.operations import metrics
+
+    kinds = (metrics.Gauge, metrics.Counter, metrics.Histogram)
+    figures = [value for value in vars(metrics).values() if isinstance(value, kinds)]
+    assert figures
+    assert not [figure._name for figure in figures if not figure._labelnames]
