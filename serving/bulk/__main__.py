@@ -197,7 +197,8 @@ def _run(work: Work, chunks: list[sources.Chunk], args: argparse.Namespace, outp
         count += len(table)
         bad += len(table) - table["error"].null_count
         output.add(table)
-        if now - told_at >= every or (count == wanted and sys.stderr.isatty()):
+        # In a log too, the first answers are told at once: the start was long.
+        if now - told_at >= every or told_at == began or (count == wanted and sys.stderr.isatty()):
             told_at = now
             start, end = ("\r", "") if sys.stderr.isatty() else ("", "\n")
             rate = Rate(count, now - began, first_at, first)

@@ -3,6 +3,7 @@
 The only module that knows Ray. A dead actor is replaced, and its chunk computed again.
 """
 
+import contextlib
 import logging
 import os
 import pickle
@@ -16,6 +17,7 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray reports its use
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what will be Ray's default; it warns until then
 
+import psutil  # type: ignore[import-untyped]
 import pyarrow
 import ray
 
@@ -95,4 +97,12 @@ def _start(actors: int | None, address: str | None) -> None:
             if "timed out during startup" not in str(err) or not left:
                 raise
             ray.shutdown()
+            _end_children()  # which Ray leaves then, and which take what the next start needs
             print("Ray did not start within 30 s, as on a busy machine: once more", file=sys.stderr, flush=True)
+
+
+def _end_children() -> None:
+    """Of this process, which has none but Ray's."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
