@@ -83,6 +83,37 @@ def test_it_runs_as_nobody_special_on_a_root_that_takes_nothing(container: tuple
     assert inside(name, script) == ""
 
 
+def test_any_user_of_group_0_has_enough_with_700_mb(image: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """As OpenShift runs it, with one model and two workers; the kernel ends what takes more."""
+    model = ROOT / "models" / "digits_cnn-mnist"
+    options = ("--user", "12345:0", "--read-only", "--read-only-tmpfs=false", "--cap-drop", "ALL")
+    limits = ("--memory", str(MAX_BYTES), "--memory-swap", str(MAX_BYTES))
+    mounted = ("--volume", f"{model}:/models/digits_cnn-mnist:ro")
+    settings = {"SHORTCUT_MODELS": "/models", "SHORTCUT_WORKERS": "2", "SHORTCUT_PROVIDER": "cpu"}
+    pictures = subject(ROOT / "models", "digits_cnn-mnist").small
+    with running(*options, *limits, *mounted, **settings) as (name, client, _):
+        wait_until(lambda: workers(client) == 2, PATIENCE_SECONDS, lambda: podman.logs(name))
+        assert inside(name, "id -u; id -g").split() == ["12345", "0"]
+        load = Balancer(client, 8, "/classify?top_k=1", pictures[0].data)
+        for picture in pictures:
+            answer = client.post("/classify?top_k=1", picture.data)
+            assert answer.status == 200, answer
+            assert answer.json()["predictions"][0]["label"] == picture.label
+        load.join()
+        assert load.lost == []
+        assert {status for _, status, _ in load.answers} == {200}
+        # Of each process its share of what several have: the sum is what the machine gives.
+        rows = inside(name, "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | grep ^Pss:").splitlines()
+        taken = sum(int(row.split()[1]) for row in rows) * 1024
+        assert json.loads(podman.podman("inspect", name))[0]["State"]["OOMKilled"] is False
+        assert "for want of memory" not in podman.logs(name)
+    with capsys.disabled():
+        print(
+            f"\nuser 12345 in group 0, one model, two workers under load: {taken / 1e6:.0f} MB in {len(rows)} processes"
+        )
+    assert taken < MAX_BYTES
+
+
 def test_it_holds_nothing_that_serving_does_not_need(container: tuple[str, Client, float]) -> None:
     assert podman.superfluous(container[0]) == {}
 
