@@ -23,6 +23,7 @@ from training.networks.keras_applications import check_weights
 from training.networks.network import check_size, plain_name
 from training.networks.table import NETWORKS
 from training.recipes.table import RECIPES, recipe_for
+from training.runs.devices import KINDS, strategy
 from training.runs.fitting import InterruptedAfterPublishing, fit
 from training.runs.parts import RunError, splits
 from training.runs.quick import quick
@@ -86,6 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints, weights, plots (default: runs)")
     parser.add_argument("--origin", help="where the data came from, for the card (default: the data set or file)")
     parser.add_argument("--strict", action="store_true", help="refuse damaged pictures instead of skipping a few")
+    parser.add_argument(
+        "--distribute",
+        choices=KINDS,
+        help="mirrored: split each batch among all GPUs of this machine; multi-worker: not with Keras 3, and says why",
+    )
     parser.add_argument("--resume", action="store_true", help="continue the newest interrupted run of this model")
     args = parser.parse_args(argv)
     if args.network is None and args.data is None:
@@ -111,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_model_name(chosen, name, bool(args.data))
             recipe = recipe_for(chosen, name, args.recipe, args.weights)
             recipe = replace(recipe, **{key: value for key, value in overrides.items() if value is not None})
+            spread = strategy(args.distribute, recipe.batch_size)  # before anything is computed
             data = load(
                 name,
                 args.data,
@@ -133,7 +140,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 artifact = quick(recipe, told_of_few(data), output=args.output, runs=args.runs)
             else:
                 artifact = fit(
-                    recipe, told_of_few(data), output=args.output, runs=args.runs, resume=args.resume, found=found
+                    recipe,
+                    told_of_few(data),
+                    output=args.output,
+                    runs=args.runs,
+                    resume=args.resume,
+                    found=found,
+                    strategy=spread,
                 )
         except Exception as err:
             if stopped:  # TensorFlow makes an error of its own of what is raised while it traces a function

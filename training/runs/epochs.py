@@ -18,6 +18,7 @@ from training.data.dataset import batch_for, let_go
 from training.networks.network import ENLARGING
 from training.recipes.augmentation import augmented
 from training.recipes.recipe import Recipe
+from training.runs.devices import even
 from training.runs.parts import Part
 
 # Bytes of uint8 training images that batch norm's statistics are recomputed from: 10,000 of 32x32, 200 of 224x224.
@@ -38,6 +39,7 @@ def train_epoch(
     rng = np.random.default_rng((recipe.seed, epoch))
     order = rng.permutation(len(train[1]))
     order += len(order) * rng.integers(0, len(train[0]) // len(order), len(order))  # one view of each image
+    order = order[: even(len(order), recipe.batch_size, model.distribute_strategy.num_replicas_in_sync)]
     classes = model.output_shape[1]
     batches = batches_of(*train, classes, recipe.batch_size, order)
     if recipe.augmentation and not recipe.frozen:

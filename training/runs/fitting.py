@@ -10,11 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from training.artifact.calibration import calibration, put_inside, temperature, tempered, threshold
 from training.artifact.card import card_of_training, hardware
@@ -53,18 +55,20 @@ def fit(
     runs: Path,
     resume: bool = False,
     found: Findings | None = None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> Path:
     """Train `recipe` on `data`, evaluate on the test split, publish; returns the artifact's folder.
 
     `runs/MODEL/VERSION/` keeps weights, history, plots and the run's record. `found` is what was found of the recipe's
-    augmentations, for the card. Raises RunError, also where the loss is no finite number any more, and ExportError.
+    augmentations, for the card. With a `strategy` the epochs run on its devices. Raises RunError, also where the loss
+    is no finite number any more, and ExportError.
     """
     check_name(recipe.model_name)  # now, not after the training
     check_output(output)
     train, validation = splits(recipe, data)
     run = Run.open(runs / recipe.model_name, recipe, data, resume)
     try:
-        artifact = _fit(run, train, validation, output, found)
+        artifact = _fit(run, train, validation, output, found, strategy)
     finally:
         run.discard_untrained()
     if recipe.frozen and data.files:
@@ -87,8 +91,17 @@ def _keep_features(run: Run, artifact: Path, runs: Path) -> None:
     print(f"features kept for --quick: {runs / FOLDER} ({time.perf_counter() - started:.0f} s)")
 
 
-def _fit(run: Run, train: Part, validation: Part, output: Path, found: Findings | None) -> Path:
-    recipe, data, model = run.recipe, run.data, run.restore()
+def _fit(
+    run: Run,
+    train: Part,
+    validation: Part,
+    output: Path,
+    found: Findings | None,
+    strategy: tf.distribute.Strategy | None,
+) -> Path:
+    recipe, data = run.recipe, run.data
+    with nullcontext() if strategy is None else strategy.scope():
+        model = run.restore()
     print(_plan(recipe, data, model, train, validation, output, run), flush=True)
     learnt, checked, prepared = _prepared(model, run, train, validation)
     lately: list[float] = []  # the seconds of this process' epochs, without what was prepared once
@@ -107,6 +120,8 @@ def _fit(run: Run, train: Part, validation: Part, output: Path, found: Findings 
         print(f"stopped early: no better validation in {recipe.early_stopping} epochs")
     if recipe.published == "best":
         print(f"published are the weights of epoch {run.best_epoch + 1}, as good as any on the validation images")
+    if strategy is not None:  # what follows is for a model of one device
+        model = keras.saving.load_model(run.checkpoint)
     model = run.published_model(model)
 
     probabilities = model.predict(batches_of(data.x_test, data.y_test, len(data.labels)), verbose=0)
