@@ -184,7 +184,7 @@ def _check_quick(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     """--quick and `--recipe quick` are one; what belongs to epochs does not go with it."""
     if args.recipe not in (None, "quick"):
         parser.error(f"--quick is a recipe of its own: leave out --recipe {args.recipe}")
-    for option in ("resume", "epochs", "batch_size", "learning_rate", "no_flip"):
+    for option in ("resume", "epochs", "batch_size", "learning_rate", "no_flip", "distribute"):
         if getattr(args, option):
             parser.error(f"--quick trains no epochs: leave out --{option.replace('_', '-')}")
     args.quick, args.recipe = True, "quick"
