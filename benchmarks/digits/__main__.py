@@ -1,10 +1,11 @@
 """`python -m benchmarks.digits`: digits as people write them, through the service's own decoding, to a model's answers.
 
-`measure MODEL…` prints the share of right answers for each kind of picture. Knows serving's half only: what the
-network is trained on, `training/recipes/distortion.py`, has no part in it.
+`measure MODEL…` prints the share of right and of unsure answers for each kind of picture, digits and others. Knows
+serving's half only: what the network is trained on, `training/recipes/distortion.py`, has no part in it.
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -14,16 +15,22 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.digits.kinds import KINDS, inks, sheets
+from benchmarks.digits.others import WANTED, drawers, pictures
 from serving.images.digits import light_on_dark
 
 SHAPE = (28, 28, 1)
 
 
 def measure(models: Sequence[Path], data: Path, fonts: Path | None, count: int, seed: int, only: str) -> str:
-    """A Markdown table: for each kind the share of right answers of each model, and of unsure ones."""
+    """A Markdown table: for each kind the share of right answers of each model, and of unsure ones.
+
+    Unsure is what the service would say with the first of the models: that there is no figure, or several, or that the
+    picture is unfamiliar.
+    """
     import onnxruntime
 
     sessions = [onnxruntime.InferenceSession(str(path / "model.onnx")) for path in models]
+    card = json.loads((models[0] / "card.json").read_text())
     with np.load(data) as archive:
         x_test, y_test = archive["x_test"], archive["y_test"]
     sources = inks((x_test, y_test), fonts)
@@ -31,21 +38,29 @@ def measure(models: Sequence[Path], data: Path, fonts: Path | None, count: int, 
         ["kind", *(path.parent.name for path in models), "wanted", "unsure", "ms"],
         ["---"] + ["---:"] * (len(models) + 3),
     ]
-    for name, kind in KINDS.items():
-        if kind.ink not in sources or only not in name:
-            continue
-        pictures = list(sheets(kind, sources, count, seed))
+
+    def add(name: str, greys: Sequence[np.ndarray], labels: Sequence[int], wanted: str) -> None:
         started = time.perf_counter()
-        found = [light_on_dark(grey, SHAPE, Image.Resampling.BILINEAR) for grey, _ in pictures]
+        found = [light_on_dark(grey, SHAPE, Image.Resampling.BILINEAR) for grey in greys]
         ms = 1000 * (time.perf_counter() - started) / count
         images = np.stack([figure.grey for figure in found])[..., None]
-        labels = np.array([digit for _, digit in pictures])
-        right = [np.mean(session.run(None, {"image": images})[0].argmax(1) == labels) for session in sessions]
-        unsure = np.mean([figure.unsure is not None for figure in found])
-        shown = ["–"] * len(models) if kind.unsure else [f"{100 * share:.1f}" for share in right]
-        wanted = f"{100 * kind.right:g}{' unsure' if kind.unsure else ''}"
-        rows.append([name, *shown, wanted, f"{100 * unsure:.1f}", f"{ms:.1f}"])
+        answers = [session.run(["probabilities"], {"image": images})[0].argmax(1) for session in sessions]
+        unsure = np.array([figure.unsure is not None for figure in found])
+        if "unfamiliarity" in card:
+            unsure |= sessions[0].run(["unfamiliarity"], {"image": images})[0] > card["unfamiliarity"]["threshold"]
+        right = [f"{100 * np.mean(answer == labels):.1f}" if len(labels) else "–" for answer in answers]
+        rows.append([name, *right, wanted, f"{100 * unsure.mean():.1f}", f"{ms:.1f}"])
         print(rows[-1], file=sys.stderr)
+
+    for name, kind in KINDS.items():
+        if kind.ink in sources and only in name:
+            drawn = list(sheets(kind, sources, count, seed))
+            labels = [] if kind.unsure else [digit for _, digit in drawn]
+            wanted = f"{100 * kind.right:g}{' unsure' if kind.unsure else ''}"
+            add(name, [grey for grey, _ in drawn], labels, wanted)
+    for name, drawer in drawers(fonts).items():
+        if only in name:
+            add(name, list(pictures(drawer, count, seed)), [], f"{100 * WANTED:g} unsure")
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.digits.__main__ import measure
-from benchmarks.digits.kinds import KINDS, PRINTED, inks, sheets
+from benchmarks.digits.kinds import HANDWRITING, KINDS, PRINTED, inks, sheets
+from benchmarks.digits.others import drawers, pictures
 from tests.fixtures.toy import write_artifact
 
 SEVEN = np.zeros((1, 28, 28), np.uint8)
@@ -45,3 +46,30 @@ def test_the_measuring_prints_a_share_for_each_kind(tmp_path: Path) -> None:
     table = measure([artifact], tmp_path / "mnist.npz", None, count=2, seed=0, only="blank").splitlines()
     assert table[0].startswith("| kind | toy-digits | wanted | unsure |")
     assert table[2].startswith("| blank sheets | – | 98 unsure | 100.0 |")
+
+
+def test_what_is_unfamiliar_to_the_first_model_is_unsure(tmp_path: Path) -> None:
+    digits = tuple("0123456789")
+    models = [
+        write_artifact(tmp_path, name, shape=(28, 28, 1), labels=digits, unfamiliar_from=limit)
+        for name, limit in (("toy-strict", 0.0), ("toy-mild", 1.0))
+    ]
+    np.savez(tmp_path / "mnist.npz", x_test=SEVEN, y_test=np.array([7]))
+    for order, share in ((models, "100.0"), (models[::-1], "0.0")):
+        table = measure(order, tmp_path / "mnist.npz", None, count=2, seed=0, only="smiley").splitlines()
+        assert table[2].startswith(f"| smileys | – | – | 85 unsure | {share} |")
+
+
+def test_other_figures_are_drawn_alike_from_a_seed(tmp_path: Path) -> None:
+    from matplotlib import get_data_path
+
+    for package in (PRINTED[0], HANDWRITING[0]):
+        (tmp_path / package).mkdir()
+        shutil.copy(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf", tmp_path / package)
+    kinds = drawers(tmp_path)
+    assert list(kinds) == ["letters, printed", "letters, handwriting fonts", "signs + = ? !", "shapes", "smileys"]
+    for drawer in kinds.values():
+        (first, other), (again, _) = (list(pictures(drawer, 2, seed=3)) for _ in range(2))
+        assert np.array_equal(first, again)
+        assert not np.array_equal(first, other)
+    assert list(drawers(None)) == ["shapes", "smileys"]
