@@ -7,6 +7,7 @@ const UNSURE = {  // by the service's reason: the headline, and what it means
   low_probability: ["Not sure", "The model is not sure: do not rely on this answer."],
   unfamiliar: ["Something unfamiliar", "This picture is unlike those that the model learnt from: it may show none of these."],
 };
+const NONE = ["none", "other"];  // the class of pictures of none of the others
 const WORDS = [[0.99, "almost certainly"], [0.9, "very probably"], [0.6, "probably"], [0, "perhaps"]];
 const LEAST = 0.01;  // a part that moves the probability by less decides nothing
 
@@ -28,7 +29,8 @@ export function make(name, text = "", ...children) {
 export function headline({predictions: [best], unsure}) {
   if (unsure) return [make("strong", UNSURE[unsure]?.[0] ?? "Not sure")];
   const word = WORDS.find(([least]) => best.probability >= least)[1];
-  return [make("strong", best.label), ` ${word} (${percent(best.probability)})`];
+  const name = NONE.includes(best.label.toLowerCase()) ? "None of these" : best.label;
+  return [make("strong", name), ` ${word} (${percent(best.probability)})`];
 }
 
 // `total` is the time in milliseconds until the answer was here, `notes` are sentences about how it was asked.

@@ -120,6 +120,19 @@ def test_each_reason_has_its_headline(page: Page, service: Client, reason: str, 
     expect(page.locator("#answer tbody tr").last.locator("td").last).to_have_text("< 0.1 %")
 
 
+def test_a_class_of_pictures_of_none_is_answered_in_words(page: Page, service: Client) -> None:
+    predictions = [
+        {"label": "none", "index": 2, "probability": 0.95},
+        {"label": "cat", "index": 0, "probability": 0.05},
+    ]
+    page.route(
+        "**/classify*", lambda route: route.fulfill(json={"model": "m", "version": 1, "predictions": predictions})
+    )
+    open_page(page, service)
+    page.click("#sample")
+    expect(page.locator("#say.answer")).to_have_text("None of these very probably (95.0\u00a0%)")
+
+
 # Several files
 
 

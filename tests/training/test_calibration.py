@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 from training.artifact.calibration import calibration, put_inside, temperature, tempered, threshold
+from training.runs.fitting import doubts_of_threshold
 
 
 def answers(count: int, sharpness: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -94,6 +95,9 @@ def test_the_threshold_gives_the_precision_to_the_share_that_it_states() -> None
     targets[10:600:20] = 1  # 30 wrong answers among the surest 600, and nothing but wrong ones after them
     targets[600:] = 1
     found = threshold(probabilities, targets)
+    assert found is not None
+    low, high = found.pop("interval")
+    assert 0.92 < low < 0.95 < high < 0.97
     assert found == {"probability": confidence[599], "precision": 0.95, "coverage": 0.75}
     answered = confidence >= found["probability"]
     assert (targets[answered] == 0).mean() >= 0.95
@@ -102,7 +106,9 @@ def test_the_threshold_gives_the_precision_to_the_share_that_it_states() -> None
 def test_answers_of_the_same_probability_are_counted_together() -> None:
     probabilities = np.repeat([[0.9, 0.1], [0.8, 0.2]], [100, 100], axis=0)
     targets = np.repeat([0, 1], [180, 20])  # of the second hundred the last twenty are wrong
-    assert threshold(probabilities, targets) == {"probability": 0.9, "precision": 1.0, "coverage": 0.5}
+    found = threshold(probabilities, targets)
+    assert found is not None
+    assert (found["probability"], found["precision"], found["coverage"]) == (0.9, 1.0, 0.5)
 
 
 @pytest.mark.parametrize(("count", "given"), [(45, 0.0), (150, 0.1), (1500, 0.9)])
@@ -119,7 +125,23 @@ def test_the_precision_holds_on_other_images(count: int, given: float) -> None:
     assert len(precisions) >= given * 60
 
 
-@pytest.mark.parametrize("count", [2, 35])
+def test_few_answers_name_a_threshold_and_how_widely_it_is_known() -> None:
+    """One wrong answer of 36, as three classes of 100 pictures have them, and doubtful ones."""
+    confidence = np.linspace(0.999, 0.9, 36)
+    targets = np.zeros(36, int)
+    targets[30] = 1
+    found = threshold(np.stack([confidence, 1 - confidence], axis=1), targets)
+    assert found is not None
+    assert found["probability"] == confidence[29]  # thirty right ones say more than 35 of 36
+    assert found["interval"][0] < 0.9 < found["interval"][1]
+    (said,) = doubts_of_threshold(found, 36)
+    assert "comes from 36 validation images" in said
+    assert "89% to 100% of the sure answers will be right" in said
+    assert doubts_of_threshold({**found, "interval": (0.94, 0.96)}, 900) == []
+    assert "name no probability" in doubts_of_threshold(None, 9)[0]
+
+
+@pytest.mark.parametrize("count", [2, 10])
 def test_there_is_no_threshold_where_the_answers_are_too_few_or_wrong(count: int) -> None:
     probabilities = np.stack([np.linspace(0.9, 0.8, count), np.linspace(0.1, 0.2, count)], axis=1)
     assert threshold(probabilities, np.zeros(count, int)) is None

@@ -9,7 +9,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from training.artifact.errors import ExportError
 from training.artifact.metrics import binary_accuracy, confusion_matrix
 from training.artifact.publishing import export
 from training.artifact.reading import run_onnx
+from training.artifact.unfamiliarity import OUTPUT
 from training.artifact.versions import check_name
 from training.data.contents import remember
 from training.data.dataset import Dataset
@@ -41,6 +42,8 @@ from training.runs.suitability import Findings
 from training.runs.transfer import fit_head, frozen_outputs
 
 SHOWN = 30  # classes whose counts are printed
+WIDE = 0.1  # of an interval of a precision: above, the user is told
+NONE = ("none", "other")  # the names of a class that holds pictures of none of the classes
 TWINS = (
     "{:,} of {:,} test pictures are near-identical with training pictures, as frames of one film are: new pictures "
     "will be answered worse. Put what belongs together into one folder inside of its class, or name its CSV `group`"
@@ -137,8 +140,8 @@ def _fit(
     rate = len(train[0]) * len(run.seconds) / sum(run.seconds)
     train_accuracy = run.history["categorical_accuracy"][run.best_epoch]
     card = card_of_training(recipe, data, probabilities, train_accuracy, len(run.seconds), sum(run.seconds), rate)
-    if recipe.calibrated and not measured["threshold"]:
-        card["warnings"].append(no_threshold(len(validation[0])))
+    if recipe.calibrated:
+        card["warnings"] += doubts_of_threshold(measured["threshold"], len(validation[0]))
     if data.twins:
         card["warnings"].append(TWINS.format(data.twins, len(data.x_test)))
     card |= {"macs": macs_of(model), **measured, **known}
@@ -221,12 +224,20 @@ def earlier(artifact: Path, data: Dataset) -> Earlier | None:
         return None
 
 
-def no_threshold(count: int) -> str:
-    """The warning where the answers to `count` images that were not learnt from gave none."""
-    return (
-        f"the answers to {count:,} validation images name no probability from which 95 % are right: "
-        "`min_probability=card` calls every answer unsure; add images"
-    )
+def doubts_of_threshold(found: dict[str, Any] | None, count: int) -> list[str]:
+    """The warning where the answers to `count` images that were not learnt from gave no threshold, or a vague one."""
+    if found is None:
+        return [
+            f"the answers to {count:,} validation images name no probability from which 95 % are right: "
+            "`min_probability=card` calls every answer unsure; add images"
+        ]
+    low, high = found["interval"]
+    if high - low < WIDE:
+        return []
+    return [
+        f"the threshold of {found['probability']:.2f} comes from {count:,} validation images: with "
+        f"`min_probability=card` {low:.0%} to {high:.0%} of the sure answers will be right; add images"
+    ]
 
 
 class InterruptedAfterPublishing(KeyboardInterrupt):
@@ -289,8 +300,20 @@ def result_told(card: dict[str, Any], count: int) -> str:
         for label, recall in metrics["per_class_accuracy"].items()
     )
     cautions = "".join(f"\nwarning: {text}" for text in card["warnings"])
+    strange = _strange_told(card[OUTPUT], metrics["per_class_accuracy"]) if OUTPUT in card else ""
     return (
         f"test split: categorical accuracy {metrics['accuracy']:.4f} ({low:.3f} to {high:.3f} with 95 % certainty, "
         f"{count:,} images), loss {metrics['loss']:.4f}, "
-        f"calibration error {metrics['calibration_error']:.4f}; accuracy by class:{recalls}{cautions}"
+        f"calibration error {metrics['calibration_error']:.4f}; accuracy by class:{recalls}{strange}{cautions}"
     )
+
+
+def _strange_told(found: dict[str, Any], labels: Collection[str]) -> str:
+    """What comes of pictures of none of the classes, and that a class of their own is better where they look alike."""
+    told = (
+        "\npictures unlike the training's are answered `unfamiliar`: "
+        f"{found['test_share']:.1%} of the test pictures are, by mistake"
+    )
+    if any(label.lower() in NONE for label in labels):
+        return told
+    return f"{told}. What looks like your classes is not noticed: put such pictures into a class `none`"

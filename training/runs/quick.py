@@ -29,7 +29,7 @@ from training.data.roles import test_pictures
 from training.recipes.recipe import Recipe
 from training.runs.advice import Earlier
 from training.runs.features import features_of, pretrained_body, trained_body
-from training.runs.fitting import TWINS, check_output, classes_told, earlier, no_threshold, result_told
+from training.runs.fitting import TWINS, check_output, classes_told, doubts_of_threshold, earlier, result_told
 from training.runs.linear import Linear, cross_fitted, fitted, folds_of, parts_of
 from training.runs.parts import RunError
 from training.runs.report import write_report
@@ -94,8 +94,7 @@ def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, found: Fin
             "interval": wilson_interval(right, len(counted)),
             "pictures": len(counted),
         }
-    if not measured["threshold"]:
-        card["warnings"].append(no_threshold(len(counted)))
+    card["warnings"] += doubts_of_threshold(measured["threshold"], len(counted))
     if data.twins:
         card["warnings"].append(TWINS.format(data.twins, len(data.x_test)))
     card |= {"macs": network.body.macs + linear.kernel.size, "network_of_version": network.version, **measured}
