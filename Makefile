@@ -7,7 +7,7 @@ DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
 export ORT_DISABLE_TELEMETRY = 1
-.PHONY: help serve train import study test test-thorough test-large elsewhere-test rolling-test bulk bulk-test check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
+.PHONY: help serve train import study test test-thorough test-large elsewhere-test torch-test rolling-test bulk bulk-test check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ test-large: .venv-dev/ready  ## large networks of others, published: minutes and
 
 elsewhere-test: .venv-dev/ready .venv-elsewhere/ready  ## what is published for MLflow, the Hub and Triton, loaded by their libraries
 	.venv-dev/bin/python -m pytest -m elsewhere
+
+torch-test: .venv-dev/ready .venv/ready .venv-torch/ready  ## networks of torchvision and timm, exported by PyTorch and brought here
+	.venv-dev/bin/python -m pytest -m torch
 
 rolling-test: .venv-dev/ready .venv/ready  ## three services behind HAProxy, killed and rolled one by one under load
 	.venv-dev/bin/python -m pytest -m rolling
@@ -126,6 +129,12 @@ lock: .venv-bento/ready  ## compile requirements/*.txt from pyproject.toml
 	$(PYTHON) -m venv --clear .venv-elsewhere
 	.venv-elsewhere/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/elsewhere.txt
 	cp requirements/elsewhere.txt $@
+
+.venv-torch/ready: requirements/torch.in  # not locked: which build of PyTorch there is depends on the machine
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }
+	$(PYTHON) -m venv --clear .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/torch.in
+	cp requirements/torch.in $@
 
 .venv-bento/ready: requirements/bento.txt
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later is needed (or set PYTHON=…)"; exit 1; }
