@@ -24,6 +24,7 @@ from serving.repository.served import ServedModel
 from serving.settings import Settings
 from tests.fixtures import toy
 from tests.fixtures.pictures import encode
+from tests.fixtures.server import running
 
 NAMES = ("toy-a", "toy-b", "toy-c")
 SHAPE = (64, 64, 3)
@@ -238,6 +239,34 @@ def test_metrics_say_what_is_in_memory(folder: Path) -> None:
         for served in found:
             served.retire()
     assert of("shortcut_model_resident", "toy-b") == 0
+
+
+@pytest.mark.thorough
+def test_service_says_what_is_in_memory_and_asks_a_shadow(folder: Path) -> None:
+    toy.write_artifact(folder, "toy-a", 2, shape=SHAPE, labels=LABELS, seed=9)
+    pictures = {name: golden(folder, name)[0] for name in NAMES}
+    settings = {"models": str(folder), "default_model": "toy-a", "workers": "2", "shadow": "toy-a:2"}
+    with running(folder.parent / "log", resident_bytes=str(GRAPH_BYTES), **settings) as client:
+        for name in (*NAMES, "toy-a"):
+            answer = client.post(f"/classify?model={name}", pictures[name])
+            assert (answer.status, answer.json()["version"]) == (200, 1)
+        assert client.post("/classify?version=2", pictures["toy-a"]).status == 404
+
+        def asked() -> float:
+            rows = client.get("/metrics").body.decode().splitlines()
+            return sum(float(row.split()[-1]) for row in rows if row.startswith("shortcut_shadow_pictures_total{"))
+
+        deadline = time.monotonic() + 60
+        while asked() < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        states = client.post("/v2/repository/index", b"{}").json()
+        listed = client.get("/models").json()
+        assert {state["state"] for state in states} == {"READY"}
+        assert any(state["reason"].startswith("not in memory") for state in states)
+        assert not all(model["versions"][0]["resident"] for model in listed["models"])
+        assert [shadow["version"] for shadow in listed["shadows"]] == [2]
+        assert client.get("/readyz").status == 200
 
 
 class Fake:
