@@ -9,6 +9,7 @@ import argparse
 import http.client
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -19,7 +20,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks.load import Load, LoadError
-from benchmarks.pictures import subject
+from benchmarks.pictures import Subject, subject
 from benchmarks.run import BUSY, busy_cores, conditions
 from benchmarks.servers import CONTENDERS, OURS_CPU, Server, ServerError
 
@@ -114,8 +115,17 @@ def measure(
 ) -> tuple[ServiceTimes, list[Row]]:
     """Raises ServerError, LoadError, FileNotFoundError."""
     chosen = subject(models, name)
+    with tempfile.TemporaryDirectory(prefix="shortcut-queueing-") as alone_in:
+        Path(alone_in, name).symlink_to((models / name).resolve())  # no other model takes time or memory
+        return _measured(Path(alone_in), chosen, shares, rounds, seconds)
+
+
+def _measured(
+    models: Path, chosen: Subject, shares: Sequence[float], rounds: int, seconds: int
+) -> tuple[ServiceTimes, list[Row]]:
+    name = chosen.name
     settings = {
-        "SHORTCUT_MODELS": str(models.resolve()),
+        "SHORTCUT_MODELS": str(models),
         "SHORTCUT_DEFAULT_MODEL": name,
         "SHORTCUT_PROVIDER": "cpu",
         "SHORTCUT_WORKERS": "1",  # the load generator has a core of its own, where there are two
