@@ -1,6 +1,7 @@
 """Three replicas behind HAProxy, rolled and killed one by one under load: no request fails. `make rolling-test`."""
 
 import contextlib
+import csv
 import http.client
 import os
 import signal
@@ -21,8 +22,14 @@ from tests.fixtures.server import ROOT, Client, command, environment, free_port,
 pytestmark = pytest.mark.rolling
 PICTURE = encode(colours())
 CLIENTS = 8
-START_SECONDS = 120  # on a loaded machine
-SEEN_SECONDS = 2.0  # in which HAProxy, which asks twice a second, has seen that a replica is ready
+START_SECONDS = 300  # on a loaded machine
+CARRY_SECONDS = 2.0  # that two carry the load
+STATISTICS = """
+frontend statistics
+  bind 127.0.0.1:{port}
+  stats enable
+  stats uri /
+"""
 
 
 class Replica:
@@ -95,14 +102,34 @@ class Load:
             thread.join(60)
 
 
+class Balancer(Client):
+    """HAProxy, and what it says of the replicas."""
+
+    def __init__(self) -> None:
+        super().__init__(free_port())
+        self.statistics = Client(free_port())
+
+    def wait_for(self, number: int) -> None:
+        """Until it sends requests to so many."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            lines = self.statistics.get("/;csv").body.decode().splitlines()
+            rows = list(csv.DictReader([lines[0].removeprefix("# "), *lines[1:]]))
+            if [row["status"] for row in rows if row["svname"] in ("one", "two", "three")].count("UP") == number:
+                return
+            assert time.monotonic() < deadline, lines
+            time.sleep(0.1)
+
+
 @contextlib.contextmanager
-def balanced(replicas: list[Replica], folder: Path) -> Iterator[Client]:
-    """deploy/haproxy.cfg, as it is."""
-    client = Client(free_port())
+def balanced(replicas: list[Replica], folder: Path) -> Iterator[Balancer]:
+    """deploy/haproxy.cfg, as it is, and a page of HAProxy's own statistics."""
+    client = Balancer()
+    (folder / "statistics.cfg").write_text(STATISTICS.format(port=client.statistics.port))
     addresses = {f"REPLICA_{n}": f"127.0.0.1:{replica.client.port}" for n, replica in enumerate(replicas, 1)}
     with (folder / "haproxy.log").open("wb") as log:
         process = subprocess.Popen(
-            [need("haproxy"), "-db", "-f", str(ROOT / "deploy" / "haproxy.cfg")],
+            [need("haproxy"), "-db", "-f", str(ROOT / "deploy" / "haproxy.cfg"), "-f", str(folder / "statistics.cfg")],
             env=os.environ | addresses | {"LISTEN": f"127.0.0.1:{client.port}"},
             stdout=log,
             stderr=log,
@@ -138,17 +165,17 @@ def test_no_request_fails(
     replicas: list[Replica], tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with balanced(replicas, tmp_path) as client:
-        time.sleep(SEEN_SECONDS)
+        client.wait_for(3)
         load = Load(client)
         try:
             for replica in replicas:
-                time.sleep(SEEN_SECONDS)
+                client.wait_for(3)
                 if how == "rolled":
                     assert replica.stop() == 0
                 else:
                     replica.kill()
                     assert not ready(replica.client)
-                time.sleep(SEEN_SECONDS)  # two carry the load
+                time.sleep(CARRY_SECONDS)
                 replica.start()
         finally:
             load.join()
@@ -166,6 +193,6 @@ def test_load_notices_what_fails(replicas: list[Replica], tmp_path: Path) -> Non
         load = Load(client)
         for replica in replicas:
             replica.kill()
-        time.sleep(SEEN_SECONDS)
+        client.wait_for(0)
         load.join()
     assert load.failed

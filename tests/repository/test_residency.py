@@ -206,6 +206,22 @@ def test_another_model_in_its_place_is_refused(folder: Path) -> None:
     assert "was changed since the service began to serve it" in describe(served)["provider_reason"]
 
 
+def test_watched_versions_are_looked_at_once_and_then_go(folder: Path) -> None:
+    """Of what comes later the parent knows nothing."""
+    settings = Settings(
+        models=folder, default_model="toy-a", provider="cpu", cache=folder, resident_bytes=GRAPH_BYTES + 1
+    )
+    first = Repository(settings, 1, Measurements(folder))
+    assert in_memory(first) == ["toy-c"]
+    toy.write_artifact(folder, "toy-d", shape=SHAPE, labels=LABELS, seed=4)
+    second = first.renewed()
+    assert second is not None
+    assert in_memory(second) == ["toy-d"]
+    for name in ("toy-a", "toy-d"):
+        data, expected = golden(folder, name)
+        assert np.abs(ask(second.find(name), data) - expected).max() < 1e-5
+
+
 def test_what_is_not_in_memory_is_not_measured(folder: Path) -> None:
     """And what is moves to the faster backend, as ever."""
     found = repository(folder, GRAPH_BYTES)
