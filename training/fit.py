@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -18,6 +19,7 @@ from training.artifact.versions import check_name
 from training.data.dataset import DatasetError
 from training.data.loading import load, name_of, told_of_few
 from training.data.named import NAMED
+from training.data.pictures import RESIZES
 from training.data.table import Columns
 from training.networks.keras_applications import check_weights
 from training.networks.network import check_size, plain_name
@@ -26,7 +28,8 @@ from training.recipes.table import RECIPES, recipe_for
 from training.runs.devices import KINDS, strategy
 from training.runs.fitting import InterruptedAfterPublishing, fit
 from training.runs.parts import RunError, splits
-from training.runs.quick import quick
+from training.runs.quick import last_resize, quick
+from training.runs.resizing import Resize, suited_resize
 from training.runs.suitability import Findings, said_of, suited, without
 
 FOR_PHOTOS = "efficientnet_lite0"  # the network for --data where none is named
@@ -74,6 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="split pictures of one film or folder too (default: kept together; a CSV's column `group` says so)",
     )
     parser.add_argument("--image-size", type=_positive, help="resize to N pixels square (default: the common size)")
+    parser.add_argument(
+        "--resize",
+        choices=tuple(RESIZES),
+        help="how pictures that are not square become so: squash them, pad them with black, or crop the middle "
+        "(default: the last version's with --quick; else what suits them best on fixed features; squash from scratch)",
+    )
     parser.add_argument("--epochs", type=_positive, help="default: the recipe's")
     parser.add_argument("--batch-size", type=_positive, help="default: the recipe's")
     parser.add_argument("--learning-rate", type=_rate, metavar="RATE", help="default: the recipe's")
@@ -96,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.network is None and args.data is None:
         parser.error(f"name a NETWORK ({', '.join(networks)}), or give --data")
+    if args.resize and args.data is None:
+        parser.error("--resize is for pictures of your own: give --data")
     chosen = args.network or FOR_PHOTOS
     if args.quick or args.recipe == "quick":
         _check_quick(parser, args)
@@ -118,7 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             recipe = recipe_for(chosen, name, args.recipe, args.weights)
             recipe = replace(recipe, **{key: value for key, value in overrides.items() if value is not None})
             spread = strategy(args.distribute, recipe.batch_size)  # before anything is computed
-            data = load(
+            read = partial(
+                load,
                 name,
                 args.data,
                 seed=recipe.seed,
@@ -130,6 +142,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 columns=Columns(args.file_column, args.label_column, args.group_column),
                 grouped=not args.no_groups,
             )
+            asked = args.resize or (last_resize(args.output / recipe.model_name) if args.quick else None)
+            data = read(resize=asked or "squash")
+            resize = Resize(asked, {}) if asked else suited_resize(recipe, data, args.runs)
+            if resize.stated:
+                print(resize.told, flush=True)
+            if resize.name != (asked or "squash"):
+                data = read(resize=resize.name)
             if args.no_flip:
                 recipe = without(recipe, "flip")
             found: Findings = {}
@@ -137,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 recipe, found = suited(recipe, splits(recipe, data)[0])
             print(said_of(found), end="\n" if found else "", flush=True)
             if args.quick:
-                artifact = quick(recipe, told_of_few(data), output=args.output, runs=args.runs)
+                artifact = quick(recipe, told_of_few(data), output=args.output, runs=args.runs, resize=resize.stated)
             else:
                 artifact = fit(
                     recipe,
@@ -147,6 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     resume=args.resume,
                     found=found,
                     strategy=spread,
+                    resize=resize.stated,
                 )
         except Exception as err:
             if stopped:  # TensorFlow makes an error of its own of what is raised while it traces a function

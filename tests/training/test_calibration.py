@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from training.artifact.calibration import calibration, put_inside, temperature, tempered, threshold
+from training.artifact.calibration import calibration, put_inside, temperature, tempered, threshold, threshold_by_folds
 from training.runs.fitting import doubts_of_threshold
 
 
@@ -146,3 +146,22 @@ def test_there_is_no_threshold_where_the_answers_are_too_few_or_wrong(count: int
     probabilities = np.stack([np.linspace(0.9, 0.8, count), np.linspace(0.1, 0.2, count)], axis=1)
     assert threshold(probabilities, np.zeros(count, int)) is None
     assert threshold(np.repeat(probabilities, 40, axis=0), np.arange(40 * count) % 2) is None
+
+
+def test_few_answers_get_the_share_that_many_others_can_be_relied_on() -> None:
+    """36 validation answers, and 240 by folds."""
+    precisions = []
+    for seed in range(40):
+        if not (folds := threshold(*answers(240, 1.0, 500 + seed))):
+            continue
+        if found := threshold_by_folds(*answers(36, 1.0, seed), folds):
+            others, truth = answers(5000, 1.0, 1000 + seed)
+            answered = others.max(axis=1) >= found["probability"]
+            precisions.append(float((others.argmax(axis=1) == truth)[answered].mean()))
+    assert len(precisions) >= 12
+    assert np.mean(np.array(precisions) < 0.9) <= 0.2
+
+
+def test_answers_that_speak_against_the_folds_are_believed() -> None:
+    folds = {"probability": 0.5, "precision": 0.96, "coverage": 1.0}
+    assert threshold_by_folds(*answers(200, 1.0), folds) is None

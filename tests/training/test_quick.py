@@ -25,12 +25,12 @@ pytest_plugins = ["tests.fixtures.training"]
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 
 
-def draw(folder: Path, label: str, numbers: range) -> None:
-    """Noisy pictures of a colour."""
+def draw(folder: Path, label: str, numbers: range, colour: str = "") -> None:
+    """Noisy pictures of a colour, of its own name or another."""
     (folder / label).mkdir(parents=True, exist_ok=True)
     for i in numbers:
         noise = np.random.default_rng(i).integers(-60, 60, (8, 8, 3))
-        image = np.clip(np.array(COLOURS[label]) + noise, 0, 255).astype(np.uint8)
+        image = np.clip(np.array(COLOURS[colour or label]) + noise, 0, 255).astype(np.uint8)
         Image.fromarray(image).save(folder / label / f"{label}-{'abcdefgh'[i % 8]}{i}x.png")
 
 
@@ -45,6 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         draw(place / "colours", label, range(40, 50))
     fit(place, "--quick")
     draw(place / "colours", "blue", range(30))
+    draw(place / "colours", "red", range(60, 62), "blue")  # in the wrong folder
     fit(place, "--quick")
     return place
 
@@ -106,6 +107,14 @@ def test_the_report_compares_with_the_version_before(place: Path) -> None:
     assert "Curves" not in report
 
 
+def test_pictures_in_the_wrong_folder_are_named(place: Path) -> None:
+    record = json.loads((place / "runs/tiny-colours/3/run.json").read_text())
+    assert {(found["label"], found["looks_like"]) for found in record["doubted"][:2]} == {("red", "blue")}
+    report = (place / "runs/tiny-colours/3/report.html").read_text()
+    assert "Labels in doubt" in report
+    assert "red/red-e60x.png" in report
+
+
 def test_an_evaluation_leaves_out_what_was_learnt(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--data", str(place / "colours"), "--runs", str(place / "runs")]
     assert evaluate([str(place / "models/tiny-colours/3"), *options]) == 0
@@ -123,11 +132,11 @@ def test_features_are_computed_once_whatever_a_file_is_called(
         patched.setattr(kept_features, "_compute", interrupted_after_one)
         assert main(["_tiny", "--data", str(place / "colours"), "--quick", *out(place)]) == 130
     told = capsys.readouterr()
-    assert "130 of 132 pictures are known, 2 to compute" in told.out
+    assert "132 of 134 pictures are known, 2 to compute" in told.out
     assert "features that were computed are kept" in told.err
     fit(place, "--quick")
     told = capsys.readouterr()
-    assert "131 of 132 pictures are known, 1 to compute" in told.out
+    assert "133 of 134 pictures are known, 1 to compute" in told.out
     assert f"python -m training.fit _tiny --data {place / 'colours'}" in told.out
     assert "--quick" not in told.out.partition("To train the network")[2].partition("published")[0]
 

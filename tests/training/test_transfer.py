@@ -96,14 +96,18 @@ def test_a_folder_without_a_network_becomes_a_calibrated_photo_classifier(
         Image.fromarray(image).save(tmp_path / "stripes" / "ab"[label] / f"{i}.png")
     out = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
     assert main(["--data", str(tmp_path / "stripes"), "--image-size", "32", "--epochs", "2", *out]) == 0
-    assert "head on fixed features: validation" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "head on fixed features: validation" in told
+    assert "by 5 folds on fixed features: accuracy" in told
+    assert "features kept for --quick" in told
     artifact = tmp_path / "models/efficientnet_lite0-stripes/1"
     card = json.loads((artifact / "card.json").read_text())
     assert (card["network"], card["recipe"]["name"]) == ("efficientnet_lite0", "transfer")
     assert card["metrics"]["accuracy"] > 0.8
     assert card["metrics"]["calibration_error"] == card["calibration"]["after"]
-    assert card["threshold"] is None  # seven validation images are too few for one
-    assert "7 validation images name no probability" in card["warnings"][-1]
+    assert card["folds"]["pictures"] == 60
+    assert card["threshold"]["folds"]["coverage"] > 0.5  # seven validation images are too few, sixty by folds are not
+    assert any("comes from 7 validation images" in text for text in card["warnings"])
     assert (run_onnx(artifact, images).argmax(axis=1) == labels).mean() > 0.8
     kept = {path.name for path in (tmp_path / "runs/efficientnet_lite0-stripes/1").iterdir()}
     assert not any(name.endswith(".float16") for name in kept)

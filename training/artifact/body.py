@@ -25,7 +25,7 @@ from training.artifact.graph import as_onnx, finish_onnx, frozen
 from training.artifact.unfamiliarity import with_features
 from training.data.dataset import batch_for
 
-GOLDEN = 64  # drawn pictures whose features are kept, of which an artifact takes 32
+GOLDEN = 40  # drawn pictures whose features are kept, of which an artifact takes 32
 FEATURES = "features"
 _STATED = "body.json"
 

@@ -101,3 +101,26 @@ def threshold(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, Any] 
         "coverage": (last + 1) / len(order),
         "interval": wilson_interval(precision[last], last + 1),
     }
+
+
+def threshold_by_folds(probabilities: np.ndarray, targets: np.ndarray, folds: dict[str, Any]) -> dict[str, Any] | None:
+    """The card's `threshold` where validation answers (N, K) are too few to name a precise one.
+
+    `folds` is the threshold of cross-fitted answers to many more images, by a classifier on features that were not
+    trained on them. It says which share of answers can be relied on. The trained network ranks its answers at least as
+    well, so the same share of its answers is taken. None where they speak against it.
+    """
+    best, hits = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    least = np.sort(best)[::-1][max(1, round(folds["coverage"] * len(best))) - 1]
+    reached = best >= least
+    precision = float(hits[reached].mean())
+    interval = wilson_interval(precision, int(reached.sum()))
+    if interval[1] < PRECISION:
+        return None
+    return {
+        "probability": float(least),
+        "precision": precision,
+        "coverage": float(reached.mean()),
+        "interval": interval,
+        "folds": folds,
+    }

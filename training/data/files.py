@@ -62,11 +62,13 @@ def read_files(
     strict: bool,
     store: Path | None,
     form: Form | None = None,
+    convention: str = "plain",
 ) -> Dataset:
     """The data set of `listing`, resized to `image_size` pixels square or to the size that suits the pictures; or in
     the `form` that a published model takes, to measure it.
 
-    `strict` refuses any damaged file. `store` is the folder for a memory map; without one all stays in memory.
+    `convention` is how pictures of other proportions are brought to it, one of RESIZES. `strict` refuses any damaged
+    file. `store` is the folder for a memory map; without one all stays in memory.
     """
     damaged: dict[Path, str] = {}
     headers = dict(_headers([file for part in _parts(listing) for file, _ in part], damaged))
@@ -78,7 +80,9 @@ def read_files(
         size = (image_size, image_size) if image_size else common_size([size for size, _ in headers.values()])
         grey = all(mode in ("1", "L") or mode.startswith("I") for _, mode in headers.values())
     paths = [file for part in files for file, _ in part]
-    preparation = form.preparation if form else {}
+    preparation: dict[str, Any] = (
+        form.preparation if form else {"convention": convention} if convention != "plain" else {}
+    )
     images, kept = decoded(paths, "L" if grey else "RGB", size, store and store / name, damaged, preparation)
     _refuse_damaged(damaged, listing, strict, store, name)
 
@@ -97,7 +101,7 @@ def read_files(
         raise DatasetError(f"{origin}: no readable picture is left for training or for testing")
     else:
         arrays = (images[:count], targets[:count], images[count:], targets[count:])
-        data = checked(name, origin, arrays, labels=listing.labels, where=f"{origin}: ")
+        data = checked(name, origin, arrays, labels=listing.labels, convention=convention, where=f"{origin}: ")
         found = _twins(data, own)
         twins = len(found)
         told += _told(f"{twins} test pictures are near-identical with training pictures:", found)

@@ -12,7 +12,7 @@ from training.data.dataset import Dataset, DatasetError
 from training.data.files import Form, read_files
 from training.data.listing import Listing, list_folder, some
 from training.data.named import NAMED
-from training.data.pictures import resized
+from training.data.pictures import RESIZES, resized
 from training.data.table import FOUND, Columns, list_csv
 
 FEW = 5  # images of a class
@@ -32,6 +32,7 @@ def load(
     columns: Columns = FOUND,
     grouped: bool = True,
     form: Form | None = None,
+    resize: str = "squash",
 ) -> Dataset:
     """The data set NAME, or the `.npz` file, CSV or folder of pictures DATA (named NAME, or its stem).
 
@@ -40,7 +41,8 @@ def load(
     split of a file or folder is permuted with `seed`; mnist and cifar10 keep the order of their files. `strict`
     refuses damaged pictures, `store` is the folder for those that are too many for memory. `columns` are those of a
     CSV; `grouped` keeps pictures that belong together in one split. `form` is that of a published model, which is to be
-    measured: pictures are brought to it, and none need be there to train on. Raises DatasetError.
+    measured: pictures are brought to it, and none need be there to train on. `resize` is how pictures of other
+    proportions become square ones, a name of RESIZES. Raises DatasetError.
     """
     if data is not None:
         path = Path(data)
@@ -51,7 +53,7 @@ def load(
         else:
             origin_of = f"folder {path.resolve().name}" if path.is_dir() else f"file {path.name}"
             options: dict[str, Any] = {"image_size": image_size, "strict": strict, "store": store, "form": form}
-            dataset = read_files(listing, called, origin_of, **options)
+            dataset = read_files(listing, called, origin_of, convention=RESIZES[resize], **options)
     elif name is not None and name in NAMED:
         dataset = NAMED[name](seed)
     else:

@@ -16,6 +16,7 @@ from serving.images.picture import Picture
 from training.data.dataset import Array, DatasetError, first_line
 
 RESAMPLE = Image.Resampling.BILINEAR  # antialiasing when it shrinks; named in the card, used again by the service
+RESIZES = {"squash": "plain", "pad": "pad", "crop": "centre_crop"}  # and the conventions of `Picture.to_array`
 _HEAD = 256 * 1024  # bytes of a JPEG that mostly hold its header
 
 

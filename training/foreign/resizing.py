@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from training.data.pictures import RESIZES
+
 # Pillow's filters that a card may name
 FILTERS = {n: Image.Resampling[n.upper()] for n in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")}
-CONVENTIONS = {"squash": "plain", "crop": "centre_crop", "pad": "pad"}  # the option, and what the card calls it
+CONVENTIONS = RESIZES  # the option, and what the card calls it
 
 
 @dataclass(frozen=True)

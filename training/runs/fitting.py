@@ -18,7 +18,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training.artifact.calibration import calibration, put_inside, temperature, tempered, threshold
+from training.artifact.calibration import (
+    calibration,
+    put_inside,
+    temperature,
+    tempered,
+    threshold,
+    threshold_by_folds,
+)
 from training.artifact.card import card_of_training, hardware
 from training.artifact.errors import ExportError
 from training.artifact.metrics import binary_accuracy, confusion_matrix
@@ -34,6 +41,7 @@ from training.runs.advice import Earlier
 from training.runs.epochs import Lines, Progress, batches_of, train_epoch
 from training.runs.familiar import familiar
 from training.runs.features import features_of, trained_body
+from training.runs.folds import Folds, examined
 from training.runs.kept import FOLDER
 from training.runs.parts import Part, RunError, splits
 from training.runs.report import write_report
@@ -59,19 +67,22 @@ def fit(
     resume: bool = False,
     found: Findings | None = None,
     strategy: tf.distribute.Strategy | None = None,
+    resize: dict[str, Any] | None = None,
 ) -> Path:
     """Train `recipe` on `data`, evaluate on the test split, publish; returns the artifact's folder.
 
     `runs/MODEL/VERSION/` keeps weights, history, plots and the run's record. `found` is what was found of the recipe's
-    augmentations, for the card. With a `strategy` the epochs run on its devices. Raises RunError, also where the loss
-    is no finite number any more, and ExportError.
+    augmentations, and `resize` of ways to resize, for the card. With a `strategy` the epochs run on its devices. Raises
+    RunError, also where the loss is no finite number any more, and ExportError.
     """
     check_name(recipe.model_name)  # now, not after the training
     check_output(output)
     train, validation = splits(recipe, data)
     run = Run.open(runs / recipe.model_name, recipe, data, resume)
     try:
-        artifact = _fit(run, train, validation, output, found, strategy)
+        folds = examined(recipe, data, runs)
+        asked = {key: value for key, value in {"augmentation": found, "resize": resize}.items() if value}
+        artifact = _fit(run, train, validation, output, asked, folds, strategy)
     finally:
         run.discard_untrained()
     if recipe.frozen and data.files:
@@ -99,13 +110,16 @@ def _fit(
     train: Part,
     validation: Part,
     output: Path,
-    found: Findings | None,
+    asked: dict[str, Any],
+    folds: Folds | None,
     strategy: tf.distribute.Strategy | None,
 ) -> Path:
     recipe, data = run.recipe, run.data
     with nullcontext() if strategy is None else strategy.scope():
         model = run.restore()
     print(_plan(recipe, data, model, train, validation, output, run), flush=True)
+    if folds:
+        print(folds.told(data.labels, data.files), flush=True)
     learnt, checked, prepared = _prepared(model, run, train, validation)
     lately: list[float] = []  # the seconds of this process' epochs, without what was prepared once
     while not run.done:
@@ -128,20 +142,24 @@ def _fit(
     model = run.published_model(model)
 
     probabilities = model.predict(batches_of(data.x_test, data.y_test, len(data.labels)), verbose=0)
-    measured: dict[str, Any] = {"augmentation": found} if found else {}
+    measured = {**asked}
     if recipe.calibrated:
         held_out = model.predict(batches_of(*validation, len(data.labels)), verbose=0)
         divisor = temperature(held_out, validation[1])
         put_inside(model, divisor)
         before, probabilities = probabilities, tempered(probabilities, divisor)
         measured["calibration"] = calibration(before, probabilities, data.y_test, divisor)
-        measured["threshold"] = threshold(tempered(held_out, divisor), validation[1])
+        held_out = tempered(held_out, divisor)
+        measured["threshold"] = _threshold(held_out, validation[1], folds)
     distance, known = familiar(model, data, train, validation, recipe.seed)
     rate = len(train[0]) * len(run.seconds) / sum(run.seconds)
     train_accuracy = run.history["categorical_accuracy"][run.best_epoch]
     card = card_of_training(recipe, data, probabilities, train_accuracy, len(run.seconds), sum(run.seconds), rate)
     if recipe.calibrated:
         card["warnings"] += doubts_of_threshold(measured["threshold"], len(validation[0]))
+    if folds:
+        measured["folds"] = folds.stated
+        card["warnings"] += folds.warnings
     if data.twins:
         card["warnings"].append(TWINS.format(data.twins, len(data.x_test)))
     card |= {"macs": macs_of(model), **measured, **known}
@@ -159,6 +177,7 @@ def _fit(
             "epoch_seconds": run.seconds,
             "best_epoch": run.best_epoch + 1,
             "notes": list(data.notes),
+            "doubted": folds.listed(data.labels) if folds else [],
         }
         remember(data, run.folder, len(validation[0]) if validation[0] is not data.x_test else 0)
         write_report(run.folder, record, data, probabilities, output, earlier(artifact, data))
@@ -222,6 +241,14 @@ def earlier(artifact: Path, data: Dataset) -> Earlier | None:
     except Exception as err:  # somebody else's file may be anything; the report does without
         print(f"the report has no comparison with {path}: {err}", file=sys.stderr)
         return None
+
+
+def _threshold(held_out: np.ndarray, targets: np.ndarray, folds: Folds | None) -> dict[str, Any] | None:
+    """That of the validation answers (N, K); where they name none or a vague one, and folds name one, that of both."""
+    found = threshold(held_out, targets)
+    if folds and folds.threshold and (found is None or found["interval"][1] - found["interval"][0] >= WIDE):
+        return threshold_by_folds(held_out, targets, folds.threshold) or found
+    return found
 
 
 def doubts_of_threshold(found: dict[str, Any] | None, count: int) -> list[str]:

@@ -20,20 +20,20 @@ from training.artifact.errors import ExportError
 from training.artifact.headed import publish_headed
 from training.artifact.metrics import binary_accuracy, confusion_matrix
 from training.artifact.reference import reference
-from training.artifact.trust import wilson_interval
 from training.artifact.unfamiliarity import OUTPUT, Distance, fit, stated
 from training.artifact.versions import check_name
 from training.data.contents import Memory, digests, memory, remember
 from training.data.dataset import Dataset
+from training.data.pictures import RESIZES
 from training.data.roles import test_pictures
 from training.recipes.recipe import Recipe
 from training.runs.advice import Earlier
 from training.runs.features import features_of, pretrained_body, trained_body
 from training.runs.fitting import TWINS, check_output, classes_told, doubts_of_threshold, earlier, result_told
+from training.runs.folds import judged
 from training.runs.linear import Linear, cross_fitted, fitted, folds_of, parts_of
 from training.runs.parts import RunError
 from training.runs.report import write_report
-from training.runs.suitability import Findings
 
 HEAD = "head.npz"  # of a run's folder: the classifier, and its network's key
 MOST = 3000  # training pictures that are cross-fitted: more change what they tell by less than it is known by
@@ -48,7 +48,7 @@ class _Network:
     known: Memory | None
 
 
-def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, found: Findings | None = None) -> Path:
+def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resize: dict[str, Any] | None = None) -> Path:
     """Fit the classifier, evaluate on the test split, publish; returns the artifact's folder.
 
     `runs/MODEL/VERSION/` keeps the record and the report. Raises RunError and ExportError.
@@ -76,7 +76,7 @@ def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, found: Fin
     divisor = temperature(held_out, targets) if len(counted) else 1.0
     before = linear.answers(test)
     probabilities, held_out = tempered(before, divisor), tempered(held_out, divisor)
-    measured: dict[str, Any] = {"augmentation": found} if found else {}
+    measured: dict[str, Any] = {"resize": resize} if resize else {}
     measured["calibration"] = calibration(before, probabilities, data.y_test, divisor)
     measured["threshold"] = threshold(held_out, targets) if len(counted) else None
     distance, values = _distance(train[:few], data.y_train[:few], folds)
@@ -87,13 +87,12 @@ def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, found: Fin
     accuracy = float((linear.answers(train).argmax(axis=1) == data.y_train).mean())
     seconds = time.perf_counter() - started
     card = card_of_training(recipe, data, probabilities, accuracy, 0, seconds, count / seconds)
+    doubted: list[dict[str, Any]] = []
     if len(counted):
-        right = float((held_out.argmax(axis=1) == targets).mean())
-        measured["folds"] = {
-            "accuracy": right,
-            "interval": wilson_interval(right, len(counted)),
-            "pictures": len(counted),
-        }
+        judgement = judged(held_out, targets, [data.groups[i] for i in counted] if data.groups else ())
+        print(judgement.told(data.labels, [data.files[i] for i in counted] if data.files else ()))
+        measured["folds"], doubted = judgement.stated, judgement.listed(data.labels, counted)
+        card["warnings"] += judgement.warnings
     card["warnings"] += doubts_of_threshold(measured["threshold"], len(counted))
     if data.twins:
         card["warnings"].append(TWINS.format(data.twins, len(data.x_test)))
@@ -118,6 +117,7 @@ def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, found: Fin
         "confusion": confusion_matrix(probabilities.argmax(axis=1), data.y_test, classes).tolist(),
         "history": {},
         "notes": list(data.notes),
+        "doubted": doubted,
     }
     folder = runs / recipe.model_name / artifact.name
     if folder.exists():  # published to another --output before: keep both
@@ -148,6 +148,16 @@ def _earlier(artifact: Path, runs: Path, data: Dataset, body: Body, features: np
     return Earlier(before, probabilities)
 
 
+def last_resize(folder: Path) -> str | None:
+    """How the newest version of a model has pictures resized, a name of RESIZES; None where there is no version."""
+    versions = sorted((path for path in folder.glob("*") if path.name.isdecimal()), key=lambda path: -int(path.name))
+    try:
+        convention = json.loads((versions[0] / "card.json").read_text())["input_convention"]
+    except (IndexError, OSError, ValueError, KeyError):
+        return None
+    return next((name for name, known in RESIZES.items() if known == convention), None)
+
+
 def _versions(output: Path, runs: Path, name: str) -> list[Path]:
     """The run folders of the published versions, the newest first."""
     found = [path for path in (runs / name).glob("*") if path.name.isdecimal() and (output / name / path.name).is_dir()]
@@ -163,7 +173,10 @@ def _network(recipe: Recipe, data: Dataset, output: Path, runs: Path) -> _Networ
             card = json.loads((output / recipe.model_name / folder.name / "card.json").read_text())
         except (OSError, ValueError):
             continue
-        fits = card.get("input_shape") == list(data.input_shape) and record["recipe"]["name"] != recipe.name
+        same = (list(data.input_shape), data.input_convention)
+        fits = (card.get("input_shape"), card.get("input_convention")) == same and record["recipe"][
+            "name"
+        ] != recipe.name
         if known is None or not data.files or not fits or not (folder / "model.keras").exists():
             continue
         try:

@@ -107,6 +107,9 @@ def _body(
                 yield f"<h3>{title}</h3>" + pictures(chosen[:SHOWN])
     yield f"<h2>Wrong and surest of it</h2><p>{len(wrong):,} of {len(predicted):,} test pictures are answered wrong. "
     yield "Look whether their labels are right.</p>" + pictures(worst)
+    if record.get("doubted"):
+        yield "<h2>Labels in doubt</h2><p>These pictures look like another class. Are their labels right?</p>"
+        yield "".join(_doubted(record["doubted"][:SHOWN], data))
     yield "<h2>In doubt</h2>"
     in_doubt = doubtful(probabilities, SHOWN)
     yield pictures(in_doubt) or "<p>None: the most probable class is always far before the others.</p>"
@@ -139,6 +142,10 @@ def _figures(record: dict[str, Any]) -> list[tuple[str, ...]]:
         ("loss", f"{metrics['loss']:.4f}"),
         ("calibration error", f"{metrics['calibration_error']:.4f}"),
     ]
+    if found := record.get("folds"):
+        low, high = found["interval"]
+        told = f"{found['accuracy']:.4f} ({low:.3f} to {high:.3f}, {found['pictures']:,} pictures)"
+        rows.append(("accuracy by folds, on fixed features", told))
     if found := record.get("calibration"):
         told = (
             f"{found['temperature']:.3f} (calibration error {found['before']:.4f} before, {found['after']:.4f} after)"
@@ -178,6 +185,16 @@ def _pictures(chosen: np.ndarray, data: Dataset, probabilities: np.ndarray) -> I
         if data.files:  # so that a wrong label can be found and mended
             caption += f"<br><small>{escape(_name(data.files[len(data.x_train) + int(i)]))}</small>"
         yield f'<figure><img alt="" src="{_thumbnail(data.x_test[i])}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _doubted(found: Sequence[dict[str, Any]], data: Dataset) -> Iterator[str]:
+    for one in found:
+        i, count = one["picture"], len(data.x_train)
+        image = data.x_train[i] if i < count else data.x_test[i - count]
+        caption = escape(f"{one['looks_like']}? is {one['label']} ({one['probability_of_label']:.2f})")
+        if data.files:
+            caption += f"<br><small>{escape(_name(data.files[i]))}</small>"
+        yield f'<figure><img alt="" src="{_thumbnail(image)}"><figcaption>{caption}</figcaption></figure>'
 
 
 def _name(file: Path) -> str:

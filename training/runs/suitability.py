@@ -7,6 +7,7 @@ nothing of the network that will be trained.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, TypeAlias
 
 import keras
@@ -123,6 +124,7 @@ def _resized(image: np.ndarray) -> np.ndarray:
     return np.asarray(tf.image.resize(pixels, (SIDE, SIDE), antialias=True))[0]
 
 
+@cache
 def _features(channels: int) -> Features:
     """Images (N, SIDE, SIDE, C) -> what the network sees in them (N, F): as a whole, and where, on a 3x3 grid."""
     name = "efficientnet_lite0"

@@ -1,0 +1,81 @@
+"""Folds: an accuracy that all pictures measure, and labels that they doubt."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.runs.folds import MANY, Folds, judged
+from training.runs.linear import STRENGTHS, cross_fitted, fitted, folds_of, parts_of
+
+
+def clouds(count: int, apart: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, 20) of three classes whose means lie `apart`."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 3, count)
+    return (rng.normal(0, 1, (count, 20)) + apart * np.eye(3, 20)[targets]).astype(np.float32), targets
+
+
+def folded(features: np.ndarray, targets: np.ndarray) -> Folds:
+    folds = folds_of(targets, (), 0)
+    answers, strength = cross_fitted(features, targets, 3, folds, np.ones(len(targets), bool), True)
+    assert strength in STRENGTHS
+    return judged(answers, targets)
+
+
+def test_the_accuracy_is_that_of_new_pictures() -> None:
+    found = folded(*clouds(300, 3)).stated
+    features, targets = clouds(300, 3)
+    others, truth = clouds(2000, 3, 1)
+    expected = (fitted(features, targets, 3, 0.1, True).answers(others).argmax(axis=1) == truth).mean()
+    assert found["interval"][0] <= expected <= found["interval"][1]
+    assert found["interval"][1] - found["interval"][0] < 0.1
+
+
+@pytest.mark.parametrize("apart", [6, 3.5])
+def test_a_fifth_of_wrong_labels_is_noticed_and_the_pictures_are_found(apart: float) -> None:
+    features, targets = clouds(300, apart)
+    assert folded(features, targets).warnings == []
+    rng = np.random.default_rng(1)
+    wrong = rng.random(300) < 0.2
+    given = np.where(wrong, (targets + rng.integers(1, 3, 300)) % 3, targets)
+    found = folded(features, given)
+    assert len(found.doubted) > MANY * 300
+    assert "doubt the labels of" in found.warnings[0]
+    assert wrong[list(found.doubted)].mean() > 0.7
+    assert wrong[list(found.doubted[:20])].mean() > 0.9  # the first ones are the clearest
+    assert wrong.nonzero()[0].size * 0.7 < wrong[list(found.doubted)].sum()
+
+
+def test_doubted_pictures_are_named() -> None:
+    answers = np.repeat([[0.9, 0.1], [0.1, 0.9]], [20, 20], axis=0).astype(np.float32)
+    targets = np.repeat([0, 1], [20, 20])
+    targets[3] = 1
+    found = judged(answers, targets)
+    assert found.doubted == (3,)
+    files = [Path(f"pets/{i}.jpg") for i in range(40)]
+    assert "pets/3.jpg: is it dog, or cat?" in found.told(("cat", "dog"), files)
+    assert found.listed(("cat", "dog"), np.arange(100, 140))[0]["picture"] == 103
+
+
+def test_folds_hold_every_class_and_never_part_a_group() -> None:
+    targets = np.repeat([0, 1, 2], [50, 50, 3])
+    folds = folds_of(targets, (), 0)
+    for fold in range(5):
+        assert np.bincount(targets[folds == fold], minlength=2)[:2].tolist() == [10, 10]
+    groups = [f"film{i // 10}" if i < 100 else "" for i in range(103)]
+    folds = folds_of(targets, groups, 0)
+    assert all(len(set(folds[i : i + 10])) == 1 for i in range(0, 100, 10))
+    assert judged(np.eye(3, dtype=np.float32)[targets], targets, groups).together == 13
+
+
+def test_a_class_that_a_fold_cannot_learn_is_never_its_answer() -> None:
+    features, targets = clouds(30, 6)
+    targets = np.where(targets == 2, 0, targets)
+    targets[0] = 2
+    folds = folds_of(targets, (), 0)
+    answers, _ = cross_fitted(features, targets, 3, folds, np.ones(30, bool), True)
+    assert answers[0].argmax() != 2
+    np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
+    learnt, asked = next(parts_of(folds))
+    assert not (learnt & asked).any()
