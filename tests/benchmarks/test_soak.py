@@ -126,7 +126,7 @@ def test_a_few_seconds_of_it(tmp_path: Path) -> None:
         env=environment(models=str(tmp_path / "models"), default_model="toy-colours"),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "unexpected: 0; workers replaced: 0" in done.stdout

@@ -23,9 +23,10 @@ MOST = 1e-2  # a limit above this would let wrong graphs pass
 FACTOR = 2
 STEADY = 1e-3  # a golden picture's answers move less than this, where there are enough such pictures
 DRAWS = 8
-# Units in the last place by which a weight is moved at most. On 720 pictures and six seeds of EfficientNetB0, with two
-# units the answers moved 1 to 7 times as far as six runtimes and instruction sets differed, and 8 draws found every
-# picture whose answer those disagreed on. With one unit they missed one in ten.
+# Units in the last place by which a weight is moved at most. It was tried with EfficientNetB0, on one machine, with a
+# few kernels: with two units the answers moved 1 to 7 times as far as the kernels differed. With one unit, one in ten
+# pictures that these disagreed on was missed. Two are no proof: a few draws can miss a picture, and another processor
+# may round in another way. FACTOR allows for that.
 UNITS = 2
 
 Predict = Callable[[np.ndarray], np.ndarray]
