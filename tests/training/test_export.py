@@ -99,6 +99,34 @@ def test_the_saved_model_has_the_same_names_and_types(artifact: Path) -> None:
     assert signature.structured_outputs["probabilities"].dtype == tf.float32
 
 
+def test_the_saved_model_holds_no_optimizer(tmp_path: Path) -> None:
+    model = linear()
+    model.compile("adam", "categorical_crossentropy")
+    model.optimizer.build(model.trainable_variables)
+    size = (published(tmp_path, model) / "variables" / "variables.data-00000-of-00001").stat().st_size
+    assert size < 2 * 4 * model.count_params()  # Adam's two means would make it three times the weights
+
+
+def test_a_layer_that_holds_a_table_is_saved_with_it(tmp_path: Path) -> None:
+    """What the graph names and is no weight."""
+
+    class Lookup(layers.Layer):
+        def build(self, _: Any) -> None:
+            keys, values = tf.constant([0, 1], tf.int64), tf.constant([1.0, 3.0])
+            initializer = tf.lookup.KeyValueTensorInitializer(keys, values)
+            self.table = tf.lookup.StaticHashTable(initializer, default_value=0.0)
+
+        def call(self, x: Any) -> Any:
+            return self.table.lookup(tf.cast(x > 0.5, tf.int64))
+
+    model = keras.Sequential([layers.Input(SHAPE), Lookup(), layers.Flatten(), layers.Dense(3, activation="softmax")])
+    function, _ = module.serving_function(model, None)
+    module.write_saved_model(model, function, tmp_path)
+    signature = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
+    expected = model(noise() / np.float32(255))
+    np.testing.assert_allclose(signature(image=tf.constant(noise()))["probabilities"], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("count", [1, 5, 32])
 def test_both_forms_answer_as_the_model_does_for_any_number_of_images(artifact: Path, count: int) -> None:
     images = noise(count=count)

@@ -86,14 +86,22 @@ def _probabilities(outputs: tf.Tensor, ending: str) -> tf.Tensor:
 
 
 def write_saved_model(held: keras.Model | Sequence[tf.Variable], function: Any, folder: Path) -> None:
-    """saved_model.pb and variables/ with `function` as `serving_default`; `held` is what it computes with."""
+    """saved_model.pb and variables/ with `function` as `serving_default`; `held` is what it computes with.
+
+    A compiled model holds its optimizer's state too, which is twice its weights: the SavedModel is without it.
+    """
     holder = tf.Module()
-    if isinstance(held, keras.Model):
-        holder.model = held
-        held = held.variables  # also the seeds of Random layers, which the graph names and Keras hides
-    holder.states = [*held]
+    # Of a model also the seeds of Random layers, which the graph names and Keras hides.
+    holder.states = [*(held.variables if isinstance(held, keras.Model) else held)]
     holder.classify = function
-    tf.saved_model.save(holder, str(folder), signatures={"serving_default": function.get_concrete_function()})
+    signatures = {"serving_default": function.get_concrete_function()}
+    try:
+        tf.saved_model.save(holder, str(folder), signatures=signatures)
+    except AssertionError:  # the graph names what is no variable, a table of strings say: the model knows it
+        if not isinstance(held, keras.Model):
+            raise
+        holder.model = held
+        tf.saved_model.save(holder, str(folder), signatures=signatures)
 
 
 def frozen(function: Any) -> Any:
