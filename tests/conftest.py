@@ -10,7 +10,7 @@ import pytest
 from tests.fixtures import toy
 from tests.fixtures.server import ROOT, Client, running
 
-pytest_plugins = ["tests.fixtures.summary"]
+pytest_plugins = ["tests.fixtures.summary", "tests.fixtures.training"]
 
 PAGE = "tests/page/"  # its files share a browser and two services
 # What takes longest, the longest first, by what `make test` says at its end.

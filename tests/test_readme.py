@@ -8,10 +8,10 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,8 @@ import pytest
 from tests.fixtures.pictures import digit, encode
 from tests.fixtures.server import ROOT, committed_artifacts, environment, free_port, running
 from training import cards
+
+pytest_plugins = ["tests.fixtures.training"]
 
 README = (ROOT / "README.md").read_text()
 FIRST_SCREEN = README.partition("\n## ")[0]
@@ -102,7 +104,8 @@ def test_first_screen_gives_the_printed_answers_in_a_fresh_clone(tmp_path: Path)
             assert abs(best["probability"] - expected["probability"]) < 0.01
 
 
-def test_own_pictures_become_a_served_answer(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cheaply", "keep_sigterm")
+def test_own_pictures_become_a_served_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its five lines, on drawn pictures: smaller ones and for one epoch, but by the same commands."""
     (section,) = re.findall(r"## Your own pictures\n(.*?)^## ", README, re.S | re.M)
     pairs = console(section)
@@ -126,15 +129,14 @@ def test_own_pictures_become_a_served_answer(tmp_path: Path) -> None:
         ["make", "-n", target, arguments], cwd=ROOT, env=clean, capture_output=True, text=True, check=True
     )
     train = shlex.split(told.stdout.splitlines()[-1])
+    monkeypatch.chdir(tmp_path)
     for command in ([*train, "--image-size", "32", "--epochs", "1"], evaluate):
-        assert command[0] == ".venv-dev/bin/python"
-        subprocess.run(
-            [sys.executable, *command[1:]], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True
-        )
+        assert command[:2] == [".venv-dev/bin/python", "-m"]
+        assert import_module(command[2]).main(command[3:]) == 0
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 1 + 24
 
     (name,) = re.findall(r"^SHORTCUT_DEFAULT_MODEL=(.*)$", setting)
-    with running(tmp_path / "log", models=str(tmp_path / "models"), default_model=name) as service:
+    with running(tmp_path / "log", models=str(tmp_path / "models"), default_model=name, workers="1") as service:
         real = [argument.replace("localhost:3000", f"127.0.0.1:{service.port}") for argument in curl]
         done = subprocess.run([*real, "-s"], cwd=tmp_path, capture_output=True, text=True, check=True)
     answer = json.loads(done.stdout)

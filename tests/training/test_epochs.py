@@ -18,6 +18,9 @@ from training.runs import epochs
 from training.runs.epochs import Lines, batches_of, class_weights, recompute_batch_norm, train_epoch
 from training.runs.fitting import _epoch_line, fit
 
+pytest_plugins = ["tests.fixtures.training"]
+pytestmark = pytest.mark.usefixtures("small_network")
+
 
 def coloured(count: int = 96, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Noisy pictures in two classes: the first channel is light in the second class."""
@@ -50,7 +53,7 @@ def test_recomputed_statistics_are_those_of_the_images() -> None:
 
 def test_few_steps_publish_what_was_learnt_only_with_recomputed_statistics(tmp_path: Path) -> None:
     """Ten steps leave the moving averages near their start: the fault that publishes chance."""
-    recipe = replace(recipe_for("conv_resnet_shallow", "drawn"), epochs=4, augmentation=(), early_stopping=0)
+    recipe = replace(recipe_for("_small", "drawn"), epochs=4, augmentation=(), early_stopping=0, learning_rate=0.03)
     accuracies = {}
     for kind in ("moving", "recomputed"):
         model, (train, validation) = built(recipe), (coloured(), coloured(40, seed=1))
@@ -76,7 +79,7 @@ def test_classes_weigh_alike_and_the_mean_weight_is_one() -> None:
 
 
 def test_the_schedule_sets_the_rate_of_each_step() -> None:
-    recipe = replace(recipe_for("_tiny", "drawn"), schedule="cosine", epochs=2, batch_size=32, learning_rate=0.01)
+    recipe = replace(recipe_for("_small", "drawn"), schedule="cosine", epochs=2, batch_size=32, learning_rate=0.01)
     model = built(recipe)
     rates = []
     watch = keras.callbacks.LambdaCallback(
@@ -112,7 +115,7 @@ def watched(recipe: Recipe) -> tuple[keras.Model, Traced]:
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_training_and_validation_are_traced_once_each(optimizer: str) -> None:
-    recipe = replace(recipe_for("_tiny", "drawn"), optimizer=optimizer, batch_size=40, epochs=3, class_weights=False)
+    recipe = replace(recipe_for("_small", "drawn"), optimizer=optimizer, batch_size=40, epochs=3, class_weights=False)
     model, layer = watched(recipe)
     for epoch in range(3):
         train_epoch(model, recipe, coloured(), coloured(8), epoch)
@@ -121,7 +124,7 @@ def test_training_and_validation_are_traced_once_each(optimizer: str) -> None:
 
 def test_the_first_epochs_enlarge_by_less() -> None:
     recipe = replace(
-        recipe_for("_tiny", "drawn"), epochs=3, reduced=0.7, batch_size=32, augmentation=(), class_weights=False
+        recipe_for("_small", "drawn"), epochs=3, reduced=0.7, batch_size=32, augmentation=(), class_weights=False
     )
     model, layer = watched(recipe)
     heights = []
@@ -137,7 +140,7 @@ def test_the_first_epochs_enlarge_by_less() -> None:
 def test_a_long_epoch_says_how_far_it_is_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = replace(recipe_for("_tiny", "drawn"), batch_size=32, augmentation=(), epochs=4)
+    recipe = replace(recipe_for("_small", "drawn"), batch_size=32, augmentation=(), epochs=4)
     train_epoch(built(recipe), recipe, coloured(), coloured(8), 1, [Lines(4)])
     assert capsys.readouterr().out == ""  # shorter than a minute
     monkeypatch.setattr(epochs, "SILENCE", 0)
@@ -149,9 +152,9 @@ def test_a_long_epoch_says_how_far_it_is_where_there_is_no_terminal(
 
 
 def test_a_training_in_bfloat16_publishes_float32(tmp_path: Path) -> None:
-    recipe = replace(recipe_for("conv_resnet_shallow", "drawn"), epochs=1, precision="mixed_bfloat16")
+    recipe = replace(recipe_for("_small", "drawn"), epochs=1, precision="mixed_bfloat16")
     artifact = fit(recipe, drawn(), output=tmp_path / "models", runs=tmp_path / "runs")
-    kept = keras.saving.load_model(tmp_path / "runs/conv_resnet_shallow-drawn/1/model.keras")
+    kept = keras.saving.load_model(tmp_path / "runs/small-drawn/1/model.keras")
     assert {layer.compute_dtype for layer in kept.layers} == {"float32"}
     assert keras.config.dtype_policy().name == "float32"
     types = {tensor.data_type for tensor in onnx.load(artifact / "model.onnx").graph.initializer}
@@ -159,7 +162,7 @@ def test_a_training_in_bfloat16_publishes_float32(tmp_path: Path) -> None:
 
 
 def test_augmented_epochs_repeat_exactly_by_their_seed() -> None:
-    recipe = replace(recipe_for("_tiny", "drawn"), augmentation=("flip", "shift"), batch_size=16)
+    recipe = replace(recipe_for("_small", "drawn"), augmentation=("flip", "shift"), batch_size=16)
     losses = [
         train_epoch(built(r), r, coloured(), coloured(8), 3)[0]["loss"]
         for r in (recipe, recipe, replace(recipe, augmentation=()))
@@ -180,7 +183,7 @@ def test_images_on_the_disk_give_the_same_batches(tmp_path: Path) -> None:
 
 
 def test_validation_tells_the_mean_recall_where_classes_count_alike() -> None:
-    recipe = replace(recipe_for("conv_resnet_shallow", "drawn"), augmentation=(), class_weights=True)
+    recipe = replace(recipe_for("_small", "drawn"), augmentation=(), class_weights=True)
     model, (images, labels) = built(recipe), coloured(40, seed=1)
     kept = np.flatnonzero((labels == 0) | (np.arange(40) < 6))  # 20 dark ones, 3 light ones
     rare = images[kept], labels[kept]
@@ -201,7 +204,7 @@ def test_the_time_left_is_that_of_epochs_alone() -> None:
 def test_the_best_epoch_is_published_and_its_accuracy_stands_in_the_card(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = replace(recipe_for("conv_resnet_shallow", "drawn"), epochs=3)
+    recipe = replace(recipe_for("_small", "drawn"), epochs=3)
     artifact = fit(recipe, drawn(), output=tmp_path / "models", runs=tmp_path / "runs")
     said = capsys.readouterr().out
     assert "published are the weights of epoch " in said

@@ -169,15 +169,20 @@ def test_data_that_does_not_fit_the_model_is_told(
     assert "takes images of shape [28, 28, 1], got [28, 28, 3]" in capsys.readouterr().err
 
 
-@pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    """A folder of the digits 3 and 7 only, 15 of each."""
-    digits = load("digits")
+@pytest.fixture(scope="module")
+def threes_and_sevens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, digits = tmp_path_factory.mktemp("digits"), load("digits")
     for k in (3, 7):
-        (tmp_path / "mine" / str(k)).mkdir(parents=True)
+        (folder / str(k)).mkdir()
         for i in np.flatnonzero(digits.y_test == k)[:15]:
-            Image.fromarray(digits.x_test[i, :, :, 0]).save(tmp_path / "mine" / str(k) / f"{i}.png")
-    return tmp_path / "mine"
+            Image.fromarray(digits.x_test[i, :, :, 0]).save(folder / str(k) / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def mine(threes_and_sevens: Path, tmp_path: Path) -> Path:
+    """A folder of the digits 3 and 7 only, 15 of each, to change."""
+    return Path(shutil.copytree(threes_and_sevens, tmp_path / "mine"))
 
 
 def test_classes_are_matched_by_name_and_all_of_other_pictures_are_measured(

@@ -13,6 +13,7 @@ from keras import layers
 from PIL import Image
 
 from tests.fixtures.server import running
+from tests.fixtures.training import cheap_training
 from training.data.loading import load
 from training.networks.batch_norm import FusedBatchNormalization
 from training.networks.network import build
@@ -133,7 +134,7 @@ def trained(
     images = (rng.integers(0, 128, (60, SIDE, SIDE, 3)) + 50 * labels[:, None, None, None]).astype(np.uint8)
     np.savez(folder / "toys.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     data = load("toys", folder / "toys.npz")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, cheap_training():
         for name in names:
             few = 2 if name.startswith(("preact", "resnext")) else 1
             patch.setitem(NETWORKS, name, replace(NETWORKS[name], blocks=few))
@@ -148,7 +149,7 @@ def test_every_family_trains_is_published_and_is_served(trained: tuple[tuple[str
     png = BytesIO()
     Image.fromarray(image).save(png, "PNG")
     first = f"{names[0]}-toys"
-    with running(tmp_path / "log", models=str(folder / "models"), default_model=first) as client:
+    with running(tmp_path / "log", models=str(folder / "models"), default_model=first, workers="1") as client:
         for name in names:
             model = keras.saving.load_model(folder / "runs" / f"{name}-toys" / "1" / "model.keras", compile=False)
             expected = np.asarray(model(image[None].astype(np.float32) / 255))[0]

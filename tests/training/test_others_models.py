@@ -1,8 +1,10 @@
 """Models as others make them: exported by the command, and over HTTP they answer as Keras does."""
 
+import contextlib
+import io
 import json
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -12,7 +14,9 @@ from keras import layers
 from PIL import Image
 
 from tests.fixtures.pictures import encode
-from tests.fixtures.server import Client, running
+from tests.fixtures.server import running
+from tests.fixtures.training import cheap_training
+from training.artifact.inspection import input_range
 from training.artifact.reading import run_onnx
 from training.export import main
 
@@ -47,13 +51,45 @@ def sequential() -> keras.Model:
     return keras.Sequential([layers.Input(SHAPE), *changes, *first, *last])
 
 
-def transfer() -> keras.Model:
+def separable(image: keras.KerasTensor) -> keras.KerasTensor:
+    """The layers of MobileNet and EfficientNet, each kind once: (N, 32, 32, 3) -> (N, 16, 16, 8)."""
+    x = layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(image)
+    x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+    y = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
+    y = layers.Activation("swish")(layers.BatchNormalization()(y))
+    gate = layers.Conv2D(8, 1, activation="sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(y))
+    return layers.Add()([x, layers.Multiply()([y, gate])])
+
+
+def small_mobilenet() -> keras.Model:
+    image = layers.Input(SHAPE)
+    return keras.Model(image, softmax(layers.GlobalAveragePooling2D()(separable(image))))
+
+
+def small_efficientnet() -> keras.Model:
+    """It begins as Keras' EfficientNet does: with Rescaling and Normalization."""
+    image = layers.Input(SHAPE)
+    x = layers.Normalization(mean=[0.485, 0.456, 0.406], variance=[0.052, 0.05, 0.051])(
+        layers.Rescaling(1 / 255)(image)
+    )
+    return keras.Model(image, softmax(layers.GlobalAveragePooling2D()(separable(x))))
+
+
+def transfer_from(base: keras.Model) -> keras.Model:
     """A base inside the model, as Keras' guide to transfer learning builds it."""
-    base = keras.applications.MobileNetV2(SHAPE, alpha=0.35, include_top=False, weights=None)
     image = layers.Input(SHAPE)
     x = keras.Sequential([layers.RandomFlip("horizontal"), layers.RandomRotation(0.2)])(image)
     x = base(keras.applications.mobilenet_v2.preprocess_input(x), training=False)
     return keras.Model(image, softmax(layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))))
+
+
+def transfer() -> keras.Model:
+    return transfer_from(keras.applications.MobileNetV2(SHAPE, alpha=0.35, include_top=False, weights=None))
+
+
+def small_transfer() -> keras.Model:
+    image = layers.Input(SHAPE)
+    return transfer_from(keras.Model(image, separable(image)))
 
 
 def as_if_trained(model: keras.Model, images: np.ndarray) -> None:
@@ -67,49 +103,51 @@ def as_if_trained(model: keras.Model, images: np.ndarray) -> None:
 
 
 # The model, the range that it expects, and what the command says of it
-OTHERS: dict[str, tuple[Callable[[], keras.Model], tuple[float, float], list[str], str]] = {
-    "mobilenet-toy": (mobilenet, (2 / 255, -1.0), ["--input-range=-1-1"], ""),
-    "efficientnet-toy": (efficientnet, (1.0, 0.0), [], "pixels 0-255: the graph begins with"),
+Other = tuple[Callable[[], keras.Model], tuple[float, float], list[str], str]
+SMALL: dict[str, Other] = {
+    "mobilenet-toy": (small_mobilenet, (2 / 255, -1.0), ["--input-range=-1-1"], ""),
+    "efficientnet-toy": (small_efficientnet, (1.0, 0.0), [], "pixels 0-255: the graph begins with"),
     "sequential-toy": (sequential, (1.0, 0.0), [], "pixels 0-255: the graph begins with 0.003922 x + 0"),
-    "transfer-toy": (transfer, (1.0, 0.0), [], "pixels 0-255: the graph begins with 0.007843 x + -1"),
+    "transfer-toy": (small_transfer, (1.0, 0.0), [], "pixels 0-255: the graph begins with 0.007843 x + -1"),
+}
+WHOLE: dict[str, Other] = {
+    "mobilenet-toy": (mobilenet, *SMALL["mobilenet-toy"][1:]),
+    "efficientnet-toy": (efficientnet, *SMALL["efficientnet-toy"][1:]),
+    "transfer-toy": (transfer, *SMALL["transfer-toy"][1:]),
 }
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """What Keras gives for `noise()` of each model; all lie in `models` beside."""
-    return {}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory, exported: dict[str, np.ndarray]) -> Path:
-    folder = tmp_path_factory.mktemp("others")
-    for name, (make, (scale, offset), arguments, _) in OTHERS.items():
+@pytest.fixture(scope="module", params=[SMALL, pytest.param(WHOLE, marks=pytest.mark.thorough)], ids=["small", "whole"])
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, np.ndarray]]:
+    """models/ with each of them, and what Keras gives for `noise()`; whole networks take a minute."""
+    folder, answers = tmp_path_factory.mktemp("others"), {}
+    for name, (make, (scale, offset), arguments, told) in request.param.items():
         keras.utils.set_random_seed(1)
         model = make()
         as_if_trained(model, noise(64, 1) * np.float32(scale) + np.float32(offset))
         path = folder / f"{name}.keras"
         model.save(path)
-        assert main([str(path), "--name", name, "--output", str(folder / "models"), *arguments]) == 0
-        exported[name] = model.predict(noise() * np.float32(scale) + np.float32(offset), verbose=0)
-    return folder / "models"
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), cheap_training():
+            assert main([str(path), "--name", name, "--output", str(folder / "models"), *arguments]) == 0
+        assert told in said.getvalue()
+        answers[name] = model.predict(noise() * np.float32(scale) + np.float32(offset), verbose=0)
+    return folder / "models", answers
 
 
-@pytest.fixture(scope="module")
-def others(models: Path) -> Iterator[Client]:
-    settings = {"models": str(models), "default_model": "sequential-toy", "workers": "1"}
-    with running(models.parent / "service.log", **settings) as client:
-        yield client
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_the_service_answers_as_keras_does(others: Client, exported: dict[str, np.ndarray], name: str) -> None:
-    assert np.ptp(exported[name], axis=0).max() > 0.01  # the answers depend on the picture
-    for image, expected in zip(noise(), exported[name], strict=True):
-        path = f"/classify?model={name}&top_k={CLASSES}"
-        predictions = others.post(path, encode(Image.fromarray(image))).json()["predictions"]
-        answer = {entry["index"]: entry["probability"] for entry in predictions}
-        np.testing.assert_allclose([answer[k] for k in range(CLASSES)], expected, atol=1e-4)
+def test_the_service_answers_as_keras_does(exported: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    models, answers = exported
+    settings = {"models": str(models), "default_model": "transfer-toy", "workers": "1"}
+    with running(tmp_path / "log", **settings) as others:
+        for name, expected in answers.items():
+            assert np.ptp(expected, axis=0).max() > 0.01  # the answers depend on the picture
+            for image, row in zip(noise(), expected, strict=True):
+                path = f"/classify?model={name}&top_k={CLASSES}"
+                predictions = others.post(path, encode(Image.fromarray(image))).json()["predictions"]
+                answer = {entry["index"]: entry["probability"] for entry in predictions}
+                np.testing.assert_allclose([answer[k] for k in range(CLASSES)], row, atol=1e-4, err_msg=name)
 
 
 # What the command finds out
@@ -134,20 +172,33 @@ def export_of(model: keras.Model, folder: Path, *arguments: str, name: str = "mi
 
 
 @pytest.mark.parametrize(
+    ("first", "found", "told"),
+    [
+        ([], None, "nothing in the graph scales the pixels"),
+        ([lambda: layers.Rescaling(1 / 127.5, -1)], "0-255", "the graph begins with 0.007843 x + -1"),
+        ([lambda: layers.Rescaling(2, -1)], "0-1", "the graph begins with 2 x + -1"),
+        ([lambda: layers.Rescaling(0.5, 0.5)], "-1-1", "the graph begins with 0.5 x + 0.5"),
+        ([lambda: adapted(255)], "0-255", "the graph begins with 0.01"),
+        ([lambda: adapted(1)], "0-1", "the graph begins with 3."),
+        ([lambda: layers.Rescaling(1.0, [-103.9, -116.8, -123.7])], "0-255", "the graph begins with 1 x + -116.8"),
+        ([lambda: layers.Resizing(6, 6), lambda: layers.Rescaling(1 / 255)], "0-255", "the graph begins with 0.0039"),
+    ],
+)
+def test_the_range_is_found_in_the_graph(first: list[Callable[[], layers.Layer]], found: str | None, told: str) -> None:
+    pixels, why = input_range(small(*(make() for make in first)), None)
+    assert pixels == found
+    assert why.startswith(told)
+
+
+@pytest.mark.parametrize(
     ("first", "options", "told", "scale", "offset"),
     [
         ([], {}, "pixels 0-1 (--input-range says otherwise): nothing in the graph", 1 / 255, 0.0),
         ([], {"dtype": "uint8"}, "pixels 0-255: the model takes whole numbers", 1.0, 0.0),
-        ([lambda: layers.Rescaling(1 / 127.5, -1)], {}, "pixels 0-255", 1.0, 0.0),
-        ([lambda: layers.Rescaling(2, -1)], {}, "pixels 0-1: the graph begins with 2 x + -1", 1 / 255, 0.0),
         ([lambda: layers.Rescaling(0.5, 0.5)], {}, "pixels -1-1", 2 / 255, -1.0),
-        ([lambda: adapted(255)], {}, "pixels 0-255", 1.0, 0.0),
-        ([lambda: adapted(1)], {}, "pixels 0-1: the graph", 1 / 255, 0.0),
-        ([lambda: layers.Rescaling(1.0, [-103.9, -116.8, -123.7])], {}, "pixels 0-255", 1.0, 0.0),
-        ([lambda: layers.Resizing(6, 6), lambda: layers.Rescaling(1 / 255)], {}, "pixels 0-255", 1.0, 0.0),
     ],
 )
-def test_the_range_is_found_in_the_graph(
+def test_the_range_that_was_found_is_published(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     first: list[Callable[[], layers.Layer]],
@@ -161,7 +212,7 @@ def test_the_range_is_found_in_the_graph(
     assert told in capsys.readouterr().out
     images = np.random.default_rng(3).integers(0, 256, (5, 8, 8, 3), np.uint8)
     inputs = images if options else images * np.float32(scale) + np.float32(offset)
-    np.testing.assert_allclose(run_onnx(artifact, images), model.predict(inputs, verbose=0), atol=1e-4)
+    np.testing.assert_allclose(run_onnx(artifact, images), model(inputs), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +230,7 @@ def test_logits_and_single_outputs_become_probabilities(
     artifact = export_of(model, tmp_path)
     assert told in capsys.readouterr().out
     images = np.random.default_rng(3).integers(0, 256, (5, 8, 8, 3), np.uint8)
-    given = model.predict(images.astype(np.float32), verbose=0)
+    given = np.asarray(model(images.astype(np.float32)))
     if given.shape[1] == 1:
         second = given if model.layers[-1].activation is keras.activations.sigmoid else 1 / (1 + np.exp(-given))
         expected = np.concatenate([1 - second, second], axis=1)

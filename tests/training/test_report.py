@@ -186,6 +186,7 @@ def test_earlier_version_is_compared_on_the_same_pictures(tmp_path: Path) -> Non
     assert better.count("<figure>") == 8
 
 
+@pytest.mark.usefixtures("cheaply")
 def test_second_training_is_compared_with_the_first(tmp_path: Path, keep_sigterm: None) -> None:
     from training.fit import main
 

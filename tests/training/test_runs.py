@@ -34,8 +34,8 @@ def data() -> Dataset:
 
 
 @pytest.fixture
-def recipe() -> Recipe:
-    return replace(recipe_for("_tiny", "drawn", "notebook"), epochs=2)
+def recipe(small_network: str) -> Recipe:
+    return replace(recipe_for("_tiny", "drawn", "notebook"), network=small_network, epochs=2)
 
 
 FINISHED = {"model.keras", "run.json", "state.json"}

@@ -7,21 +7,22 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from keras import layers
 from PIL import Image
 
 from training.artifact.reading import run_onnx
 from training.fit import main
-from training.networks.network import build
+from training.networks.network import Network, Tensor, build
 from training.networks.table import NETWORKS
 from training.recipes.recipe import Recipe
-from training.recipes.table import recipe_for
-from training.runs.epochs import batches_of, train_epoch
+from training.recipes.table import RECIPES, recipe_for
+from training.runs.epochs import batches_of, recompute_batch_norm, train_epoch
 from training.runs.transfer import VIEWS, fit_head, frozen_outputs, joined, upper_part
 
 pytestmark = pytest.mark.usefixtures("keep_sigterm")
 pytest_plugins = ["tests.fixtures.training"]
 
-RECIPE: Recipe = replace(recipe_for("efficientnet_lite0", "drawn"), batch_size=8)
+RECIPE: Recipe = replace(recipe_for("efficientnet_lite0", "drawn"), batch_size=8, frozen="low_relu")
 
 
 def striped(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -33,11 +34,38 @@ def striped(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return (images + rng.integers(0, 130, (count, 32, 32, 3))).astype(np.uint8), labels
 
 
+def two_convolutions(image: Tensor, _: Network) -> Tensor:
+    """`low` and `high` with their batch norms; (N, H, W, C) -> (N, 16)."""
+    x = image
+    for name in ("low", "high"):
+        x = layers.Conv2D(16, 5, strides=2, use_bias=False, name=name)(x)
+        x = layers.ReLU(name=f"{name}_relu")(layers.BatchNormalization(name=f"{name}_bn")(x))
+    return layers.GlobalAveragePooling2D(name="pool")(x)
+
+
+def as_if_pretrained(model: keras.Model, weights: str) -> None:
+    keras.utils.set_random_seed(1)
+    kernel = np.random.default_rng(1).normal(0, 0.1, model.get_layer("low").kernel.shape)
+    model.get_layer("low").set_weights([kernel])
+    recompute_batch_norm(model, np.random.default_rng(2).integers(0, 256, (16, *model.input_shape[1:]), np.uint8))
+
+
+SMALL = replace(NETWORKS["efficientnet_lite0"], family=two_convolutions, pretrained=as_if_pretrained)
+
+
 def whole_model(channels: int = 3, classes: int = 2) -> keras.Model:
-    model = build(NETWORKS["efficientnet_lite0"], (32, 32, channels), classes, "efficientnet_lite0")
-    assert NETWORKS["efficientnet_lite0"].pretrained
-    NETWORKS["efficientnet_lite0"].pretrained(model, "imagenet")
+    model = build(SMALL, (32, 32, channels), classes, "small")
+    as_if_pretrained(model, "imagenet")
     return model
+
+
+def test_the_photo_network_is_divided_where_its_recipe_says() -> None:
+    whole = build(NETWORKS["efficientnet_lite0"], (32, 32, 3), 2, "efficientnet_lite0")
+    upper = upper_part(whole, recipe_for("efficientnet_lite0", "drawn").frozen)
+    learnt = {layer.name for layer in upper.layers if layer.weights and layer.trainable}
+    assert {"block11_expand", "top", "probabilities"} <= learnt
+    assert not [name for name in learnt if name.endswith("_bn")]
+    assert not [layer.name for layer in upper.layers if layer.name.startswith(("stem", "block9", "block10_expand"))]
 
 
 def test_the_parts_give_what_the_whole_gives(tmp_path: Path) -> None:
@@ -54,7 +82,7 @@ def test_the_parts_give_what_the_whole_gives(tmp_path: Path) -> None:
 def test_outputs_are_computed_once(tmp_path: Path) -> None:
     whole, part = whole_model(), striped(4)
     first = np.array(frozen_outputs(whole, RECIPE, part, part, tmp_path)[0][0])
-    whole.get_layer("stem").set_weights([np.zeros((3, 3, 3, 32))])
+    whole.get_layer("low").set_weights([np.zeros((5, 5, 3, 16))])
     np.testing.assert_array_equal(frozen_outputs(whole, RECIPE, part, part, tmp_path)[0][0], first)
 
 
@@ -67,8 +95,7 @@ def test_batch_norms_and_frozen_layers_stay_and_the_others_learn(tmp_path: Path)
     train_epoch(upper, RECIPE, train, validation, 0)
     joined(whole, upper)
     learnt = {layer.name for layer in upper.layers if layer.weights and not layer.name.endswith("_bn")}
-    assert "block11_expand" in learnt
-    assert "block10_expand" not in learnt
+    assert learnt == {"high", "probabilities"}
     for layer in whole.layers:
         same = all(np.array_equal(a, b) for a, b in zip(before[layer.name], layer.get_weights(), strict=True))
         assert same == (layer.name not in learnt)
@@ -87,6 +114,16 @@ def test_a_head_alone_tells_stripes_apart(tmp_path: Path, channels: int, classes
     assert accuracy == (answers == targets).mean() > 0.8
 
 
+@pytest.fixture(params=["small", pytest.param("whole", marks=pytest.mark.thorough)])
+def photo_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network for photos, and a small one in its place; tests/test_readme.py trains the whole one too."""
+    if request.param == "small":
+        monkeypatch.setitem(NETWORKS, "efficientnet_lite0", SMALL)
+        rows = tuple(replace(row, frozen="low_relu") if row.frozen else row for row in RECIPES["transfer"])
+        monkeypatch.setitem(RECIPES, "transfer", rows)
+
+
+@pytest.mark.usefixtures("photo_network", "cheaply")
 def test_a_folder_without_a_network_becomes_a_calibrated_photo_classifier(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

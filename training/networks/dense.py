@@ -33,5 +33,5 @@ ROWS: dict[str, Network] = {
     #                       family        block        blocks  connection  datasets              smallest  source
     "dense_resnet": Network(dense_family, dense_block, 3,      residual,   ("mnist", "cifar10"), 1,        _RESIDUAL),
     "dense_sum":    Network(dense_family, dense_block, 3,      dense_sum,  ("mnist",),           1,        _SUM),
-    "_tiny":        Network(dense_family, dense_block, 2,      residual,   ("digits",),          1,        _RESIDUAL),
+    "_tiny":        Network(dense_family, dense_block, 1,      residual,   ("digits",),          1,        _RESIDUAL),
 }  # fmt: skip
