@@ -43,7 +43,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "training.data": tuple(sorted(SHARED)),
     "training.networks": (),
-    "training.recipes": ("training.networks",),
+    "training.recipes": (*sorted(SHARED), "training.networks"),
     "training.artifact": ("training.data", "training.recipes"),
     "training.foreign": ("training.data", "training.artifact"),
     "training.runs": ("training.data", "training.networks", "training.recipes", "training.artifact"),
@@ -61,6 +61,7 @@ FRONT_DOORS = (
     "training.evaluate",
     "training.cards",
     "training.features",
+    "training.unfamiliar",
     "study",
 )
 
