@@ -17,15 +17,14 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Histogram
 
 from serving.edge import keys
-from serving.operations import comparison
-from serving.operations import metrics as telemetry
 from serving.settings import Settings
 from tests.fixtures import toy
 from tests.fixtures.pictures import colours, encode
 from tests.fixtures.server import ROOT, Client, free_port, running
+from tests.fixtures.telemetry import figures
 
 DEPLOY = ROOT / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
@@ -39,16 +38,12 @@ OF_THE_SCRAPE = {"instance", "job"}
 def series() -> dict[str, set[str]]:
     """Every name that /metrics can hold, and its labels."""
     found: dict[str, set[str]] = {}
-    named = [*vars(telemetry).values(), *vars(comparison).values(), telemetry._resident_bytes()]
-    for metric in named:
-        if isinstance(metric, Counter | Gauge | Histogram):
-            labels, name = set(metric._labelnames), metric._name
-            if isinstance(metric, Counter):
-                found[f"{name}_total"] = labels
-            elif isinstance(metric, Gauge):
-                found[name] = labels
-            else:
-                found |= {f"{name}_bucket": labels | {"le"}, f"{name}_sum": labels, f"{name}_count": labels}
+    for name, metric in figures().items():
+        labels = set(metric._labelnames)
+        if isinstance(metric, Histogram):
+            found |= {f"{name}_bucket": labels | {"le"}, f"{name}_sum": labels, f"{name}_count": labels}
+        else:
+            found[name] = labels
     return found
 
 

@@ -78,9 +78,13 @@ def test_the_peak_counts_what_was_given_back(monkeypatch: pytest.MonkeyPatch) ->
     growth = memory.Growth()
     if not growth._peaks:
         pytest.skip("this kernel does not start the peak anew")
-    taken = bytearray(64 * MB)
-    del taken
-    assert growth.peak() >= 60 * MB
+    seen = []
+    for _ in range(3):  # a kernel that takes back other memory of this process meanwhile hides it
+        growth = memory.Growth()
+        taken = bytearray(64 * MB)
+        del taken
+        seen.append(growth.peak())
+    assert max(seen) >= 60 * MB
 
 
 def test_one_worker_says_what_all_take_together(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ def test_only_what_differs_from_the_notebooks_ways_is_added_to_the_hyper_paramet
 
 
 def test_a_recipe_that_there_is_not_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown recipe 'secret': choose from notebook"):
+    with pytest.raises(ValueError, match="unknown recipe 'secret': choose from quick, notebook"):
         recipe_for("dense_resnet", "mnist", "secret")
 
 
@@ -200,7 +200,7 @@ def test_the_network_for_digits_is_trained_on_distorted_figures_and_calibrated()
     assert recipe.drawn_ones > 0
     assert recipe.calibrated
     assert isinstance(recipe.validation, float)  # the test split chooses nothing
-    (artifact,) = (found for found in committed_artifacts() if found.parent.name == recipe.model_name)
+    artifact = next(found for found in committed_artifacts() if found.parent.name == recipe.model_name)
     assert assert_achieved(recipe, artifact)["metrics"]["accuracy"] >= 0.995
 
 
