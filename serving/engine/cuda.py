@@ -102,9 +102,9 @@ GPU = Gate()
 
 def recorded(session: ort.InferenceSession, outputs: list[str], sizes: tuple[int, ...]) -> dict[int, Run]:
     """A run for each batch size, recorded now, beside which nothing else of this process computes."""
-    runs = {size: bound_run(session, outputs, size, "cuda") for size in sizes}
     [image] = session.get_inputs()
-    with GPU.alone():
+    with GPU.alone():  # binding takes memory on the GPU too, which another's recording does not bear
+        runs = {size: bound_run(session, outputs, size, "cuda") for size in sizes}
         for size, run in runs.items():
             run(np.zeros((size, *image.shape[1:]), np.uint8))
     return {size: beside_others(run) for size, run in runs.items()}
