@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def test_without_a_connection_it_is_said_what_was_tried_and_what_to_do(
     for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # `urlopen` keeps the proxies of its process's first call
     monkeypatch.setattr(keras_config, "_KERAS_DIR", str(tmp_path / "keras"))
     out = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
     assert main([f"keras:{NAME}", "--weights", "imagenet", "--data", str(toys(tmp_path)), *out]) == 1
