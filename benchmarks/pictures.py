@@ -14,6 +14,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
+from benchmarks.peers.framing import framed
+
 SMALL = 64  # pictures in rotation
 LEAD = 0.1  # of the top probability over the second: a provider in bf16 (tolerance 0.05) gives the same answer
 PHOTO_SIDE = 128  # pixels: a model with inputs of this size or more is one for photos
@@ -98,19 +100,15 @@ class _Judge:
         card = json.loads((artifact / "card.json").read_bytes())
         self.shape: list[int] = card["input_shape"]  # [H, W, C]
         self.convention: str = card["input_convention"]
+        self._card = card
         self._labels: list[str] = card["labels"]
-        self._filter = Image.Resampling[card.get("resample", "bilinear").upper()]
         self._session = onnxruntime.InferenceSession(artifact / "model.onnx", providers=["CPUExecutionProvider"])
 
     def label(self, data: bytes) -> str | None:
         """None if the two best are so close that rounding may decide."""
         height, width, channels = self.shape
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("L" if channels == 1 else "RGB")
-        if self.convention == "centre_crop":
-            image = ImageOps.fit(image, (width, height), self._filter)
-        elif image.size != (width, height):
-            image = image.resize((width, height), self._filter)
-        array = np.asarray(image).reshape(1, height, width, channels)
+        array = np.asarray(framed(image, self._card)).reshape(1, height, width, channels)
         (probabilities,) = self._session.run(["probabilities"], {"image": array})[0]
         second, best = np.argsort(probabilities)[-2:]
         return self._labels[best] if probabilities[best] - probabilities[second] > LEAD else None

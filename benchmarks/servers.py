@@ -134,6 +134,7 @@ class Server:
             start_new_session=True,  # Ctrl-C reaches the benchmark, which then stops the servers in order
             env={
                 **os.environ,
+                **({"SHORTCUT_MODELS": str(subject.artifact.resolve().parents[1])} if contender.ours else {}),
                 **contender.environment,
                 "BENCH_ARTIFACT": str(subject.artifact.resolve()),
                 "BENTOML_DO_NOT_TRACK": "True",

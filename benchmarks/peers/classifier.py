@@ -13,6 +13,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+from benchmarks.peers.framing import framed
+
 # As many processes as cores, one ONNX Runtime thread in each: more threads would take turns on the same cores.
 PROCESSES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -24,11 +26,9 @@ class Classifier:
         artifact = Path(os.environ["BENCH_ARTIFACT"])
         card = json.loads((artifact / "card.json").read_bytes())
         self.labels: list[str] = card["labels"]
-        height, width, channels = card["input_shape"]
-        self._size, self._shape = (width, height), (height, width, channels)
-        self._mode = "L" if channels == 1 else "RGB"
-        self._fit = card["input_convention"] == "centre_crop"
-        self._filter = Image.Resampling[card.get("resample", "bilinear").upper()]
+        self._card = card
+        self._shape: list[int] = card["input_shape"]  # [H, W, C]
+        self._mode = "L" if self._shape[2] == 1 else "RGB"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -43,11 +43,7 @@ class Classifier:
 
     def to_array(self, image: Image.Image) -> np.ndarray:
         """A picture as (H, W, C) uint8."""
-        image = image.convert(self._mode)
-        if self._fit:
-            image = ImageOps.fit(image, self._size, self._filter)
-        elif image.size != self._size:
-            image = image.resize(self._size, self._filter)
+        image = framed(image.convert(self._mode), self._card)
         if "exif" in image.info:
             image = ImageOps.exif_transpose(image)  # last, when the picture is small: inputs are square
         return np.asarray(image).reshape(self._shape)

@@ -12,7 +12,18 @@ from serving.edge.bodies import Body
 from serving.edge.http1 import Heads, Request, Response
 from serving.edge.places import peer_of
 from serving.edge.router import Route, awaited, failed
-from serving.edge.states import DUE, OVER, State
+from serving.edge.states import (
+    ANSWERING,
+    BODY,
+    CLOSING,
+    DROPPING,
+    DUE,
+    HANDLING,
+    HEAD,
+    IDLE,
+    LINGERING,
+    OVER,
+)
 from serving.edge.uploads import Upload
 from serving.edge.worker import Edge
 from serving.errors import ClassifyError, Overloaded, RequestTimeout
@@ -42,7 +53,7 @@ class Connection(asyncio.Protocol):
         self._edge = edge
         self._server = server_state
         self._loop = asyncio.get_running_loop()
-        self._state = State.IDLE
+        self._state = IDLE
         self._heads = Heads(edge.limits.header_bytes)
         self._ahead = b""  # one read that waits behind an answer, from `_ahead_at` on; reading is paused meanwhile
         self._ahead_at = 0
@@ -77,7 +88,7 @@ class Connection(asyncio.Protocol):
                 timer.cancel()
         # What is in no cycle needs no garbage collector: the timers and the place lead back here.
         self._timer = self._idle_timer = self._write_timer = None
-        self._state = State.CLOSING
+        self._state = CLOSING
         self._forget_bytes()
         self._abandon()
 
@@ -124,16 +135,16 @@ class Connection(asyncio.Protocol):
         try:
             while at < size and not self._write_paused:
                 state = self._state
-                if state is State.IDLE or state is State.HEAD:
+                if state is IDLE or state is HEAD:
                     if requests == MAX_PIPELINED:  # the others' turn
                         self._loop.call_soon(self._go_on)
                         break
                     requests += 1
                     data, at = self._take_head(data, at)
                     size = len(data)
-                elif state is State.BODY:
+                elif state is BODY:
                     at = self._take_body(data, at)
-                elif state is State.DROPPING:
+                elif state is DROPPING:
                     at = self._drop_body(data, at)
                 else:  # an answer comes first, or nothing more does
                     break
@@ -165,7 +176,7 @@ class Connection(asyncio.Protocol):
 
     def _take_head(self, data: bytes, at: int) -> tuple[bytes, int]:
         """Returns the bytes to go on with, and where. Raises what makes them no request."""
-        self._state = State.HEAD
+        self._state = HEAD
         request, data, at = self._heads.take(data, at)
         if request is None:
             self._start_timer(self._edge.limits.head_seconds, self._head_timed_out)
@@ -212,7 +223,7 @@ class Connection(asyncio.Protocol):
         edge = self._edge
         self._upload = Upload(route, request.length, edge.bodies, edge.limits, self._loop.time, self._refuse)
         self._unread = None
-        self._state = State.BODY
+        self._state = BODY
         self._place.wait(self._loop.time())
         if request.expects_continue:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -254,7 +265,7 @@ class Connection(asyncio.Protocol):
     def _handle(self, route: Route, request: Request) -> None:
         """Call the handler. What it returns is written here; what it gives by `respond` meanwhile as well, so that
         no answer starts the loop while the loop runs."""
-        self._state = State.HANDLING
+        self._state = HANDLING
         self._place.work()
         try:
             made = route.handle(request)
@@ -265,7 +276,7 @@ class Connection(asyncio.Protocol):
         if isinstance(made, Response):
             self._send(request, made)
         else:
-            self._state = State.ANSWERING
+            self._state = ANSWERING
             if made is not None:
                 self._task = self._loop.create_task(self._respond_later(made, request))
 
@@ -276,7 +287,7 @@ class Connection(asyncio.Protocol):
 
     def answer(self, request: Request, response: Response) -> None:
         """Called by `request.respond`."""
-        if self._state is State.HANDLING:
+        if self._state is HANDLING:
             self._early = response
             return
         self._send(request, response)
@@ -292,7 +303,7 @@ class Connection(asyncio.Protocol):
             self._upload.release()
             self._upload = None
         if self._transport.is_closing():
-            self._state = State.CLOSING
+            self._state = CLOSING
             return
         last = request.close or self._edge.draining
         self._transport.write(self._edge.answer(request, response, last))
@@ -301,7 +312,7 @@ class Connection(asyncio.Protocol):
         elif self._unread is None:
             self._become_idle()
         else:
-            self._state = State.DROPPING
+            self._state = DROPPING
             self._place.wait(self._loop.time())
             self._start_timer(LINGER_SECONDS, self._close)
 
@@ -314,7 +325,7 @@ class Connection(asyncio.Protocol):
             self._unread = Body(None, 0) if lingers else None
             self._send(request, request.failure(err))
             return
-        if self._state is not State.DROPPING and not self._transport.is_closing():
+        if self._state is not DROPPING and not self._transport.is_closing():
             self._transport.write(self._edge.refusal(err))
         self._close(lingers)
 
@@ -322,17 +333,17 @@ class Connection(asyncio.Protocol):
         """What was written has LINGER_SECONDS to go out. Where the client may still be sending, what arrives meanwhile
         is dropped, or the client would see a reset in place of its answer."""
         self._stop_timer()
-        if self._state is State.CLOSING or self._transport.is_closing():
-            self._state = State.CLOSING
+        if self._state is CLOSING or self._transport.is_closing():
+            self._state = CLOSING
             return
         self._forget_bytes()
         if lingers and not self._half_closed and self._transport.can_write_eof():
-            self._state = State.LINGERING
+            self._state = LINGERING
             self._place.wait(self._loop.time())
             self._transport.write_eof()
             self._transport.resume_reading()
         else:
-            self._state = State.CLOSING
+            self._state = CLOSING
             self._transport.close()
         self._timer = self._loop.call_later(LINGER_SECONDS, self._transport.abort)
 
@@ -359,7 +370,7 @@ class Connection(asyncio.Protocol):
         """It has waited for its client for long, and another one needs the place."""
         if self._write_paused:
             self._transport.abort()
-        elif self._state is State.HEAD or self._state is State.BODY:
+        elif self._state is HEAD or self._state is BODY:
             self._refuse(RequestTimeout("the request did not go on arriving, and its connection was needed"), False)
         else:
             self._close()
@@ -374,14 +385,14 @@ class Connection(asyncio.Protocol):
     # Idleness: one timer for the connection's life looks at the clock, in place of one set and cancelled each request
 
     def _become_idle(self) -> None:
-        self._state = State.IDLE
+        self._state = IDLE
         self._place.wait(self._loop.time())
         if self._idle_timer is None:
             self._idle_timer = self._loop.call_later(self._edge.limits.idle_seconds, self._look_at_idleness)
 
     def _look_at_idleness(self) -> None:
         self._idle_timer = None
-        if self._state is State.IDLE and not self._transport.is_closing():
+        if self._state is IDLE and not self._transport.is_closing():
             left = self._place.since + self._edge.limits.idle_seconds - self._loop.time()
             if left > 0:
                 self._idle_timer = self._loop.call_later(left, self._look_at_idleness)
@@ -408,7 +419,7 @@ class Connection(asyncio.Protocol):
     def shutdown(self) -> None:
         """uvicorn's server calls it at its end: a request that has begun to arrive is still answered, as the last."""
         self._edge.draining = True
-        if self._state is State.IDLE:
+        if self._state is IDLE:
             self._close()
-        elif self._state is State.DROPPING:
+        elif self._state is DROPPING:
             self._close(lingers=True)

@@ -40,5 +40,8 @@ class State(Enum):
     __hash__ = object.__hash__
 
 
-OVER = frozenset((State.LINGERING, State.CLOSING))  # what still arrives means nothing, and no answer is due
-DUE = frozenset((State.HANDLING, State.ANSWERING))  # an answer is due before anything else is read
+# By names of their own: to look one up in the class takes eight times as long, and a request passes eight states.
+IDLE, HEAD, BODY, HANDLING, ANSWERING, DROPPING, LINGERING, CLOSING = State
+
+OVER = frozenset((LINGERING, CLOSING))  # what still arrives means nothing, and no answer is due
+DUE = frozenset((HANDLING, ANSWERING))  # an answer is due before anything else is read

@@ -13,7 +13,7 @@ from prometheus_client import Counter, Histogram
 
 T = TypeVar("T")
 
-FLUSH_SECONDS = 0.01  # until another worker's /metrics knows of it
+FLUSH_SECONDS = 0.05  # until another worker's /metrics knows of it
 
 
 class Pending(Protocol):

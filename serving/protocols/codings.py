@@ -72,8 +72,9 @@ def _inflated(body: bytes, wbits: int, limit: int) -> bytes:
 
 
 def compressed(body: bytes, accepted: str) -> tuple[bytes, str | None]:
-    """`body` in the first of gzip and deflate that the Accept-Encoding `accepted` names; as it is where none is."""
-    if len(body) < MIN_COMPRESSED or not accepted:
+    """`body` in the first of gzip and deflate that the Accept-Encoding `accepted` names; as it is where none is. For
+    bodies of MIN_COMPRESSED and more."""
+    if not accepted:
         return body, None
     wanted = {
         part.partition(";")[0].strip().lower() for part in accepted.split(",") if "q=0" not in part.replace(" ", "")

@@ -8,7 +8,6 @@ a caller says what the model takes and gives.
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,8 +47,7 @@ class Model(NamedTuple):
     most: int  # pictures in one request
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """One output of the response. `classes` > 0 asks for so many "value:index:label" in place of the tensor."""
 
     name: str
@@ -57,8 +55,7 @@ class Wanted:
     classes: int
 
 
-@dataclass(frozen=True)
-class Infer:
+class Infer(NamedTuple):
     """`pictures` is (N, H, W, C) uint8, or the files of N pictures."""
 
     id: str | None
@@ -229,8 +226,8 @@ class Column(NamedTuple):
     """One output of all pictures: a float32 array, or a list of texts."""
 
     datatype: str
-    shape: list[int]
-    values: np.ndarray | list[str]
+    shape: tuple[int, ...]
+    values: np.ndarray | list[str]  # an array need not have the shape, but holds as many numbers
 
 
 class Answered(NamedTuple):
@@ -242,18 +239,24 @@ class Answered(NamedTuple):
     unsure: str
 
 
-def write(answered: Answered, columns: Sequence[tuple[Wanted, Column]]) -> tuple[bytes, int | None]:
-    """The response's body, and how many bytes of it are JSON where binary tensors follow."""
-    raw = [_raw_bytes(column.values) if wanted.binary else None for wanted, column in columns]
-    forms = tuple(
-        Form(wanted.name, column.datatype, tuple(column.shape), None if one is None else len(one))
-        for (wanted, column), one in zip(columns, raw, strict=True)
-    )
-    tail = [one for one in raw if one is not None]
+def write(answered: Answered, outputs: Sequence[Wanted], columns: Sequence[Column]) -> tuple[bytes, int | None]:
+    """The response's body, and how many bytes of it are JSON where binary tensors follow. `columns` has one for each of
+    `outputs`."""
+    forms: list[Form] = []
+    tail: list[bytes] = []
+    for wanted, column in zip(outputs, columns, strict=True):
+        size = None
+        if wanted.binary:
+            tail.append(raw := _raw_bytes(column.values))
+            size = len(raw)
+        forms.append(Form(wanted.name, column.datatype, column.shape, size))
     if len(tail) == len(columns) and not answered.id:
-        head = _write_again_and_again(answered, forms)  # but for the pictures' numbers each response is the same
+        head = _write_again_and_again(answered, tuple(forms))  # but for the numbers each response is the same
     else:
-        head = _write_head(answered, forms, [None if wanted.binary else _listed(c.values) for wanted, c in columns])
+        listed = [
+            None if wanted.binary else _listed(column.values) for wanted, column in zip(outputs, columns, strict=True)
+        ]
+        head = _write_head(answered, tuple(forms), listed)
     return b"".join([head, *tail]), len(head) if tail else None
 
 
@@ -304,4 +307,4 @@ def classification(probabilities: np.ndarray, labels: Sequence[str], classes: in
     classes = min(classes, probabilities.shape[1])
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :classes]
     texts = [f"{row[i]:f}:{i}:{labels[i]}" for row, order in zip(probabilities, best, strict=True) for i in order]
-    return Column("BYTES", [len(probabilities), classes], texts)
+    return Column("BYTES", (len(probabilities), classes), texts)

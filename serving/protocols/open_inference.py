@@ -4,6 +4,7 @@ Routes and bodies follow inference_rest.md of kserve/open-inference-protocol; te
 `inference_tensors`. The input is the artifact's `image`, or a BYTES tensor of encoded pictures.
 """
 
+import functools
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from serving.protocols.inference_tensors import (
     Answered,
     Column,
     Infer,
+    Model,
     Wanted,
 )
 from serving.protocols.parsing import load_object
@@ -34,7 +36,6 @@ from serving.repository.served import ServedModel
 
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters")
 HEADER_LENGTH = b"inference-header-content-length"
-BINARY: Headers = (("content-type", "application/octet-stream"),)
 
 
 def failure(err: ClassifyError) -> Response:
@@ -176,7 +177,8 @@ class OpenInference:
 
     def _admit(self, request: Request) -> None:
         """Before the body is read: refuse what the head tells already."""
-        codings.refuse_unknown(request)
+        if b"content-encoding" in request.fields:
+            codings.refuse_unknown(request)
         length = request.fields.get(HEADER_LENGTH)
         if length is not None and not (length.isdigit() and len(length) <= 19):
             raise InvalidRequest("Inference-Header-Content-Length must be a number of bytes")
@@ -186,7 +188,8 @@ class OpenInference:
 
     def infer(self, request: Request) -> Coroutine[Any, Any, Response] | None:
         served, json_bytes = request.context
-        model = inference_tensors.Model(served.artifact.input_shape, _outputs(served), self._limits.images)
+        artifact = served.artifact
+        model = _model(artifact.input_shape, artifact.golden_unfamiliarity is not None, self._limits.images)
         # Only JSON takes long to parse: what follows it is looked at, not read.
         if not codings.is_quick(request, len(request.body) if json_bytes is None else json_bytes):
             return self._infer_later(request, lambda body: inference_tensors.read(body, json_bytes, model))
@@ -195,7 +198,7 @@ class OpenInference:
         if len(asked.pictures) > 1:
             return _infer_many(request, served, asked)
         answer_one(
-            request, served, asked.pictures[0], asked.least, lambda answer: _response(request, served, asked, [answer])
+            request, served, asked.pictures[0], asked.least, functools.partial(_response, request, served, asked)
         )
         return None
 
@@ -208,12 +211,18 @@ async def _infer_many(request: Request, served: ServedModel, asked: Infer) -> Re
     answers = await predict_many(served, asked.pictures, partial=False, min_probability=asked.least)
     if metrics.detailed:
         request.stages = answers[0].stages
-    return _response(request, served, asked, answers)
+    return _response(request, served, asked, *answers)
+
+
+@functools.lru_cache(256)  # a request's own would cost as much as reading its picture's length
+def _model(shape: tuple[int, int, int], with_unfamiliarity: bool, most: int) -> Model:
+    known = (UNFAMILIARITY,) if with_unfamiliarity else ()
+    return Model(shape, (PROBABILITIES, *known, UNSURE), most)
 
 
 def _outputs(served: ServedModel) -> tuple[str, ...]:
-    known = served.artifact.golden_unfamiliarity is not None
-    return (PROBABILITIES, UNFAMILIARITY, UNSURE) if known else (PROBABILITIES, UNSURE)
+    artifact = served.artifact
+    return _model(artifact.input_shape, artifact.golden_unfamiliarity is not None, 1).outputs
 
 
 def _shape(name: str, served: ServedModel) -> tuple[str, list[int]]:
@@ -222,28 +231,33 @@ def _shape(name: str, served: ServedModel) -> tuple[str, list[int]]:
     return ("BYTES" if name == UNSURE else "FP32"), [-1]
 
 
-def _response(request: Request, served: ServedModel, asked: Infer, answers: Sequence[Answer]) -> Response:
+def _response(request: Request, served: ServedModel, asked: Infer, *answers: Answer) -> Response:
     reasons = [served.rank(answer, 1, asked.least).unsure or "" for answer in answers]
     artifact = served.artifact
     answered = Answered(artifact.name, artifact.version, asked.id, ",".join(reasons) if any(reasons) else "")
-    columns = [(wanted, _column(wanted, answers, reasons)) for wanted in asked.outputs]
-    body, json_bytes = inference_tensors.write(answered, columns)
-    headers = JSON
-    if json_bytes is not None:
-        headers = (*BINARY, (HEADER_LENGTH.decode(), str(json_bytes)))
-    body, coding = codings.compressed(body, request.header(b"accept-encoding"))
-    if coding is not None:
-        headers += (("content-encoding", coding),)
+    columns = [_column(wanted, answers, reasons) for wanted in asked.outputs]
+    body, json_bytes = inference_tensors.write(answered, asked.outputs, columns)
+    headers = JSON if json_bytes is None else _binary(json_bytes)
+    if len(body) >= codings.MIN_COMPRESSED:
+        body, coding = codings.compressed(body, request.header(b"accept-encoding"))
+        headers += (("content-encoding", coding),) if coding is not None else ()
     return Response(200, body, headers)
+
+
+@functools.lru_cache(256)  # of a model nearly always the same
+def _binary(json_bytes: int) -> Headers:
+    return (("content-type", "application/octet-stream"), (HEADER_LENGTH.decode(), str(json_bytes)))
 
 
 def _column(wanted: Wanted, answers: Sequence[Answer], reasons: list[str]) -> Column:
     if wanted.name == UNSURE:
-        return Column("BYTES", [len(answers)], reasons)
+        return Column("BYTES", (len(answers),), reasons)
     if wanted.name == UNFAMILIARITY:
-        return Column("FP32", [len(answers)], np.array([answer.unfamiliarity for answer in answers], np.float32))
-    first = answers[0].probabilities
-    rows = first[None] if len(answers) == 1 else np.stack([answer.probabilities for answer in answers])
+        return Column("FP32", (len(answers),), np.array([answer.unfamiliarity for answer in answers], np.float32))
+    if len(answers) == 1 and not wanted.classes:
+        row = answers[0].probabilities
+        return Column("FP32", (1, len(row)), row)
+    rows = np.stack([answer.probabilities for answer in answers])
     if wanted.classes:
         return inference_tensors.classification(rows, answers[0].labels, wanted.classes)
-    return Column("FP32", list(rows.shape), rows)
+    return Column("FP32", rows.shape, rows)

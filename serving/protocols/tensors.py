@@ -65,19 +65,17 @@ def uint8_from_bytes(data: memoryview, shape: Sequence[int]) -> np.ndarray:
 def elements_from_bytes(data: memoryview, count: int) -> list[bytes]:
     """The elements of a binary BYTES tensor: a length of 4 bytes, little-endian, before each. Raises InvalidRequest."""
     elements: list[bytes] = []
-    at = 0
-    while at < len(data) and len(elements) < count:
-        if len(data) - at < _LENGTH.size:
+    at, end = 0, len(data)
+    while at < end and len(elements) < count:
+        start = at + _LENGTH.size
+        if start > end:
             raise InvalidRequest("a BYTES tensor ends inside the length of an element")
         (size,) = _LENGTH.unpack_from(data, at)
-        at += _LENGTH.size
-        if size > len(data) - at:
-            raise InvalidRequest(
-                f"an element of a BYTES tensor is said to have {size:,} bytes; {len(data) - at:,} follow"
-            )
-        elements.append(bytes(data[at : at + size]))
-        at += size
-    if len(elements) != count or at != len(data):
+        at = start + size
+        if at > end:
+            raise InvalidRequest(f"an element of a BYTES tensor is said to have {size:,} bytes; {end - start:,} follow")
+        elements.append(bytes(data[start:at]))
+    if len(elements) != count or at != end:
         raise InvalidRequest(f"the BYTES tensor does not hold the {count:,} elements that its shape says")
     return elements
 

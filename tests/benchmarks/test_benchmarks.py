@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import open_loop, pictures, report, rounds, run
+from benchmarks import open_loop, pictures, report, rounds, run, servers
 from benchmarks.connection import status_of
 from benchmarks.load import Figures, Load
+from benchmarks.peers.framing import framed
 from benchmarks.pictures import FOR_PHOTO_MODELS
 from benchmarks.rounds import BATCH
+from serving.images.picture import decode_image
 from tests.fixtures import toy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -297,6 +299,58 @@ def test_photos_are_of_the_size_and_turn_that_cameras_give(tmp_path: Path) -> No
             plain = io.BytesIO()
             image.save(plain, "JPEG", quality=95, exif=Image.Exif())
         assert told.label(plain.getvalue()) != picture.label
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"input_convention": "plain"},
+        {"input_convention": "pad", "resample": "bicubic"},
+        {"input_convention": "pad", "pad_fill": [9, 99, 199]},
+        {"input_convention": "centre_crop"},
+        {"input_convention": "centre_crop", "resize_to": 40},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [(60, 45), (45, 60), (32, 32)])
+def test_peers_frame_a_picture_as_the_service_does(how: dict[str, Any], size: tuple[int, int]) -> None:
+    """But for rounding, and what the filter sees beside a cut."""
+    image = Image.radial_gradient("L").resize(size)
+    picture = Image.merge("RGB", (image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), image.transpose(Image.Transpose.ROTATE_180)))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    ours = decode_image(
+        file.getvalue(),
+        (32, 32, 3),
+        how["input_convention"],
+        how.get("resample", "bilinear"),
+        resize_to=how.get("resize_to"),
+        fill=how.get("pad_fill", 0),
+    )
+    peers = np.asarray(framed(picture, {"input_shape": [32, 32, 3], **how}))
+    assert np.abs(ours.astype(int) - peers).max() <= 8
+    assert np.abs(ours.astype(int) - peers).mean() < 3
+
+
+def test_our_service_serves_the_folder_that_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not the models of the folder that the benchmark is started in."""
+    seen: dict[str, dict[str, str]] = {}
+
+    def start(command: list[str], *, env: dict[str, str], **_: Any) -> None:
+        seen[command[0]] = env
+        raise servers.ServerError("started")
+
+    monkeypatch.setattr(servers.subprocess, "Popen", start)
+    monkeypatch.setattr(servers.Path, "exists", lambda path: True)
+    artifact = tmp_path / "models" / "a" / "1"
+    subject = pictures.Subject("a", artifact, for_photos=False, small=[], small_title="", photos={})
+    for name in (servers.OURS, "fastapi"):
+        with pytest.raises(servers.ServerError, match="started"):
+            servers.Server(servers.CONTENDERS[name], subject)
+    ours, peer = seen.values()
+    assert ours["SHORTCUT_MODELS"] == str(tmp_path / "models")
+    assert "SHORTCUT_MODELS" not in peer
+    assert peer["BENCH_ARTIFACT"] == str(artifact)
 
 
 def test_what_computes_is_the_same_in_every_environment() -> None:

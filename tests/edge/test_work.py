@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from serving.edge.bodies import CHUNK_BYTES, FREE_CHUNKS, Body
 from serving.edge.connection import MAX_PIPELINED
-from serving.edge.states import State
+from serving.edge.states import DROPPING
 from serving.errors import InvalidRequest
 from tests.fixtures.wire import LIMITS, Clock, Wire, on_a_clock, on_a_loop
 from tests.fixtures.work import Work
@@ -111,7 +111,7 @@ def test_a_dropped_body_in_too_many_chunks_ends_the_connection() -> None:
         wire = Wire()
         wire.edge.router.refuse = 404  # type: ignore[attr-defined]
         wire.send(CHUNKED + chunks(FREE_CHUNKS))
-        assert wire.connection._state is State.DROPPING
+        assert wire.connection._state is DROPPING
         wire.send(chunks(200))
         assert wire.transport.closed
         assert wire.transport.written.count(b"HTTP/1.1") == 1
