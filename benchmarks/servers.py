@@ -114,6 +114,13 @@ EMPTY = "bentoml-empty"
 DEFAULT_PEERS = (OURS_CPU, "fastapi", "litserve", "bentoml", "mosec", "mlserver")
 
 
+def environment(contender: Contender, subject: Subject) -> dict[str, str]:
+    """What tells a server which model to answer with: ours the folder of all models, a peer the one artifact."""
+    artifact = subject.artifact.resolve()
+    models = {"SHORTCUT_MODELS": str(artifact.parents[1])} if contender.ours else {}
+    return {**models, **contender.environment, "BENCH_ARTIFACT": str(artifact), "BENTOML_DO_NOT_TRACK": "True"}
+
+
 class Server:
     """A started contender. Use as a context manager: leaving it stops every process it began."""
 
@@ -132,13 +139,7 @@ class Server:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches the benchmark, which then stops the servers in order
-            env={
-                **os.environ,
-                **({"SHORTCUT_MODELS": str(subject.artifact.resolve().parents[1])} if contender.ours else {}),
-                **contender.environment,
-                "BENCH_ARTIFACT": str(subject.artifact.resolve()),
-                "BENTOML_DO_NOT_TRACK": "True",
-            },
+            env={**os.environ, **environment(contender, subject)},
         )
         try:
             self._wait_until_ready()

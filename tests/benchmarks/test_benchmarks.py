@@ -316,7 +316,9 @@ def test_photos_are_of_the_size_and_turn_that_cameras_give(tmp_path: Path) -> No
 def test_peers_frame_a_picture_as_the_service_does(how: dict[str, Any], size: tuple[int, int]) -> None:
     """But for rounding, and what the filter sees beside a cut."""
     image = Image.radial_gradient("L").resize(size)
-    picture = Image.merge("RGB", (image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), image.transpose(Image.Transpose.ROTATE_180)))
+    picture = Image.merge(
+        "RGB", (image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), image.transpose(Image.Transpose.ROTATE_180))
+    )
     file = io.BytesIO()
     picture.save(file, "PNG")
     ours = decode_image(
@@ -332,22 +334,11 @@ def test_peers_frame_a_picture_as_the_service_does(how: dict[str, Any], size: tu
     assert np.abs(ours.astype(int) - peers).mean() < 3
 
 
-def test_our_service_serves_the_folder_that_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not the models of the folder that the benchmark is started in."""
-    seen: dict[str, dict[str, str]] = {}
-
-    def start(command: list[str], *, env: dict[str, str], **_: Any) -> None:
-        seen[command[0]] = env
-        raise servers.ServerError("started")
-
-    monkeypatch.setattr(servers.subprocess, "Popen", start)
-    monkeypatch.setattr(servers.Path, "exists", lambda path: True)
+def test_every_server_answers_with_the_model_that_is_measured(tmp_path: Path) -> None:
+    """And ours not with the models of the folder that the benchmark is started in."""
     artifact = tmp_path / "models" / "a" / "1"
     subject = pictures.Subject("a", artifact, for_photos=False, small=[], small_title="", photos={})
-    for name in (servers.OURS, "fastapi"):
-        with pytest.raises(servers.ServerError, match="started"):
-            servers.Server(servers.CONTENDERS[name], subject)
-    ours, peer = seen.values()
+    ours, peer = (servers.environment(servers.CONTENDERS[name], subject) for name in (servers.OURS, "fastapi"))
     assert ours["SHORTCUT_MODELS"] == str(tmp_path / "models")
     assert "SHORTCUT_MODELS" not in peer
     assert peer["BENCH_ARTIFACT"] == str(artifact)
