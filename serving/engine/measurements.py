@@ -12,15 +12,36 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from serving.engine.exactness import CloseCalls
 from serving.engine.providers import Backend, ProviderError
 from serving.processes import alive
 
 FILE = "providers.json"
 MAX_ENTRIES = 256  # the oldest go
+
+
+class Other(NamedTuple):
+    """The fastest backend of the other kind, where the chosen one is exact a less exact one or the other way round:
+    which of both is faster hangs on how many of the pictures are close calls."""
+
+    backend: Backend
+    seconds: dict[int, float]  # what a run of each batch size takes
+    image_seconds: float  # of an image in a large batch, where half as many as `even` are close calls
+    bytes: int  # of memory, that loading it took at its peak
+    even: float  # the share of close calls at which both are equally good
+    calls: CloseCalls  # of the less exact one
+
+    @classmethod
+    def from_json(cls, entry: Any) -> "Other":
+        """Of its list."""
+        backend, seconds, image_seconds, size, even, calls = entry
+        return cls(
+            _backend(backend), _seconds(seconds), float(image_seconds), int(size), float(even), CloseCalls(**calls)
+        )
 
 
 @dataclass(frozen=True)
@@ -36,11 +57,26 @@ class Measurement:
     recomputed_share: float = 0.0  # of the golden images, that are computed again in float32
     deviation: float = 0.0  # the largest difference to a golden probability, where all were compared
     bytes: int = 0  # of memory, that loading the backend took at its peak
+    other: Other | None = None
 
     @property
     def rate(self) -> float:
         """Images a second."""
         return self.rates.get(str(self.backend), 0.0)
+
+    def suited(self, share: float | None) -> "Measurement":
+        """What computes pictures best of which `share` are close calls; as it is, where that is not known."""
+        other = self.other
+        if share is None or other is None or (share < other.even) == (self.backend.precision != "float32"):
+            return self
+        return replace(
+            self,
+            backend=other.backend,
+            seconds=other.seconds,
+            image_seconds=other.image_seconds,
+            recomputed_share=0.0 if other.backend.precision == "float32" else share,
+            bytes=other.bytes,
+        )
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,15 +85,24 @@ class Measurement:
     def from_json(cls, entry: Any) -> "Measurement":
         """Raises KeyError, TypeError, ValueError or AttributeError for what `as_json` has not made."""
         return cls(
-            Backend(**(entry["backend"] | {"buckets": tuple(entry["backend"]["buckets"])})),
+            _backend(entry["backend"]),
             {str(name): float(rate) for name, rate in entry["rates"].items()},
             [str(reason) for reason in entry["refused"]],
-            {int(size): float(taken) for size, taken in entry["seconds"].items()},
+            _seconds(entry["seconds"]),
             float(entry["image_seconds"]),
             float(entry["recomputed_share"]),
             float(entry["deviation"]),
             int(entry["bytes"]),
+            None if entry["other"] is None else Other.from_json(entry["other"]),
         )
+
+
+def _backend(entry: Any) -> Backend:
+    return Backend(**(entry | {"buckets": tuple(entry["buckets"])}))
+
+
+def _seconds(entry: Any) -> dict[int, float]:
+    return {int(size): float(taken) for size, taken in entry.items()}
 
 
 class Measurements:

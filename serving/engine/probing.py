@@ -51,6 +51,7 @@ class Trial(NamedTuple):
     again: Mapping[int, float] = MappingProxyType({})  # for a number of close calls in float32; empty where none is
     recomputed_share: float = 0.0  # of the golden images, that are computed again
     bytes: int = 0  # of memory, to load and check it, at the peak
+    calls: CloseCalls | None = None  # of a less exact backend
 
 
 @dataclass
@@ -175,7 +176,8 @@ def _read(answer: dict[str, Any], backends: Sequence[Backend], found: Findings) 
             seconds, again = (
                 {int(size): float(taken) for size, taken in result[part].items()} for part in ("seconds", "again")
             )
-            found.trials[backend] = Trial(seconds, again, result["recomputed_share"], result["bytes"])
+            calls = None if result["calls"] is None else CloseCalls(**result["calls"])
+            found.trials[backend] = Trial(seconds, again, result["recomputed_share"], result["bytes"], calls)
     found.lasting &= answer["undisturbed"]
 
 
@@ -243,6 +245,7 @@ def _answer(
             again = seconds[backend.exact] if less_exact else {}
             needed = bytes_of[backend] + (bytes_of[backend.exact] if less_exact else 0)
             result |= {"seconds": seconds[backend], "again": again, "recomputed_share": share, "bytes": needed}
+            result["calls"] = asdict(calls[backend]) if less_exact else None
     json.dump({"results": results, "undisturbed": undisturbed or on_gpu}, answers)
 
 

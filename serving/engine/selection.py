@@ -17,14 +17,15 @@ import numpy as np
 
 from serving.artifacts import Artifact
 from serving.engine import memory
-from serving.engine.buckets import Outputs, batch_seconds, images_per_second, with_recomputing, worthwhile
+from serving.engine.buckets import Outputs
+from serving.engine.decision import LESS_EXACT, decide, reasons
 from serving.engine.exactness import RULE, CloseCalls, ServedRun, deciding_close_calls, golden_check
 from serving.engine.measurements import Measurement, Measurements
-from serving.engine.probing import Findings, Trial, probe
+from serving.engine.probing import probe
 from serving.engine.providers import BACKENDS, PROVIDERS, Backend, ProviderError, machine, open_run
+from serving.engine.traffic import Traffic, counting
 from serving.errors import StartError, Unavailable
 
-LESS_EXACT = 1.25  # times as fast must a backend be that is less exact than float32
 log = logging.getLogger("shortcut")
 RESERVE = 0.1  # fraction of the memory there is that no model moves into: requests need it
 CPU = Backend("cpu")
@@ -72,6 +73,13 @@ class Model:
     recomputed_share: float = 0.0  # of the golden images, that are computed again in float32
     measuring: bool = False  # whether `faster` may find a better backend
     bytes: int = 0  # of memory, that loading the backend takes at its peak; 0 where nobody has measured it
+    traffic: Traffic | None = None  # where the pictures that come decide whether another backend is faster
+
+    @property
+    def unsuited(self) -> bool:
+        """Whether `faster` may find a better backend: nothing was measured yet, or the pictures ask for another."""
+        exact = self.backend.precision == "float32"
+        return self.measuring or (self.traffic is not None and self.traffic.wants_other(exact))
 
     def rows(self, images: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
         """(N, H, W, C) uint8 -> (N, K) float32 probabilities, or (N, K + 1) where the last is the unfamiliarity.
@@ -154,15 +162,30 @@ def _faster(model: Model, measurements: Measurements, options: Options) -> Model
         measurement = measure(model.artifact, measurements, options, options.backends())
     except ProviderError as err:  # not even the provider in use can be measured
         return replace(model, measuring=False, reason=f"the provider that was ready first; {err}")
-    reason = _because(measurement, options)
+    traffic = model.traffic
+    share = None if traffic is None else traffic.share
+    measurement = measurement.suited(share)
+    reason = _because(measurement, options, share)
+    if traffic is not None:
+        traffic.moved()
     if measurement.backend == model.backend:
-        return replace(model, measuring=False, reason=reason)
+        return _counted(replace(model, measuring=False, reason=reason), measurement)
     try:
         _need_memory(measurement)
         with measurements.trying(measurement_key(model.artifact, options.backends(), options)):
-            return _open(model.artifact, measurement.backend, options, reason, measurement)
+            return _open(model.artifact, measurement.backend, options, reason, measurement, traffic=traffic)
     except ProviderError as err:
         return replace(model, measuring=False, reason=f"{measurement.backend}: {err}; {reason}")
+
+
+def _counted(model: Model, measurement: Measurement) -> Model:
+    """The model, which computes in float32; where the pictures that come may ask for a less exact backend, how many of
+    them are close calls is counted from now on."""
+    other = measurement.other
+    if other is None or model.traffic is not None:
+        return model
+    traffic = Traffic(other.even)
+    return replace(model, run=counting(model.run, other.calls, traffic), traffic=traffic)
 
 
 def _need_memory(measurement: Measurement) -> None:
@@ -186,37 +209,10 @@ def measure(
             return known
         findings = probe(artifact, backends, options.threads)
         if not findings.trials:
-            raise ProviderError("; ".join(_reasons(findings)))
+            raise ProviderError("; ".join(reasons(findings)))
         measurement = decide(findings)
         measurements.keep(key, measurement, findings.lasting)
         return measurement
-
-
-def decide(findings: Findings) -> Measurement:
-    """The fastest as it would be served: with the close calls that it would compute again. A pure function."""
-    prepared = {
-        backend: worthwhile(trial.seconds) if backend.buckets else trial.seconds
-        for backend, trial in findings.trials.items()
-    }
-    served = {backend: _served_seconds(prepared[backend], trial) for backend, trial in findings.trials.items()}
-    rates = {backend: images_per_second(seconds) for backend, seconds in served.items()}
-    order = sorted(rates, key=lambda b: -rates[b] / (1 if b.precision == "float32" else LESS_EXACT))
-    best = order[0]
-    largest = max(served[best])
-    return Measurement(
-        replace(best, buckets=tuple(sorted(prepared[best])) if best.buckets else ()),
-        {str(backend): round(rates[backend], 1) for backend in order},
-        _reasons(findings),
-        seconds=prepared[best],
-        image_seconds=served[best][largest] / largest,
-        recomputed_share=findings.trials[best].recomputed_share,
-        bytes=findings.trials[best].bytes,
-    )
-
-
-def _served_seconds(prepared: dict[int, float], trial: Trial) -> dict[int, float]:
-    batches = batch_seconds(prepared)
-    return with_recomputing(batches, trial.again, trial.recomputed_share) if trial.again else batches
 
 
 def choose(artifact: Artifact, measurements: Measurements, options: Options) -> tuple[Model, Measurement]:
@@ -242,7 +238,7 @@ def measurement_of(model: Model) -> Measurement:
 
 def absent(model: Model) -> Model:
     """What is known of a model, without what takes memory."""
-    return replace(model, artifact=model.artifact.without_contents(), run=_not_in_memory, measuring=False)
+    return replace(model, artifact=model.artifact.without_contents(), run=_not_in_memory, measuring=False, traffic=None)
 
 
 def described(artifact: Artifact, known: Measurement) -> Model:
@@ -269,9 +265,11 @@ def open_backend(
     threads: int,
     seconds: dict[int, float] | None = None,
     sizes: Sequence[int] = (),
+    traffic: Traffic | None = None,
 ) -> tuple[ServedRun, float]:
     """A run that has reproduced the golden outputs, in batches of `sizes`, with close calls decided in float32; and the
-    largest difference to a golden probability. `seconds` as for open_run. Raises ProviderError."""
+    largest difference to a golden probability. `seconds` as for open_run; `traffic` counts the close calls. Raises
+    ProviderError."""
     run = open_run(artifact.onnx, backend, threads, seconds)
     check = golden_check(run, backend, artifact, sizes)
     if backend.precision == "float32":
@@ -283,7 +281,8 @@ def open_backend(
         golden_check(exact, backend.exact, artifact, sizes=(1,), every=True)
     except ProviderError as err:
         raise ProviderError(f"what decides its close calls, {backend.exact}, {err}", err.lasting) from err
-    return deciding_close_calls(run, exact, CloseCalls.of(check, artifact.unfamiliarity_threshold)), check.deviation
+    calls, count = CloseCalls.of(check, artifact.unfamiliarity_threshold), None if traffic is None else traffic.add
+    return deciding_close_calls(run, exact, calls, count), check.deviation
 
 
 def _open(
@@ -294,21 +293,27 @@ def _open(
     measurement: Measurement | None = None,
     checked: Measurement | None = None,
     measuring: bool = False,
+    traffic: Traffic | None = None,
 ) -> Model:
-    """A checked and warm model. Raises ProviderError."""
+    """A checked and warm model, whose pictures `traffic` counts, or one of its own. Raises ProviderError."""
     started = time.perf_counter()
+    other = measurement.other if measurement else None
+    if other is not None and traffic is None:
+        traffic = Traffic(other.even)
     if checked is None:
         known = measurement.seconds if measurement else None
-        run, deviation = open_backend(artifact, backend, options.threads, known)
+        run, deviation = open_backend(artifact, backend, options.threads, known, traffic=traffic)
     else:
         run, deviation = open_backend(artifact, backend, options.threads, sizes=(1,))
         deviation = max(deviation, checked.deviation)
     found = measurement or checked
     seconds = found.image_seconds if found else _timed(run, artifact.golden_images, options.threads)
     share = measurement.recomputed_share if measurement else 0.0
+    if other is not None and traffic is not None and backend.precision == "float32":
+        run = counting(run, other.calls, traffic)
     took = time.perf_counter() - started
     size = measurement.bytes if measurement else 0
-    return Model(artifact, run, backend, reason, deviation, took, seconds, share, measuring, size)
+    return Model(artifact, run, backend, reason, deviation, took, seconds, share, measuring, size, traffic)
 
 
 def _timed(run: ServedRun, images: np.ndarray, threads: int) -> float:
@@ -324,17 +329,10 @@ def _none(artifact: Artifact, options: Options, reasons: Sequence[str]) -> str:
     return f"{asked}{artifact.path / 'model.onnx'} cannot be served: {'; '.join(reasons)}"
 
 
-def _reasons(findings: Findings) -> list[str]:
-    """Each reason once: a provider that is not here is so in every precision."""
-    first: dict[str, Backend] = {}
-    for backend, reason in findings.refused.items():
-        first.setdefault(reason, backend)
-    if len(first) == 1 and len(findings.refused) > 1 and not findings.trials:
-        return list(first)  # no backend was even tried
-    return [f"{backend}: {reason}" for reason, backend in first.items()]
-
-
-def _because(measurement: Measurement, options: Options) -> str:
+def _because(measurement: Measurement, options: Options, share: float | None = None) -> str:
     rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in measurement.rates.items())
     rule = f"the fastest that reproduces the golden outputs, a less exact one by {LESS_EXACT} times (images/s: {rates})"
+    if measurement.other is not None:
+        rule += f", which pays where fewer than {measurement.other.even:.0%} of the pictures are close calls"
+        rule += "" if share is None else f": of the latest {share:.1%} were"
     return "; ".join([*filter(None, [str(options)]), rule, *measurement.refused])

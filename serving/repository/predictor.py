@@ -3,7 +3,8 @@
 The same decoder, backends and rules as a served version's. For commands, bulk work and tests.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
@@ -28,11 +29,17 @@ _Decoded: TypeAlias = tuple[np.ndarray, str | None] | ClassifyError  # an image 
 
 
 class Predictor:
-    """Not for two threads at once."""
+    """Not for two threads at once. `faster` finds another backend where the pictures ask for it."""
 
-    def __init__(self, model: Model, max_pixels: int = Settings.max_pixels):
+    def __init__(
+        self,
+        model: Model,
+        max_pixels: int = Settings.max_pixels,
+        faster: Callable[[Model], Model] | None = None,
+    ):
         self.model = model
         self._max_pixels = max_pixels
+        self._faster = faster
 
     @classmethod
     def open(
@@ -52,7 +59,8 @@ class Predictor:
         artifact = artifacts.read(_version(Path(path)))
         measurements = measurements or Measurements(Settings.cache)
         model = selection.load(artifact, measurements, options)
-        return cls(selection.faster(model, measurements, options) if model.measuring else model, max_pixels)
+        faster = functools.partial(selection.faster, measurements=measurements, options=options)
+        return cls(faster(model) if model.measuring else model, max_pixels, faster)
 
     @property
     def artifact(self) -> Artifact:
@@ -77,6 +85,8 @@ class Predictor:
         for start in range(0, len(pictures), MAX_BATCH):
             decoded = [self._decode(picture, partial) for picture in pictures[start : start + MAX_BATCH]]
             outcomes += self._computed(decoded, min_probability)
+        if self._faster is not None and self.model.unsuited:
+            self.model = self._faster(self.model)
         return outcomes
 
     def _computed(

@@ -28,17 +28,17 @@ def start(current: Repository, switch: Callable[[Repository], None], turn: Path 
 
 
 def take_faster(current: Callable[[], Repository], for_ever: bool, turn: Path | None) -> None:
-    """In the background, move each model to its fastest backend, which is measured if nobody knows it yet; `for_ever`
-    where models may come later. `turn` as for `start`."""
+    """In the background, move each model to its fastest backend, which is measured if nobody knows it yet, and to
+    another where the pictures that come ask for it; `for_ever` where models may come later. `turn` as for `start`."""
     threading.Thread(target=_take_faster, args=(current, for_ever, turn), name="measure", daemon=True).start()
 
 
 def _take_faster(current: Callable[[], Repository], for_ever: bool, turn: Path | None) -> None:
-    while for_ever or any(served.model.measuring for served in current()):
+    while for_ever or any(served.model.measuring or served.model.traffic is not None for served in current()):
         time.sleep(LOOK_SECONDS)
         moved = False
         for served in current():
-            if served.model.measuring:
+            if served.model.unsuited:
                 moved = True
                 try:
                     with _in_turn(turn):

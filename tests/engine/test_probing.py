@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from serving import artifacts
-from serving.engine import memory, probing, selection
+from serving.engine import memory, probing
 from serving.engine.buckets import FORMED
+from serving.engine.decision import decide
 from serving.engine.providers import BACKENDS, Backend
 from tests.fixtures import toy
 
@@ -91,7 +92,7 @@ def test_close_calls_of_golden_pictures_are_counted_and_timed(tmp_path: Path) ->
     trial = found.trials[Backend("sound", "bf16")]
     assert trial.recomputed_share == 1.0
     assert trial.again.keys() == set(FORMED)
-    measurement = selection.decide(found)
+    measurement = decide(found)
     assert measurement.backend == Backend("cpu")  # as fast, and does not compute twice
     assert measurement.rates["cpu"] > measurement.rates["sound bf16"]
 

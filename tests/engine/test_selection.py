@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from serving import artifacts
-from serving.engine import exactness, memory, providers, selection
+from serving.engine import exactness, memory, providers, selection, traffic
 from serving.engine.buckets import FORMED, SIZES, Outputs, worthwhile
 from serving.engine.exactness import Check, CloseCalls
 from serving.engine.measurements import FILE, Measurement, Measurements
@@ -212,7 +213,8 @@ class Speeds:
                     rate *= 2 if less_exact else 1
                     seconds = {size: size / rate for size in backend.sizes}
                     again = {size: size / self.rates["cpu"] for size in FORMED} if less_exact else {}
-                    found.trials[backend] = Trial(seconds, again, self.close if less_exact else 0.0, self.bytes)
+                    share, calls = (self.close, CloseCalls()) if less_exact else (0.0, None)
+                    found.trials[backend] = Trial(seconds, again, share, self.bytes, calls)
                 else:
                     found.refused[backend] = f"no {backend.provider} was found"
             return found
@@ -336,6 +338,73 @@ def test_backends_are_ranked_with_the_close_calls_that_they_compute_again(
     model = fastest(replace(artifact, sha256="another"), measurements)
     assert (model.backend.precision, model.recomputed_share) == ("bf16", 0.05)
     assert 1 / model.image_seconds == pytest.approx(1 / (1 / 1400 + 0.05 / 900))
+
+
+def test_pictures_that_come_decide_again_which_backend_pays(
+    artifact: artifacts.Artifact, measurements: Measurements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above: by the golden images float32 is faster, by sure ones bf16 is, as long as few pictures are close."""
+    now = [1000.0]
+    monkeypatch.setattr(traffic, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    Speeds(monkeypatch, openvino=700, cpu=900).close = 0.75
+    model = fastest(artifact, measurements)
+    seen, even = model.traffic, 1 / (1.25 * 900) - 1 / 1400  # of a second for each image, for what is computed again
+    assert seen is not None
+    assert seen.even == pytest.approx(even * 900, abs=1e-3)
+    assert "which pays where fewer than 16% of the pictures are close calls" in model.reason
+
+    def moved(close: float) -> Model:
+        """After so many pictures that the latest decide."""
+        seen.add(traffic.LEAST, round(close * traffic.LEAST))
+        assert model.unsuited
+        return selection.faster(model, measurements, Options())
+
+    model.run(artifact.golden_images)  # is counted
+    assert (seen._images, seen.share) == (len(artifact.golden_images), None)
+    seen.add(traffic.LEAST, round(0.15 * traffic.LEAST))
+    assert not model.unsuited  # too near to the share at which both are equally good
+    seen.moved()
+    now[0] += traffic.FIRST_SECONDS
+    model = moved(0.02)
+    assert (model.backend.precision, model.measuring, model.traffic) == ("bf16", False, seen)
+    assert "of the latest 2.0% were" in model.reason
+    assert not model.unsuited
+    model.run(artifact.golden_images)
+    assert seen._images == len(artifact.golden_images)
+    seen.add(traffic.LEAST, traffic.LEAST)
+    assert not model.unsuited  # it has moved just now
+    now[0] += 2 * traffic.FIRST_SECONDS
+    model = moved(1.0)
+    assert (model.backend, model.recomputed_share, model.unsuited) == (CPU, 0.0, False)
+    images = len(artifact.golden_images)
+    model.run(artifact.golden_images)
+    assert seen._images == images  # counted once, whatever computed before
+
+
+def test_where_no_share_of_close_calls_decides_none_is_counted(
+    artifact: artifacts.Artifact, measurements: Measurements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Speeds(monkeypatch, openvino=500, cpu=900)  # bf16 is less than 1.25 times as fast as float32, however sure it is
+    assert fastest(artifact, measurements).traffic is None
+    Speeds(monkeypatch, openvino=900, cpu=200_000_000)  # or it does not matter that all is computed again
+    assert fastest(replace(artifact, sha256="another"), measurements).traffic is None
+
+
+def test_what_decides_again_is_remembered(
+    artifact: artifacts.Artifact, measurements: Measurements, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Speeds(monkeypatch, openvino=700, cpu=900)
+    model = fastest(artifact, measurements)
+    key = selection.measurement_key(artifact, Options().backends(), Options())
+    known, again = measurements.find(key), Measurements(tmp_path / "cache").find(key)
+    assert known == again
+    assert known is not None
+    assert known.other is not None
+    assert known.other.backend == CPU
+    assert known.suited(None) is known
+    assert known.suited(0.0) is known
+    assert known.suited(1.0).backend == CPU
+    assert model.backend.precision == "bf16"
 
 
 def test_the_referee_must_reproduce_the_golden_outputs_too(

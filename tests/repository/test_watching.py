@@ -9,11 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
+from serving.repository import watching
 from tests.fixtures import toy
 from tests.fixtures.pictures import colours, encode
 from tests.fixtures.server import Client, running, wait_until_measured
@@ -189,3 +191,22 @@ def test_it_is_ready_on_the_provider_that_is_there_at_once_and_moves_to_the_fast
         assert "the fastest that reproduces the golden outputs" in version["provider_reason"]
         assert "cuda" in version["provider_reason"]  # and why not
         assert psutil.Process(client.process).children()  # the workers live
+
+
+def test_a_version_whose_pictures_ask_for_another_backend_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long after it was measured; and no other."""
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.01)
+    moved = threading.Event()
+    settled, unsuited = (SimpleNamespace(measuring=False, traffic=object(), unsuited=one) for one in (False, True))
+
+    def take_faster() -> None:
+        unsuited.unsuited = False
+        settled.traffic = unsuited.traffic = None  # which ends the watching
+        moved.set()
+
+    versions = [
+        SimpleNamespace(model=settled, take_faster=lambda: pytest.fail("is settled")),
+        SimpleNamespace(model=unsuited, take_faster=take_faster),
+    ]
+    watching.take_faster(lambda: versions, for_ever=False, turn=None)  # type: ignore[arg-type,return-value]
+    assert moved.wait(60)
