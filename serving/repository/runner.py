@@ -88,7 +88,8 @@ class Runner:
             self._lost(False)
             return
         # Nor is a faster one looked for: that would be the one that has failed.
-        self._move(replace(found, measuring=False, reason=f"{failed.backend} failed ({why}); {found.reason}"))
+        reason = f"{failed.backend} failed ({why}); {found.reason}"
+        self._move(replace(found, measuring=False, traffic=None, reason=reason))
         self._count(found)
         log.warning("%s", self.model)
 
