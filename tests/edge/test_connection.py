@@ -1,4 +1,4 @@
-"""Byte-level clients: slow, huge, broken and smuggling ones, against a service with short limits."""
+"""Byte-level clients: slow, huge, broken and smuggling ones, against the edge with short limits."""
 
 import contextlib
 import json
@@ -9,29 +9,43 @@ from contextlib import closing
 
 import pytest
 
+from serving.edge import connection as edge_connection
+from serving.edge import places
 from tests.fixtures import toy
+from tests.fixtures.inside import running_inside
 from tests.fixtures.pictures import colours, encode
-from tests.fixtures.server import Client, running
+from tests.fixtures.server import Client
 
 HEAD = b"POST /classify HTTP/1.1\r\nHost: test\r\n"
-LIMITS = {
-    "head_seconds": "1",
-    "body_seconds": "2",
-    "idle_seconds": "2",
-    "max_header_bytes": "4096",
-    "max_connections": "20",
-    "workers": "1",
-}
+PERIODS = {"head_seconds": "1", "body_seconds": "2", "idle_seconds": "2"}
+HASTE = 4  # they pass so many times faster
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    folder = tmp_path_factory.mktemp("guarded")
+def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The settings of both services here."""
+    folder = tmp_path_factory.mktemp("served")
     toy.write_artifact(folder / "models")
     settings = {"models": str(folder / "models"), "default_model": "toy-colours", "max_body_bytes": "100000"}
-    with running(folder / "log", **settings, **LIMITS) as client:
+    return settings | {"max_header_bytes": "4096", "max_connections": "20"}
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory, served: dict[str, str]) -> Iterator[Client]:
+    """It waits for no client."""
+    log = tmp_path_factory.mktemp("hasty") / "log"
+    with running_inside(log, haste=HASTE, **served, **PERIODS) as client:
         yield client
-    assert "Traceback" not in (folder / "log").read_text()
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, served: dict[str, str]) -> Iterator[Client]:
+    """It waits for a client as long as a busy machine may need."""
+    log = tmp_path_factory.mktemp("guarded") / "log"
+    with running_inside(log, **served) as client:
+        yield client
+    assert "Traceback" not in log.read_text()
 
 
 def connect(client: Client) -> socket.socket:
@@ -74,18 +88,18 @@ def still_answers(client: Client) -> None:
         b"\r\n",
     ],
 )
-def test_half_a_request_head_does_not_stay_open(guarded: Client, sent: bytes) -> None:
+def test_half_a_request_head_does_not_stay_open(hasty: Client, sent: bytes) -> None:
     started = time.monotonic()
-    with closing(connect(guarded)) as connection:
+    with closing(connect(hasty)) as connection:
         connection.sendall(sent)
         answer = read_all(connection)  # which gives up if the service does not
-    assert time.monotonic() - started > 0.9  # and not before its time
+    assert time.monotonic() - started > 0.9 / HASTE  # and not before its time
     refused(answer, 408, "request_timeout")
 
 
-def test_a_body_at_a_byte_a_moment_is_cut(guarded: Client) -> None:
+def test_a_body_at_a_byte_a_moment_is_cut(hasty: Client) -> None:
     started = time.monotonic()
-    with closing(connect(guarded)) as connection:
+    with closing(connect(hasty)) as connection:
         connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
         connection.settimeout(0.1)
         answer = b""
@@ -95,15 +109,15 @@ def test_a_body_at_a_byte_a_moment_is_cut(guarded: Client) -> None:
                 answer = connection.recv(65536)
             except TimeoutError:
                 continue
-    assert time.monotonic() - started > 1.5
+    assert time.monotonic() - started > 1.5 / HASTE
     refused(answer, 408, "request_timeout")
 
 
-def test_an_idle_connection_is_closed_silently(guarded: Client) -> None:
+def test_an_idle_connection_is_closed_silently(hasty: Client) -> None:
     started = time.monotonic()
-    with closing(connect(guarded)) as connection:
+    with closing(connect(hasty)) as connection:
         assert read_all(connection) == b""
-    assert time.monotonic() - started > 1.5
+    assert time.monotonic() - started > 1.5 / HASTE
 
 
 @pytest.mark.parametrize(
@@ -164,9 +178,9 @@ def test_a_pipelined_request_gets_its_answer_in_turn(guarded: Client) -> None:
     assert b"HTTP/1.1 404 " in answer
 
 
-def test_a_refused_upload_sees_its_answer_and_is_then_cut(guarded: Client) -> None:
+def test_a_refused_upload_sees_its_answer_and_is_then_cut(hasty: Client) -> None:
     started = time.monotonic()
-    with closing(connect(guarded)) as connection:
+    with closing(connect(hasty)) as connection:
         connection.sendall(HEAD + b"Content-Length: 1000000000\r\n\r\n")
         answer = connection.recv(65536)
         assert answer.startswith(b"HTTP/1.1 413 ")
@@ -189,8 +203,10 @@ def test_the_body_of_a_request_that_offers_an_upgrade_is_no_request(guarded: Cli
         refused(read_all(connection), 400, "invalid_image")
 
 
-def test_connections_over_the_limit_are_turned_away(guarded: Client) -> None:
-    time.sleep(0.5)  # those of the tests before are gone
+def test_connections_over_the_limit_are_turned_away(guarded: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "GRACE_SECONDS", 60.0)  # none of those below makes room
+    monkeypatch.setattr(edge_connection, "PROBE_SECONDS", 0.2)
+    time.sleep(0.2)  # those of the tests before are gone
     held = [connect(guarded) for _ in range(20)]
     try:
         for connection in held:
@@ -205,11 +221,14 @@ def test_connections_over_the_limit_are_turned_away(guarded: Client) -> None:
     still_answers(guarded)
 
 
-def test_idle_connections_make_room_for_new_ones_the_longest_idle_first(guarded: Client) -> None:
-    time.sleep(0.5)
+def test_idle_connections_make_room_for_new_ones_the_longest_idle_first(
+    guarded: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "GRACE_SECONDS", 0.3)
+    time.sleep(0.2)
     held = [connect(guarded) for _ in range(20)]
     try:
-        time.sleep(1.2)
+        time.sleep(0.4)
         still_answers(guarded)
         held[0].settimeout(5)
         assert held[0].recv(1) == b""
@@ -242,8 +261,8 @@ def test_what_is_refused_behind_a_good_request_hurts_nobody_else(guarded: Client
     still_answers(guarded)
 
 
-def test_an_answer_before_the_body_leaves_no_connection_open(guarded: Client) -> None:
-    with closing(connect(guarded)) as connection:
+def test_an_answer_before_the_body_leaves_no_connection_open(hasty: Client) -> None:
+    with closing(connect(hasty)) as connection:
         connection.sendall(b"POST /nope HTTP/1.1\r\nHost: t\r\nContent-Length: 10\r\n\r\n")
         answer = b""
         while not answer.endswith(b'"code":"not_found"}'):  # head and body may come one after the other
@@ -286,15 +305,17 @@ def test_a_half_closed_client_is_answered(guarded: Client, path: bytes) -> None:
             assert read_all(connection).startswith(b"HTTP/1.1 200 ")
 
 
-def test_probes_are_answered_beside_full_connections(guarded: Client) -> None:
+def test_probes_are_answered_beside_full_connections(guarded: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "GRACE_SECONDS", 60.0)
     held = [connect(guarded) for _ in range(30)]  # 10 more than there may be
     try:
         for connection in held:
             with contextlib.suppress(OSError):
                 connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\nabc")
-        for path in ("/livez", "/readyz", "/metrics") * 2:  # at once, when none has been silent for long
+        for path in ("/livez", "/readyz", "/metrics") * 2:  # while none has been silent for long
             assert guarded.get(path).status == 200
-        time.sleep(1.2)
+        monkeypatch.setattr(places, "GRACE_SECONDS", 0.1)
+        time.sleep(0.2)
         for _ in range(3):
             still_answers(guarded)
     finally:
@@ -302,10 +323,10 @@ def test_probes_are_answered_beside_full_connections(guarded: Client) -> None:
             connection.close()
 
 
-def test_a_client_that_never_reads_is_cut(guarded: Client) -> None:
+def test_a_client_that_never_reads_is_cut(hasty: Client) -> None:
     with closing(socket.socket()) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        connection.connect(("127.0.0.1", guarded.port))
+        connection.connect(("127.0.0.1", hasty.port))
         connection.sendall(b"GET /static/swagger-ui-bundle.js HTTP/1.1\r\nHost: t\r\n\r\n" * 4)
         with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
             keep_sending(connection, b"\r\n", time.monotonic() + 40)
