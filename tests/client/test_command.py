@@ -20,8 +20,9 @@ from serving.client.table import Table
 from serving.edge import keys
 from serving.errors import InvalidImage
 from tests.fixtures import server, toy
+from tests.fixtures.inside import running_inside
 from tests.fixtures.pictures import colours, digit, encode
-from tests.fixtures.server import ROOT, running
+from tests.fixtures.server import ROOT
 
 SEVEN, THREE = encode(digit("7")), encode(digit("3"))
 ODD = [b"a,b.png", b"new\nline.png", b"re\rturn.png", b'"quoted".png', b"\xff\xfe.png", b" =1+1 .png", "ä.png".encode()]
@@ -218,9 +219,7 @@ def test_a_batch_that_is_too_large_is_divided(tmp_path: Path) -> None:
     (pictures / "large.bmp").write_bytes(encode(colours((200, 200)), "BMP"))
     key, hashed = keys.make()
     settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "api_keys": hashed}
-    with running(
-        tmp_path / "log", workers="1", max_batch_images="3", max_batch_body_bytes="20000", **settings
-    ) as service:
+    with running_inside(tmp_path / "log", max_batch_images="3", max_batch_body_bytes="20000", **settings) as service:
         assert main(ask(service, pictures, output)) == 1
         assert rows(output) == []
         assert main(ask(service, pictures, output, "--api-key", key)) == 1

@@ -12,8 +12,9 @@ import pytest
 from serving.client import Client, Unreachable
 from serving.client.__main__ import main
 from tests.fixtures import server, toy
+from tests.fixtures.inside import running_inside
 from tests.fixtures.pictures import digit, encode
-from tests.fixtures.server import free_port, running
+from tests.fixtures.server import free_port
 
 SEVEN = encode(digit("7"))
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
@@ -77,18 +78,10 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[server.Cl
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names, *files]
     subprocess.run(made, check=True, capture_output=True)
     toy.write_artifact(folder / "models")
-    options = ["--ssl-certfile", str(folder / "certificate.pem"), "--ssl-keyfile", str(folder / "key.pem")]
-    settings = {"models": str(folder / "models"), "default_model": "toy-colours", "workers": "1"}
+    settings = {"models": str(folder / "models"), "default_model": "toy-colours"}
 
-    class Secure(server.Client):
-        def connection(self):  # type: ignore[no-untyped-def]
-            import http.client
-            import ssl
-
-            context = ssl.create_default_context(cafile=str(folder / "certificate.pem"))
-            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=context)
-
-    with running(folder / "log", *options, client=Secure, **settings) as client:
+    certificate = folder / "certificate.pem", folder / "key.pem"
+    with running_inside(folder / "log", certificate=certificate, **settings) as client:
         yield client, folder / "certificate.pem"
 
 

@@ -8,8 +8,9 @@ import pytest
 from serving import keys as command
 from serving.edge import keys
 from tests.fixtures import toy
+from tests.fixtures.inside import running_inside
 from tests.fixtures.pictures import colours, encode
-from tests.fixtures.server import Answer, Client, running
+from tests.fixtures.server import Answer, Client
 
 FIRST, SECOND = keys.make(), keys.make()
 BENTOML = ["/schema.json", "/docs.json", "/metrics", "/static_content/index.css", "/nope", "/models/x/y"]
@@ -19,8 +20,8 @@ BENTOML = ["/schema.json", "/docs.json", "/metrics", "/static_content/index.css"
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("guarded")
     toy.write_artifact(folder / "models")
-    settings = {"models": str(folder / "models"), "default_model": "toy-colours", "workers": "1"}
-    with running(folder / "log", **settings, api_keys=f"{FIRST[1]},{SECOND[1]}") as client:
+    settings = {"models": str(folder / "models"), "default_model": "toy-colours"}
+    with running_inside(folder / "log", **settings, api_keys=f"{FIRST[1]},{SECOND[1]}") as client:
         yield client
     log = (folder / "log").read_text()
     assert FIRST[0] not in log

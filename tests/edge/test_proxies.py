@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures import toy
+from tests.fixtures.inside import running_inside
 from tests.fixtures.pictures import colours, encode
 from tests.fixtures.proxies import need, proxied
-from tests.fixtures.server import ROOT, Client, running
+from tests.fixtures.server import ROOT, Client
 
 PICTURE = encode(colours())
 Post = Callable[[str, Path], list[str]]  # an address and a picture -> a line for each way of sending it
@@ -27,7 +28,7 @@ ASKED, ATTACKS = 100, 80  # requests of each victim at least, and of the attacke
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("proxied")
     toy.write_artifact(folder / "models")
-    with running(folder / "log", models=str(folder / "models"), default_model="toy-colours", workers="1") as client:
+    with running_inside(folder / "log", models=str(folder / "models"), default_model="toy-colours") as client:
         yield client
 
 
@@ -145,7 +146,8 @@ def with_curl() -> Post:
     return post
 
 
-@pytest.mark.parametrize("way", ["with_java", "with_curl"])
+# Java's client repeats what curl's shows, with a compiler and a virtual machine to start.
+@pytest.mark.parametrize("way", [pytest.param("with_java", marks=pytest.mark.thorough), "with_curl"])
 @pytest.mark.parametrize("size", [(8, 8), (1500, 1000)])
 def test_clients_that_offer_h2c_are_answered_over_http_1(
     served: Client, tmp_path: Path, request: pytest.FixtureRequest, way: str, size: tuple[int, int]

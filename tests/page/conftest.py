@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from serving.edge import keys
 from tests.fixtures import toy
 from tests.fixtures.browser import chromium
+from tests.fixtures.inside import running_inside
 from tests.fixtures.server import ROOT, Client, running
 
 expect.set_options(timeout=30_000)  # on a loaded machine
@@ -59,6 +60,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     settings = {"models": str(folder / "models"), "default_model": "toy-colours", "workers": "1", "api_keys": HASH}
     with running(folder / "log", **settings, explain_grid="0") as client:
         yield client
+    log = (folder / "log").read_text()
+    assert KEY not in log
+    assert HASH not in log
 
 
 @pytest.fixture(scope="package")
@@ -68,8 +72,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         if not (ROOT / "models" / name / version).is_dir():
             pytest.skip(f"{name} is not there")
         shutil.copytree(ROOT / "models" / name / version, folder / "models" / name / version)
-    settings = {"models": str(folder / "models"), "default_model": "efficientnet_lite0-imagenet", "workers": "1"}
-    with running(folder / "log", **settings) as client:
+    settings = {"models": str(folder / "models"), "default_model": "efficientnet_lite0-imagenet"}
+    with running_inside(folder / "log", **settings) as client:
         yield client
 
 

@@ -16,8 +16,9 @@ from PIL import Image
 
 from serving.protocols import native
 from tests.fixtures import toy
+from tests.fixtures.inside import running_inside
 from tests.fixtures.pictures import colours, digit, encode, with_chunks
-from tests.fixtures.server import Client, assert_failure, form, running
+from tests.fixtures.server import Client, assert_failure, form
 
 SEVEN = encode(digit("7"))
 JSON = "application/json"
@@ -187,11 +188,11 @@ def test_clients_that_go_away_leave_nothing_behind(service: Client) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A service of these tests, with one worker, that explains nothing."""
+    """A service of these tests that explains nothing."""
     folder = tmp_path_factory.mktemp("alone")
     toy.write_artifact(folder / "models")
-    settings = {"models": str(folder / "models"), "default_model": "toy-colours", "workers": "1", "explain_grid": "0"}
-    with running(folder / "log", **settings) as client:
+    settings = {"models": str(folder / "models"), "default_model": "toy-colours", "explain_grid": "0"}
+    with running_inside(folder / "log", **settings) as client:
         yield client
 
 
