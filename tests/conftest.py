@@ -5,12 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.fixtures import toy
 from tests.fixtures.server import ROOT, Client, running
 
 pytest_plugins = ["tests.fixtures.summary", "tests.fixtures.training"]
+
+# An example may take as long as a busy machine makes it, and a failure is found again from what it prints.
+hypothesis.settings.register_profile("suite", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("suite")
 
 PAGE = "tests/page/"  # its files share a browser and two services
 # What takes longest, the longest first, by what `make test` says at its end.

@@ -71,7 +71,10 @@ class Clients:
                 connection.close()
 
 
-def test_a_killed_worker_costs_its_own_requests_only_and_is_replaced(tmp_path: Path) -> None:
+def test_a_killed_worker_costs_its_own_requests_only_and_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTOML_CONTAINERIZED", "True")  # as in the image, where BentoML would not replace the worker
     toy.write_artifact(tmp_path / "models")
     settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "2"}
     with running(tmp_path / "log", **settings) as client:
@@ -159,7 +162,10 @@ def running_on(script: str, folder: Path) -> Iterator[Client]:
 
 
 @pytest.mark.skipif(not isolation_works(), reason="mount namespaces need root")
-@pytest.mark.parametrize("script", [READ_ONLY, FULL], ids=["read-only", "full"])
+# On a full disk less can be written than on a read-only one; the container's tests run the image on that too.
+@pytest.mark.parametrize(
+    "script", [pytest.param(READ_ONLY, marks=pytest.mark.thorough, id="read-only"), pytest.param(FULL, id="full")]
+)
 def test_a_disk_that_takes_nothing_does_not_hurt_serving(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with place_outside_tmp() as folder:
         home = folder / "home"
@@ -191,6 +197,7 @@ def place_outside_tmp() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+@pytest.mark.thorough  # the last test here shows that there is no folder then, one of test_metrics.py what follows
 def test_a_full_memory_disk_costs_the_shared_metrics_only(tmp_path: Path) -> None:
     """/dev/shm is full when the service starts and nothing else takes its place."""
     if not isolation_works():

@@ -53,7 +53,7 @@ def made(clone: Path, port: int, log: Path) -> Iterator[None]:
     (clone / ".venv").mkdir()
     (clone / ".venv" / "bin").symlink_to(ROOT / ".venv" / "bin")
     shutil.copy(ROOT / "requirements" / "serving.txt", clone / ".venv" / "ready")  # newer than what make compares
-    settings = environment() | {"PORT": str(port), "DEVICE": "cpu"}
+    settings = environment(workers="1") | {"PORT": str(port), "DEVICE": "cpu"}
     for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of a make that runs these tests
         settings.pop(name, None)
     with log.open("wb") as output:

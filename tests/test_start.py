@@ -5,6 +5,8 @@ import resource
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnxruntime as ort
@@ -16,7 +18,7 @@ from serving.errors import StartError
 from serving.repository.models import verify
 from serving.settings import Settings
 from tests.fixtures import toy
-from tests.fixtures.server import CACHE, PYTHON, ROOT, command, environment, free_port, running
+from tests.fixtures.server import CACHE, PYTHON, ROOT, Client, command, environment, free_port, running
 
 LIMIT_SECONDS = 10  # of a processor: what else the machine does is not the start's fault
 
@@ -59,15 +61,16 @@ def damaged(models: Path, folder: Path, file: str) -> tuple[Path, Path]:
     return folder, path
 
 
-def test_a_damaged_artifact_ends_the_start_naming_the_file(models: Path, tmp_path: Path) -> None:
-    folder, file = damaged(models, tmp_path / "models", "model.onnx")
-    assert str(file) in the_error(failed_start(models=str(folder)))
-
-
-@pytest.mark.parametrize("name", ["golden.npz", "card.json"])
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "card.json"])
 def test_every_file_of_an_artifact_is_looked_at(models: Path, tmp_path: Path, name: str) -> None:
     folder, file = damaged(models, tmp_path / "models", name)
     assert str(file) in refused(models=str(folder))
+
+
+@pytest.mark.thorough  # the test above, by a start; a port that is taken ends one at the same step
+def test_a_damaged_artifact_ends_the_start_naming_the_file(models: Path, tmp_path: Path) -> None:
+    folder, file = damaged(models, tmp_path / "models", "model.onnx")
+    assert str(file) in the_error(failed_start(models=str(folder)))
 
 
 @pytest.mark.skipif(
@@ -95,27 +98,22 @@ def test_a_setting_that_does_not_fit_the_models_is_named(models: Path, settings:
     assert told in refused(**({"models": str(models)} | settings))
 
 
-@pytest.fixture(scope="module")
-def starts(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, int]]:
-    """Two starts on one folder: on this machine's own address; then on all addresses by a user without a home, when
-    version 2 has been published. Of each the port, what it logged, and the version that it served."""
-    folder = tmp_path_factory.mktemp("starts")
-    found = []
-    for version, options in ((1, ("--host", "127.0.0.1")), (2, ())):
-        toy.write_artifact(folder / "models", version=version)
-        settings = {"models": str(folder / "models"), "default_model": "toy-colours", "workers": "1"}
-        with pytest.MonkeyPatch.context() as patch:
-            if version == 2:
-                patch.delenv("HOME")
-            with running(folder / "log", *options, **settings) as client:
-                served = client.get("/models").json()["models"][0]["versions"][0]["version"]
-                assert client.get("/livez").status == 200
-        found.append((client.port, (folder / "log").read_text(), served))
-    return found
+@contextmanager
+def started(folder: Path, *options: str) -> Iterator[Client]:
+    """A service of the newest version of toy-colours in `folder`, for a user without a home."""
+    settings = {"models": str(folder / "models"), "default_model": "toy-colours", "workers": "1"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HOME")
+        with running(folder / "log", *options, **settings) as client:
+            yield client
 
 
-def test_a_new_version_is_served_after_a_restart(starts: list[tuple[int, str, int]]) -> None:
-    assert [served for _, _, served in starts] == [1, 2]
+@pytest.mark.thorough  # a repository that is made anew takes the newest: repository/test_models.py
+def test_a_new_version_is_served_after_a_restart(tmp_path: Path) -> None:
+    for version in (1, 2):
+        toy.write_artifact(tmp_path / "models", version=version)
+        with started(tmp_path) as client:
+            assert client.get("/models").json()["models"][0]["versions"][0]["version"] == version
 
 
 def test_the_serving_environment_has_no_tensorflow() -> None:
@@ -147,16 +145,24 @@ def test_an_address_where_nothing_can_listen_ends_the_start_with_one_line(models
         Address("192.0.2.1", 3000).check()
 
 
-@pytest.mark.parametrize(("start", "host", "said"), [(0, "127.0.0.1", False), (1, "0.0.0.0", True)])
 def test_the_start_says_where_it_listens_and_who_may_come_in(
-    starts: list[tuple[int, str, int]], start: int, host: str, said: bool
+    service: Client, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
-    port, log, _ = starts[start]
-    assert f"starting on {host}:{port}" in log
-    assert ("everybody who reaches" in log) is said
-    ours = [line for line in log.splitlines() if "shortcut: " in line]
-    assert len(ours) >= 3
-    assert max(map(len, ours)) < 150  # a line a model, and the reasons in GET /models
+    """The service of all tests listens on all addresses, and another one on this machine's own."""
+    toy.write_artifact(tmp_path / "models")
+    with started(tmp_path, "--host", "127.0.0.1") as own:
+        assert own.get("/livez").status == 200
+    log = next(tmp_path_factory.getbasetemp().glob("log*/service.log"))
+    for file, where, said in (
+        (log, f"0.0.0.0:{service.port}", True),
+        (tmp_path / "log", f"127.0.0.1:{own.port}", False),
+    ):
+        written = file.read_text()
+        assert f"starting on {where}" in written
+        assert ("everybody who reaches" in written) is said
+        ours = [line for line in written.splitlines() if "shortcut: " in line]
+        assert len(ours) >= 3
+        assert max(map(len, ours)) < 150  # a line a model, and the reasons in GET /models
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")

@@ -235,6 +235,8 @@ def until(port: int, present: str, absent: str) -> None:
         time.sleep(0.2)
 
 
+# promtool shows above when each alert fires, and tests/edge/test_keys.py that /metrics asks for a key.
+@pytest.mark.thorough
 def test_a_refused_key_and_a_service_that_is_gone_are_two_alerts(tmp_path: Path) -> None:
     key, hashed = keys.make()
     toy.write_artifact(tmp_path / "models")

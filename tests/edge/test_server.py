@@ -44,6 +44,8 @@ def workers(client: Client) -> dict[int, int]:
     return found
 
 
+# test_listening.py and test_counts.py show how connections are spread, test_faults.py how a worker is replaced.
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("ss") is None, reason="ss is not installed")
 def test_connections_are_spread_evenly_and_on_after_a_worker_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -31,22 +31,26 @@ def probe(artifact: artifacts.Artifact, *names: str, hangs_seconds: float = 60) 
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("name", "lasting", "reason"),
     [
-        ("crashes when loaded", "ends its process by SIGSEGV"),
-        ("crashes", "ends its process by SIGFPE"),
-        ("crashes when timed", "ends its process by SIGILL"),
-        ("aborts", "ends its process by SIGABRT"),
-        ("has no memory", "std::bad_alloc"),
-        ("exits", "ends its process with an error"),
-        ("lies", "does not reproduce golden.npz"),
-        ("lies in large batches", "does not reproduce golden.npz: largest difference inf"),
-        ("fails", "the driver is confused"),
-        ("absent", "no such device"),
+        ("crashes when loaded", True, "ends its process by SIGSEGV"),
+        ("crashes", True, "ends its process by SIGFPE"),
+        ("crashes when timed", True, "ends its process by SIGILL"),
+        ("aborts", False, "ends its process by SIGABRT"),
+        ("has no memory", False, "std::bad_alloc"),
+        ("exits", False, "ends its process with an error"),
+        ("lies", True, "does not reproduce golden.npz"),
+        ("lies in large batches", True, "does not reproduce golden.npz: largest difference inf"),
+        ("fails", False, "the driver is confused"),
+        ("absent", True, "no such device"),
     ],
 )
-def test_what_is_not_sound_is_refused_and_says_why(artifact: artifacts.Artifact, name: str, reason: str) -> None:
+def test_what_is_not_sound_is_refused_and_says_why(
+    artifact: artifacts.Artifact, name: str, lasting: bool, reason: str
+) -> None:
+    """And only a reason that lasts is remembered."""
     found = probe(artifact, name)
+    assert found.lasting == lasting
     assert found.refused.keys() == {Backend(name)}
     assert found.refused[Backend(name)].startswith(reason)
     assert found.trials[Backend("sound")].seconds.keys() == set(FORMED)
@@ -63,23 +67,6 @@ def test_what_memory_was_short_for_may_be_tried_again_too(artifact: artifacts.Ar
     found = probe(artifact, "is killed")
     assert "want of memory" in found.refused[Backend("is killed")]
     assert not found.lasting
-
-
-@pytest.mark.parametrize(
-    ("name", "lasting"),
-    [
-        ("absent", True),
-        ("crashes", True),
-        ("lies", True),
-        ("has no memory", False),
-        ("aborts", False),
-        ("is killed", False),
-        ("exits", False),
-        ("fails", False),
-    ],
-)
-def test_only_reasons_that_last_are_remembered(artifact: artifacts.Artifact, name: str, lasting: bool) -> None:
-    assert probe(artifact, name).lasting == lasting
 
 
 def test_close_calls_of_golden_pictures_are_counted_and_timed(tmp_path: Path) -> None:

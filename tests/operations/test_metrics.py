@@ -133,6 +133,51 @@ def test_spans_are_exported_where_an_exporter_is_configured(observed: tuple[Clie
     assert {"/classify", "decode", "queue", "compute"} <= set(spans)
 
 
+def test_two_services_have_metrics_of_their_own(service: Client, observed: tuple[Client, Path]) -> None:
+    batches = 'shortcut_requests_total{protocol="native",route="/classify/batch",status="200"} '
+
+    def counted(client: Client) -> str:
+        return client.get("/metrics").body.decode().partition(batches)[2].partition("\n")[0]
+
+    before = counted(service)
+    for _ in range(4):  # only this test and the next send a batch that is answered to this one
+        assert observed[0].post_form("/classify/batch", ("image", "a.png", encode(colours()))).status == 200
+    expect(observed[0], f"{batches}4.0")
+    assert counted(service) == before
+
+
+LAST = """
+import time
+from serving.operations import tracing
+
+tracing.start()
+now = time.perf_counter()
+tracing.record("/classify", now - 1, now, {}, [("compute", now - 1, now)])
+print("stops", flush=True)
+tracing.stop()
+"""
+
+
+def test_last_spans_are_sent_when_it_stops() -> None:
+    printed = traced(LAST, OTEL_TRACES_EXPORTER="console", OTEL_BSP_SCHEDULE_DELAY="60000").stdout
+    before, _, after = printed.partition("stops\n")
+    assert before == ""
+    assert '"name": "compute"' in after
+
+
+def test_an_exporter_that_is_not_there_is_named() -> None:
+    done = traced("from serving.operations import tracing; tracing.start()", OTEL_TRACES_EXPORTER="x")
+    assert done.returncode != 0
+    assert "StartError: OTEL_TRACES_EXPORTER=x: must be" in done.stderr
+
+
+def traced(program: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=ROOT, env=environment() | variables, capture_output=True, text=True, check=False)
+
+
+# The three tests above show both with no service that is started for it.
+@pytest.mark.thorough
 def test_a_second_service_leaves_the_metrics_of_the_first_alone(
     observed: tuple[Client, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,16 +187,19 @@ def test_a_second_service_leaves_the_metrics_of_the_first_alone(
     toy.write_artifact(tmp_path / "models")
     settings = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "1"}
     first, _ = observed
-    for _ in range(4):  # only this test sends a batch that is answered
+    batches = 'shortcut_requests_total{protocol="native",route="/classify/batch",status="200"} '
+    before = float(first.get("/metrics").body.decode().partition(batches)[2].partition("\n")[0] or 0)
+    for _ in range(4):  # only this test and the one above send a batch that is answered
         assert first.post_form("/classify/batch", ("image", "a.png", encode(colours()))).status == 200
     with running(tmp_path / "log", **settings) as second:
         assert '"/classify/batch",status="200"' not in second.get("/metrics").body.decode()
         assert second.post("/classify", encode(colours())).status == 200
         assert '"name": "compute"' not in (tmp_path / "log").read_text()
     assert '"name": "compute"' in (tmp_path / "log").read_text()
-    expect(first, 'shortcut_requests_total{protocol="native",route="/classify/batch",status="200"} 4.0')
+    expect(first, f"{batches}{before + 4}")
 
 
+@pytest.mark.thorough  # the start of a service is one of test_start.py's
 def test_an_exporter_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
     toy.write_artifact(tmp_path / "models")
     done = subprocess.run(

@@ -118,6 +118,8 @@ def test_versions_come_and_go_under_load(watched: tuple[Client, Path, Path]) -> 
     assert "Traceback" not in text
 
 
+# test_faults.py shows that a worker is replaced, test_models.py that an earlier version is served beside a bad one.
+@pytest.mark.thorough
 def test_a_worker_that_is_replaced_beside_a_bad_version_serves_the_one_before(tmp_path: Path) -> None:
     models = tmp_path / "models"
     toy.write_artifact(models, version=1, seed=1)
@@ -177,9 +179,12 @@ def workers(client: Client) -> Counter[str]:
     return found
 
 
-def test_it_is_ready_on_the_provider_that_is_there_at_once_and_moves_to_the_fastest_under_load(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", ["1", pytest.param("2", marks=pytest.mark.thorough)])
+def test_it_is_ready_on_the_provider_that_is_there_at_once_and_moves_to_the_fastest_under_load(
+    tmp_path: Path, number: str
+) -> None:
     toy.write_artifact(tmp_path / "models")
-    options = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": "2"}
+    options = {"models": str(tmp_path / "models"), "default_model": "toy-colours", "workers": number}
     options |= {"cache": str(tmp_path / "cache"), "provider": "auto"}
     with running(tmp_path / "log", **options) as client:
         load = Load(client)
