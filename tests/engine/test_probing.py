@@ -26,8 +26,8 @@ def artifact(tmp_path: Path) -> artifacts.Artifact:
     return artifacts.read(toy.write_artifact(tmp_path))
 
 
-def probe(artifact: artifacts.Artifact, *names: str, hangs_seconds: float = 60) -> probing.Findings:
-    return probing.probe(artifact, [Backend(name) for name in (*names, "sound")], 1, hangs_seconds, PLANTED)
+def probe(artifact: artifacts.Artifact, *names: str) -> probing.Findings:
+    return probing.probe(artifact, [Backend(name) for name in (*names, "sound")], 1, 60, PLANTED)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,18 @@ def test_what_is_not_sound_is_refused_and_says_why(
     assert found.trials[Backend("sound")].seconds.keys() == set(FORMED)
 
 
-def test_what_hangs_is_given_up_and_may_be_tried_again_at_the_next_start(artifact: artifacts.Artifact) -> None:
-    found = probe(artifact, "hangs", hangs_seconds=10)
-    assert found.refused == {Backend("hangs"): "does not answer for 10 s"}
+def test_what_hangs_is_given_up_and_may_be_tried_again_at_the_next_start(
+    artifact: artifacts.Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, patience = probing._run, [60, 2]  # of the next child and of the first, the seconds
+
+    def impatient(*arguments: Any) -> tuple[str, bool]:
+        return run(*arguments[:-1], patience.pop())
+
+    monkeypatch.setattr(probing, "_run", impatient)
+    found = probe(artifact, "hangs")
+    assert patience == []
+    assert found.refused == {Backend("hangs"): "does not answer for 2 s"}
     assert found.trials.keys() == {Backend("sound")}
     assert not found.lasting
 

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -38,7 +39,13 @@ def options() -> dict[str, Any]:
 
 @pytest.fixture
 def page(browser: Browser, options: dict[str, Any]) -> Iterator[Page]:
-    """A tab in which no script may fail, nothing may be against the Content-Security-Policy, and all must come from the
+    with tab(browser, options) as opened:
+        yield opened
+
+
+@contextmanager
+def tab(browser: Browser, options: dict[str, Any]) -> Iterator[Page]:
+    """One in which no script may fail, nothing may be against the Content-Security-Policy, and all must come from the
     service itself."""
     context = browser.new_context(**options)
     page = context.new_page()

@@ -21,8 +21,9 @@ ACCURACY = f"{100 * CARD['metrics']['accuracy']:.2f} %"
     ("path", "there"),
     [
         ("/", "#model option"),
-        ("/models/toy-colours", "#sections section"),
-        ("/docs", "#swagger-ui .opblock-summary-path"),
+        # All pages ask by the same script, key.js.
+        pytest.param("/models/toy-colours", "#sections section", marks=pytest.mark.thorough),
+        pytest.param("/docs", "#swagger-ui .opblock-summary-path", marks=pytest.mark.thorough),
     ],
 )
 def test_a_key_may_be_wrong_cancelled_and_right_in_the_end(page: Page, guarded: Client, path: str, there: str) -> None:

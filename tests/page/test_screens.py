@@ -1,20 +1,41 @@
 """The pages on a narrow screen, light and dark, and for a screen reader."""
 
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.fixtures.pictures import digit, encode
 from tests.fixtures.server import Client
-from tests.page.conftest import PAGES, SEVEN_STROKE, draw, open_whole, upload
+from tests.page.conftest import PAGES, SEVEN_STROKE, draw, open_whole, tab, upload
+
+THEMES = ["light", pytest.param("dark", marks=pytest.mark.thorough)]
 
 
-@pytest.fixture(params=["light", pytest.param("dark", marks=pytest.mark.thorough)])
-def options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return {"viewport": {"width": 390, "height": 700}, "color_scheme": request.param}
+@pytest.fixture(scope="module", params=THEMES)
+def theme(request: pytest.FixtureRequest) -> str:
+    shown: str = request.param
+    return shown
+
+
+@pytest.fixture
+def options(theme: str) -> dict[str, Any]:
+    return {"viewport": {"width": 390, "height": 700}, "color_scheme": theme}
+
+
+class Shown(NamedTuple):
+    page: Page
+    path: str
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def shown(browser: Browser, service: Client, theme: str, request: pytest.FixtureRequest) -> Iterator[Shown]:
+    """Each page, opened once for all tests that look at it."""
+    with tab(browser, {"viewport": {"width": 390, "height": 700}, "color_scheme": theme}) as page:
+        open_whole(page, service, request.param)
+        yield Shown(page, request.param)
 
 
 @pytest.fixture
@@ -39,12 +60,8 @@ def violations() -> Callable[[Page], list[str]]:
     return find
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_axe_finds_nothing_serious(
-    page: Page, service: Client, path: str, violations: Callable[[Page], list[str]]
-) -> None:
-    open_whole(page, service, path)
-    assert violations(page) == []
+def test_axe_finds_nothing_serious(shown: Shown, violations: Callable[[Page], list[str]]) -> None:
+    assert violations(shown.page) == []
 
 
 def test_axe_finds_nothing_serious_in_any_state(
@@ -70,13 +87,12 @@ def test_axe_finds_nothing_serious_in_any_state(
     assert violations(page) == []
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_a_narrow_screen_shows_it_without_scrolling_sideways(page: Page, service: Client, path: str) -> None:
-    open_whole(page, service, path)
+def test_a_narrow_screen_shows_it_without_scrolling_sideways(shown: Shown) -> None:
+    page, path = shown
     if path == "/":
         page.click("#sample")
         expect(page.locator("#looked")).to_be_visible()
-    for width in (390, 320):
+    for width in (320, 390):
         page.set_viewport_size({"width": width, "height": 700})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
@@ -86,12 +102,9 @@ def brightness(page: Page, selector: str, kind: str) -> float:
     return sum(float(part) for part in colour.removeprefix("rgb(").rstrip(")").split(",")) / 3
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_the_pages_follow_the_colours_of_the_system(
-    page: Page, service: Client, options: dict[str, Any], path: str
-) -> None:
-    open_whole(page, service, path)
-    dark = options["color_scheme"] == "dark"
+def test_the_pages_follow_the_colours_of_the_system(shown: Shown, theme: str) -> None:
+    page, path = shown
+    dark = theme == "dark"
     assert (brightness(page, "body", "backgroundColor") < 128) == dark
     assert (brightness(page, "body", "color") > 128) == dark
     if path == "/docs":  # Swagger has light colours only: they are turned over
@@ -99,13 +112,13 @@ def test_the_pages_follow_the_colours_of_the_system(
         assert turned.startswith("invert") == dark
     page.evaluate("document.getElementById('key').showModal()")
     assert (brightness(page, "dialog", "backgroundColor") < 128) == dark
+    page.evaluate("document.getElementById('key').close()")
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_what_a_screen_reader_says_is_there(page: Page, service: Client, path: str) -> None:
+def test_what_a_screen_reader_says_is_there(shown: Shown) -> None:
     """The main rules, also without axe: every control has a name, every picture a text; there is one first heading,
     a main part, and a place that tells what changes."""
-    open_whole(page, service, path)
+    page, path = shown
     if path != "/docs":  # Swagger's own controls are axe's to judge
         for role in ("button", "link", "combobox", "checkbox", "textbox", "img"):
             for found in page.get_by_role(role).all():  # type: ignore[arg-type]
