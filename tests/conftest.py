@@ -26,8 +26,11 @@ LONGEST = (
         for name in ("keras_applications", "transfer", "fit", "others_models", "families", "epochs", "export", "runs")
     ),
     "tests/test_readme.py",
-    *(f"tests/{name}.py" for name in ("edge/test_draining", "repository/test_watching", "test_faults", "test_start")),
+    *(f"tests/{name}.py" for name in ("test_faults", "repository/test_watching", "edge/test_draining")),
+    *(f"tests/{name}.py" for name in ("engine/test_probing", "deploy/test_deploy", "test_start", "test_hostile")),
     "tests/training/",
+    "tests/operations/",
+    "tests/client/",
     "tests/edge/",
     "tests/engine/",
     "tests/deploy/",
