@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from serving.repository.predictor import Predictor
 from training import features
+from training.artifact import graph
 from training.artifact.reading import run_onnx, run_outputs
 from training.data.contents import digests, memory
 from training.evaluate import main as evaluate
@@ -22,6 +25,7 @@ from training.runs.kept import bound, held, size_of
 pytestmark = pytest.mark.usefixtures("keep_sigterm")
 pytest_plugins = ["tests.fixtures.training"]
 
+converted: list[tf.TensorSpec] = []  # the inputs of what became ONNX in the last command of `place`
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 
 
@@ -46,7 +50,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit(place, "--quick")
     draw(place / "colours", "blue", range(30))
     draw(place / "colours", "red", range(60, 62), "blue")  # in the wrong folder
-    fit(place, "--quick")
+    convert = graph.converted
+
+    def noted(function: Any) -> Any:
+        converted.extend(function.input_signature)
+        return convert(function)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(graph, "converted", noted)
+        fit(place, "--quick")
     return place
 
 
@@ -71,6 +83,14 @@ def test_the_next_version_is_an_artifact_like_any_other(place: Path) -> None:
     images = np.full((1, 8, 8, 3), COLOURS["red"], np.uint8)
     assert run_onnx(artifact, images).argmax() == 1
     assert Predictor.open(artifact).predict(list(images))[0].version == 2
+
+
+def test_only_the_classifier_is_converted(place: Path) -> None:
+    """Seconds go where the network is converted again, or written twice."""
+    assert [(len(spec.shape), spec.dtype) for spec in converted] == [(2, tf.float32)]  # features, no pictures
+    model = SavedModel.FromString((place / "models/tiny-colours/3/saved_model.pb").read_bytes())
+    functions = model.meta_graphs[0].graph_def.library.function
+    assert sum(any(node.name.startswith("body/") for node in function.node_def) for function in functions) == 1
 
 
 def test_a_new_class_is_learnt(place: Path) -> None:

@@ -132,11 +132,19 @@ class Body:
             yield self._session.run([FEATURES], {"image": images[list(indices[i : i + batch])]})[0]
 
     def graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """The network as a part of another graph of TensorFlow: images (N, H, W, C) uint8 -> (N, D)."""
+        """The network as a part of the graph that is traced: images (N, H, W, C) uint8 -> (N, D).
+
+        It becomes nodes of that graph. As a function of its own it would be copied three times, which takes seconds.
+        """
         definition = tf.compat.v1.GraphDef.FromString((self.folder / "body.pb").read_bytes())
-        imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
-        extract = imported.prune(self.input, self.output)
-        return lambda image: tf.ensure_shape(extract(image), (None, self.size))
+
+        def extract(image: tf.Tensor) -> tf.Tensor:
+            (found,) = tf.graph_util.import_graph_def(
+                definition, input_map={self.input: image}, return_elements=[self.output], name="body"
+            )
+            return tf.ensure_shape(found, (None, self.size))
+
+        return extract
 
 
 def key_of(*parts: str) -> str:

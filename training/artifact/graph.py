@@ -93,8 +93,9 @@ def write_saved_model(held: keras.Model | Sequence[tf.Variable], function: Any, 
     holder = tf.Module()
     # Of a model also the seeds of Random layers, which the graph names and Keras hides.
     holder.states = [*(held.variables if isinstance(held, keras.Model) else held)]
-    holder.classify = function
-    signatures = {"serving_default": function.get_concrete_function()}
+    # As one graph: a tf.function would be traced, and written with its constants, a second time.
+    holder.classify = function.get_concrete_function()
+    signatures = {"serving_default": holder.classify}
     try:
         tf.saved_model.save(holder, str(folder), signatures=signatures)
     except AssertionError:  # the graph names what is no variable, a table of strings say: the model knows it
@@ -129,7 +130,7 @@ def write_onnx(
 def as_onnx(function: Any, called: str, outputs: Sequence[str]) -> onnx.ModelProto:
     """The graph of a tf.function of one input, which is `called` so, with these names of its outputs."""
     # tf2onnx would take a captured constant, as Normalization has, for an input: it gets a graph that captures nothing.
-    proto = converted(tf.function(frozen(function), input_signature=function.input_signature))
+    proto = converted(tf.function(frozen(function), input_signature=function.input_signature, autograph=False))
     _rename(proto.graph, proto.graph.input[0], called)
     for output, name in zip(proto.graph.output, outputs, strict=False):
         _rename(proto.graph, output, name)

@@ -43,7 +43,7 @@ def publish_headed(
     images, features, away = body.golden()
 
     def headed(distance: Distance | None) -> Any:
-        @tf.function(input_signature=[tf.TensorSpec((None, body.size), tf.float32, name=_JOINT)])
+        @tf.function(input_signature=[tf.TensorSpec((None, body.size), tf.float32, name=_JOINT)], autograph=False)
         def head(features: tf.Tensor) -> dict[str, tf.Tensor]:
             logits = tf.matmul(features, weights[0]) + weights[1]
             served = {"probabilities": tf.nn.softmax(logits)}
@@ -85,7 +85,7 @@ def publish_headed(
 def _whole(body: Body, head: Any) -> Any:
     extract = body.graph()
 
-    @tf.function(input_signature=[tf.TensorSpec((None, *body.shape), tf.uint8, name="image")])
+    @tf.function(input_signature=[tf.TensorSpec((None, *body.shape), tf.uint8, name="image")], autograph=False)
     def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return {name: tf.identity(values, name=name) for name, values in head(extract(image)).items()}
 
