@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.artifact.metrics import confusion_matrix, measure
+from training.artifact.metrics import measure
 from training.artifact.reading import latest_version, run_onnx
 from training.artifact.trust import by_class
 from training.data.contents import unseen
@@ -64,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     measured_on = f"on {len(images):,} {which} of {data.origin}"
     if files:
         predicted = probabilities.argmax(axis=1)
-        print(*data.notes, _table(confusion_matrix(predicted, targets, len(labels)), labels), sep="\n")
+        group_of = dict(zip(data.files, data.groups, strict=True)) if data.groups else {}
+        groups = [group_of[file] for file in files] if group_of else []
+        print(*data.notes, _table(targets, predicted, labels, groups), sep="\n")
         print(f"loss {metrics['loss']:.4f}, calibration error {metrics['calibration_error']:.4f}")
     else:
         print(json.dumps(metrics, indent=2))
@@ -124,10 +126,11 @@ def _progress(total: int) -> Callable[[int], None]:
     return show
 
 
-def _table(confusion: np.ndarray, labels: Sequence[str]) -> str:
+def _table(targets: np.ndarray, predicted: np.ndarray, labels: Sequence[str], groups: Sequence[str]) -> str:
     """A line for each class that is in the pictures or among the answers."""
-    header, rows = by_class(confusion, labels)
-    shown = [row for k, row in enumerate(rows) if confusion[k].any() or confusion[:, k].any()]
+    header, rows = by_class(targets, predicted, labels, groups)
+    there = {*targets.tolist(), *predicted.tolist()}
+    shown = [row for k, row in enumerate(rows) if k in there]
     widths = [max(map(len, column)) for column in zip(header, *shown, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *shown))
     return "\n".join(line.rstrip() for line in lines)

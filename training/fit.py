@@ -153,7 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 recipe = without(recipe, "flip")
             found: Findings = {}
             if args.data and name not in NAMED and not args.quick:  # of those by name it is known
-                recipe, found = suited(recipe, splits(recipe, data)[0])
+                learnt, _ = splits(recipe, data)
+                recipe, found = suited(recipe, learnt, () if recipe.drawn_ones else data.groups[: len(learnt[1])])
             print(said_of(found), end="\n" if found else "", flush=True)
             if args.quick:
                 artifact = quick(recipe, told_of_few(data), output=args.output, runs=args.runs, resize=resize.stated)

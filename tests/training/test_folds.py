@@ -1,12 +1,18 @@
 """Folds: an accuracy that all pictures measure, and labels that they doubt."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from training.runs.folds import MANY, Folds, judged
-from training.runs.linear import STRENGTHS, cross_fitted, fitted, folds_of, parts_of
+from training.artifact.calibration import threshold
+from training.artifact.trust import wilson_interval
+from training.data.dataset import Dataset
+from training.recipes.table import recipe_for
+from training.runs.folds import MANY, Folds, examined, judged
+from training.runs.linear import STRENGTHS, cross_fitted, fitted, folds_of, lost_and_won, parts_of
+from training.runs.suitability import without
 
 
 def clouds(count: int, apart: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -67,6 +73,49 @@ def test_folds_hold_every_class_and_never_part_a_group() -> None:
     folds = folds_of(targets, groups, 0)
     assert all(len(set(folds[i : i + 10])) == 1 for i in range(0, 100, 10))
     assert judged(np.eye(3, dtype=np.float32)[targets], targets, groups).together == 13
+
+
+def test_doubted_films_are_named_before_their_frames() -> None:
+    answers = np.repeat([[0.9, 0.1], [0.1, 0.9]], [20, 20], axis=0).astype(np.float32)
+    targets = np.repeat([0, 1], [20, 20])
+    targets[:6] = 1
+    groups = ["one", "one", "one", "two", "two", ""] + [f"other{i}" for i in range(34)]
+    assert judged(answers, targets, groups).doubted == (0, 3, 5, 1, 2, 4)
+
+
+def test_classes_that_depend_on_left_and_right_have_no_folds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ImageNet's features of an arrow and of its mirror are alike: every label was doubted."""
+    recipe = recipe_for("efficientnet_lite0", "arrows")
+    images, targets = np.zeros((40, 8, 8, 3), np.uint8), np.arange(40) % 2
+    data = Dataset("arrows", "here", ("a", "b"), "plain", images, targets, images[:10], targets[:10])
+    data = replace(data, files=tuple(Path(f"{i}.png") for i in range(50)))
+    assert examined(without(recipe, "flip"), data, tmp_path) is None
+    assert "hardly tell left from right" in capsys.readouterr().out
+
+
+def test_frames_of_a_film_count_once() -> None:
+    """Thirty frames tell no more than one: intervals, thresholds and comparisons count films."""
+    films, frames = 15, 30
+    groups = [f"film{i // frames}" for i in range(films * frames)]
+    targets = np.repeat(np.arange(films) % 3, frames)
+    answers = np.full((len(targets), 3), 0.01, np.float32)
+    answers[np.arange(len(targets)), targets] = 0.98
+    alone, together = judged(answers, targets).stated, judged(answers, targets, groups).stated
+    assert alone["interval"][0] > 0.99
+    assert together["interval"] == wilson_interval(1.0, films)
+    assert together["groups"] == films
+    assert "450 images of 15 groups)" in judged(answers, targets, groups).told("abc", ())
+    found = judged(answers, targets, groups).threshold
+    assert found
+    assert found["interval"] == wilson_interval(1.0, films)
+    assert threshold(answers[:90], targets[:90], groups[:90]) is None  # three films name none
+    assert threshold(answers[:90], targets[:90])
+    right = np.ones(len(targets), bool)
+    wrong = right & ~np.isin(groups, ["film3"])
+    assert lost_and_won(right, wrong, groups) == (1, 0)
+    assert lost_and_won(right, wrong, ()) == (frames, 0)
 
 
 def test_a_class_that_a_fold_cannot_learn_is_never_its_answer() -> None:

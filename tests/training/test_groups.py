@@ -1,6 +1,7 @@
 """Pictures that belong together, names of classes that look alike, and sheets that look alike but are not."""
 
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from tests.fixtures.pictures import grey, pictures
 from training.data.dataset import Dataset
 from training.data.groups import by_name, split_groups
 from training.data.loading import load
+from training.data.twins import with_twins
 
 
 def films(folder: Path, pattern: str, frames: int = 6, count: int = 5) -> None:
@@ -37,6 +39,21 @@ def test_a_film_is_in_one_split(tmp_path: Path, pattern: str) -> None:
     apart = load(data=tmp_path / "films", grouped=False)
     assert len(apart.x_test) == 12
     assert apart.test_groups == apart.validation == 0
+
+
+def test_a_split_that_changes_is_looked_at_again(tmp_path: Path) -> None:
+    """--quick keeps the last version's test pictures: groups and twins are those of its own split."""
+    films(tmp_path / "films", "film{film}/{frame}.png")
+    data = load(data=tmp_path / "films")
+    assert (data.twins, data.test_groups) == (0, 2)
+    order = np.argsort([file.stem for file in data.files], kind="stable")  # frames of all films on both sides
+    images, targets = np.concatenate([data.x_train, data.x_test])[order], np.concatenate([data.y_train, data.y_test])
+    split = {"x_train": images[:50], "x_test": images[50:], "y_train": targets[order][:50]}
+    names = {"files": tuple(data.files[i] for i in order), "groups": tuple(data.groups[i] for i in order)}
+    mixed = with_twins(replace(data, **split, y_test=targets[order][50:], **names))
+    assert (mixed.twins, mixed.test_groups) == (10, 10)
+    assert mixed.notes[: len(data.notes)] == data.notes
+    assert with_twins(mixed).notes == mixed.notes
 
 
 @pytest.mark.parametrize("pattern", ["cat.{}.jpg", "IMG_{}.jpg", "{}.jpg", "a1b{}"])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,19 @@ def test_shades_of_colour_that_are_the_classes_are_not_changed() -> None:
     assert "colour" not in recipe.augmentation
     assert "flip" in recipe.augmentation
     assert "changed colours are left out" in said_of(found)
+
+
+def test_a_film_is_in_one_fold() -> None:
+    """Who has learnt a film's frames knows the others however they are mirrored: no harm would be seen."""
+    images, labels = drawn(arrow, 22)
+    films = [f"film{i}" for i in range(22) for _ in range(3)]
+    frames = np.stack([np.roll(image, i, axis=0) for image in images for i in range(3)]), np.repeat(labels, 3)
+    mirrors = replace(RECIPE, augmentation=("flip",))
+    assert suited(mirrors, frames)[1]["flip"]["used"]
+    recipe, found = suited(mirrors, frames, films)
+    assert not found["flip"]["used"]
+    assert recipe.augmentation == ()
+    assert found["flip"]["groups"] == 22
 
 
 def test_few_pictures_decide_nothing() -> None:

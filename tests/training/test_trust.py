@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from training.artifact.trust import warnings_of, wilson_interval
+from training.artifact.trust import by_class, warnings_of, wilson_interval
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 10), (10, 10), (7, 12), (950, 1000)])
@@ -60,3 +60,15 @@ def test_class_far_below_the_others_is_a_warning() -> None:
     (told,) = [text for text in warnings_of(answers(predicted), targets, ("1", "7", "8"), 0.7) if "far below" in text]
     assert told.startswith("far below the others: 8 (9%)")
     assert not any("far below" in text for text in warnings_of(answers(targets), targets, ("1", "7", "8"), 1.0))
+
+
+def test_frames_of_a_film_count_once() -> None:
+    targets = np.repeat([0, 1, 2], 100)
+    (told,) = warnings_of(answers(targets), targets, "abc", 1.0, groups=3)
+    assert (
+        told == "3 groups of test images are few: the accuracy lies between 43.8% and 100.0% (95 %); add groups of them"
+    )
+    _, rows = by_class(targets, targets, "abc", [f"film{label}" for label in targets])
+    low, high = wilson_interval(1.0, 1)
+    assert rows[0] == ("a", "100", *[f"1.0000 ({low:.2f} to {high:.2f})"] * 2)
+    assert by_class(targets, targets, "abc")[1][0][2] == "1.0000 (0.96 to 1.00)"

@@ -1,11 +1,12 @@
 """Validation answers -> a temperature that calibrates them, and the probability from which they can be relied on."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from training.artifact.metrics import calibration_error
-from training.artifact.trust import wilson_interval
+from training.artifact.trust import independent, wilson_interval
 
 if TYPE_CHECKING:
     import keras
@@ -18,7 +19,7 @@ _RANGE = (0.05, 20.0)  # of temperatures
 _LIKELY = 3.84  # a chi-squared variable of one degree of freedom stays below it in 95 % of cases
 
 
-def temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
+def temperature(probabilities: np.ndarray, targets: np.ndarray, groups: Sequence[str] = ()) -> float:
     """The temperature nearest to 1 that the validation answers (N, K) do not speak against.
 
     Around the one that suits them best (Guo et al. 2017, section 4.2) lies the 95 % interval of those that suit them
@@ -26,13 +27,16 @@ def temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
     the epoch and flatter, and the best one for 30 or 150 of them made other answers worse in up to half of the cases.
     It is 1, too, where the validation answers' calibration error does not fall. Where the surest answers err (wrong
     labels, for example) while others are too shy, the likelihood asks for a temperature that made nearly all worse.
+    Where images belong together, as `groups` (N,) says, their likelihood counts as that of as many single ones.
     """
     from scipy.optimize import brentq, minimize_scalar  # a model from elsewhere is measured without SciPy
+
+    share = independent(groups) / len(targets) if len(groups) else 1.0
 
     def surprise(log_temperature: float) -> float:
         answers = tempered(probabilities, np.exp(log_temperature))
         given = np.log(np.clip(answers[np.arange(len(targets)), targets], 1e-12, 1))
-        return float(-given.sum(dtype=np.float64))
+        return float(-given.sum(dtype=np.float64)) * share
 
     best = minimize_scalar(surprise, bounds=tuple(np.log(_RANGE)), method="bounded")
 
@@ -67,7 +71,7 @@ def calibration(before: np.ndarray, after: np.ndarray, targets: np.ndarray, divi
     return {"temperature": divisor, "before": errors[0], "after": errors[1]}
 
 
-def threshold(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, Any] | None:
+def threshold(probabilities: np.ndarray, targets: np.ndarray, groups: Sequence[str] = ()) -> dict[str, Any] | None:
     """The card's `threshold`: the least probability from which the validation answers have PRECISION, and not by luck.
 
     Not by luck: the precision's lower bound (Wilson 1927, one-sided, 95 %) is at least ASSURED, as Geifman & El-Yaniv
@@ -78,7 +82,7 @@ def threshold(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, Any] 
     precision on other images was in the `interval` in 98 %. It was below ASSURED in 1 % where probabilities were
     honest, and in 2 to 67 % where they were too sure.
     `coverage` is the share of answers that reach the probability, `interval` where the precision lies (95 %). None
-    where no probability gives either.
+    where no probability gives either. Images of one of the `groups` (N,), "" for none, count as one in these bounds.
     """
     confidence, hits = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     order = np.argsort(-confidence, kind="stable")
@@ -86,7 +90,8 @@ def threshold(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, Any] 
     precision = np.cumsum(hits[order]) / np.arange(1, len(order) + 1)
     whole = np.append(confidence[1:] < confidence[:-1], True)  # equal probabilities are answered together
     candidates = np.flatnonzero(whole & (precision >= PRECISION))[::-1].tolist()
-    bounds = [wilson_interval(precision[last], last + 1, _ONE_SIDED)[0] for last in candidates]
+    seen = _seen([groups[i] for i in order] if len(groups) else [""] * len(order))
+    bounds = [wilson_interval(precision[last], seen[last], _ONE_SIDED)[0] for last in candidates]
     sure = [last for last, bound in zip(candidates, bounds, strict=True) if bound >= ASSURED]
     if not sure:
         expected = np.cumsum(confidence) / np.arange(1, len(order) + 1)
@@ -99,12 +104,25 @@ def threshold(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, Any] 
         "probability": float(confidence[last]),
         "precision": float(precision[last]),
         "coverage": (last + 1) / len(order),
-        "interval": wilson_interval(precision[last], last + 1),
+        "interval": wilson_interval(precision[last], seen[last]),
     }
 
 
-def threshold_by_folds(probabilities: np.ndarray, targets: np.ndarray, folds: dict[str, Any]) -> dict[str, Any] | None:
-    """The card's `threshold` where validation answers (N, K) are too few to name a precise one.
+def _seen(groups: Sequence[str]) -> list[int]:
+    """How many different groups there are up to each place; "" is a group of its own each time."""
+    known: set[str] = set()
+    counts, count = [], 0
+    for group in groups:
+        count += not group or group not in known
+        known.add(group)
+        counts.append(count)
+    return counts
+
+
+def threshold_by_folds(
+    probabilities: np.ndarray, targets: np.ndarray, folds: dict[str, Any], groups: Sequence[str] = ()
+) -> dict[str, Any] | None:
+    """The card's `threshold` where validation answers (N, K) are too few to name a precise one; `groups` as above.
 
     `folds` is the threshold of cross-fitted answers to many more images, by a classifier on features that were not
     trained on them. It says which share of answers can be relied on. The trained network ranks its answers at least as
@@ -114,7 +132,8 @@ def threshold_by_folds(probabilities: np.ndarray, targets: np.ndarray, folds: di
     least = np.sort(best)[::-1][max(1, round(folds["coverage"] * len(best))) - 1]
     reached = best >= least
     precision = float(hits[reached].mean())
-    interval = wilson_interval(precision, int(reached.sum()))
+    count = independent([groups[i] for i in np.flatnonzero(reached).tolist()]) if len(groups) else int(reached.sum())
+    interval = wilson_interval(precision, count)
     if interval[1] < PRECISION:
         return None
     return {

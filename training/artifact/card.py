@@ -46,13 +46,19 @@ def card_of_training(
     metrics = measure(probabilities, data.y_test, data.labels)
     return {
         "network": recipe.network,
-        "dataset": {"name": data.name, "origin": data.origin, "train": len(data.x_train), "test": len(data.x_test)},
+        "dataset": {
+            "name": data.name,
+            "origin": data.origin,
+            "train": len(data.x_train),
+            "test": len(data.x_test),
+            **({"test_groups": data.test_groups} if data.test_groups else {}),
+        },
         "input_convention": data.input_convention,
         "resample": RESAMPLE.name.lower(),
         "recipe": {"name": recipe.name, **recipe.hyper_parameters()},
         "metrics": metrics,
         "intervals": {"accuracy": wilson_interval(metrics["accuracy"], data.test_groups or len(data.x_test))},
-        "warnings": warnings_of(probabilities, data.y_test, data.labels, train_accuracy),
+        "warnings": warnings_of(probabilities, data.y_test, data.labels, train_accuracy, data.test_groups),
         "training": {
             "epochs": epochs,
             "seconds": round(seconds, 1),

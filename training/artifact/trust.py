@@ -15,37 +15,49 @@ def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, f
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))
 
 
-def by_class(confusion: np.ndarray, labels: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def independent(groups: Sequence[str]) -> int:
+    """How many things were seen, in pictures of these `groups`: one film counts once, "" names no group."""
+    return len({group or i for i, group in enumerate(groups)})
+
+
+def by_class(
+    targets: np.ndarray, predicted: np.ndarray, labels: Sequence[str], groups: Sequence[str] = ()
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Header and rows: each class with its images, recall and precision, and the 95 % intervals of both.
 
-    `confusion` (K, K) counts the true classes in its rows and the answers in its columns.
+    `targets` and `predicted` (N,) are true classes and answers. Images of one of the `groups` (N,) count as one in the
+    intervals; it may be empty.
     """
 
-    def share(right: int, count: int) -> str:
+    def share(right: int, count: int, groups: int) -> str:
         if not count:
             return "–"
-        low, high = wilson_interval(right / count, count)
+        low, high = wilson_interval(right / count, groups)
         return f"{right / count:.4f} ({low:.2f} to {high:.2f})"
 
-    true, answered = confusion.sum(axis=1), confusion.sum(axis=0)
-    rows: list[tuple[str, ...]] = [
-        (label, f"{true[k]:,}", share(confusion[k, k], true[k]), share(confusion[k, k], answered[k]))
-        for k, label in enumerate(labels)
-    ]
+    def row(k: int) -> tuple[str, ...]:
+        right = int(((targets == k) & (predicted == k)).sum())
+        places = [np.flatnonzero(answers == k) for answers in (targets, predicted)]
+        seen = [independent([groups[i] for i in of.tolist()]) if len(groups) else len(of) for of in places]
+        shares = (share(right, len(of), count) for of, count in zip(places, seen, strict=True))
+        return (labels[k], f"{len(places[0]):,}", *shares)
+
+    rows = [row(k) for k in range(len(labels))]
     return ("class", "images", "right of its images (recall)", "right of its answers (precision)"), rows
 
 
 def warnings_of(
-    probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[str], train_accuracy: float
+    probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[str], train_accuracy: float, groups: int = 0
 ) -> list[str]:
     """What makes these answers doubtful, one sentence each with what to do.
 
     `probabilities` (N, K) and `targets` (N,) are of the test split; `train_accuracy` is that of the published epoch.
+    `groups` says how many groups the test images make, if they belong together; 0 where each stands alone.
     """
     predicted = probabilities.argmax(axis=1)
     accuracy, count = float((predicted == targets).mean()), len(targets)
     most_frequent = float(np.bincount(targets).max()) / count
-    low, high = wilson_interval(accuracy, count)
+    low, high = wilson_interval(accuracy, groups or count)
     found = []
     if low <= most_frequent < accuracy:
         found.append(
@@ -81,8 +93,9 @@ def warnings_of(
         found.append(
             f"far below the others: {told}; look whether these labels are right, add pictures of them, or train longer"
         )
-    if count < FEW:
+    if (groups or count) < FEW:
+        seen, more = (f"{groups} groups of", "groups of them") if groups else (f"{count}", "test images")
         found.append(
-            f"{count} test images are few: the accuracy lies between {low:.1%} and {high:.1%} (95 %); add test images"
+            f"{seen} test images are few: the accuracy lies between {low:.1%} and {high:.1%} (95 %); add {more}"
         )
     return found

@@ -6,6 +6,7 @@ one shrunk covariance for all classes. Elsewhere, with a pretrained network's ma
 minus the cosine to the nearest class' mean. Knows features, labels and thresholds; neither pictures nor trainings.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from training.artifact.errors import ExportError
-from training.artifact.trust import wilson_interval
+from training.artifact.trust import independent, wilson_interval
 
 OUTPUT = "unfamiliarity"
 FALSE_ALARMS = 0.05  # the share of the model's own pictures that may be called unfamiliar
@@ -107,18 +108,19 @@ def threshold(values: np.ndarray) -> float:
     return float(np.quantile(values, 1 - FALSE_ALARMS, method="higher"))
 
 
-def stated(distance: Distance, values: np.ndarray, test: np.ndarray) -> dict[str, Any]:
+def stated(distance: Distance, values: np.ndarray, test: np.ndarray, groups: Sequence[str] = ()) -> dict[str, Any]:
     """The card's `unfamiliarity`, from the values of validation (N,) and test pictures (M,).
 
     `share` of the validation pictures are above the threshold. `interval` holds that of all such pictures with 95 %
-    certainty: it is wide where there are few. `test_share` is that of the test pictures.
+    certainty: it is wide where there are few, or few `groups` (N,) of validation pictures that belong together.
+    `test_share` is that of the test pictures.
     """
     limit = threshold(values)
     share = float((values > limit).mean())
     return {
         "threshold": limit,
         "share": share,
-        "interval": wilson_interval(share, len(values)),
+        "interval": wilson_interval(share, independent(groups) if len(groups) else len(values)),
         "test_share": float((test > limit).mean()),
         "method": distance.method,
         "features": int(distance.centroids.shape[1]),

@@ -58,13 +58,18 @@ class Dataset:
     set_aside: bool = False
     files: tuple[Path, ...] = ()
     groups: tuple[str, ...] = ()  # of the files: what those that belong together share, "" for one that stands alone
-    test_groups: int = 0  # of test pictures that belong together; 0 where each stands alone
     twins: int = 0  # test pictures that are near-identical with training pictures
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         height, width, channels = self.x_train.shape[1:]
         return height, width, channels
+
+    @property
+    def test_groups(self) -> int:
+        """How many groups the test pictures make, where some belong together; 0 where each stands alone."""
+        groups = self.groups[len(self.x_train) :]
+        return len({group or i for i, group in enumerate(groups)}) if any(groups) else 0
 
     def fingerprint(self) -> str:
         """A SHA-256 over all arrays: equal only for the same images and labels in the same order."""

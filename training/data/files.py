@@ -23,6 +23,7 @@ import numpy as np
 from training.data.dataset import Array, Dataset, DatasetError, checked, let_go
 from training.data.listing import CAMERA, Listing
 from training.data.pictures import decode, header
+from training.data.twins import with_twins
 
 DEFAULT_SIZES = (32, 64)  # pixels, square: for pictures of several sizes, small and large ones
 LARGE = 128  # pixels of the shorter side in the middle of all pictures, from which they count as large
@@ -31,10 +32,6 @@ COMMON = 0.9  # share of pictures that must have the common size
 MOST_DAMAGED = 0.1  # share of files that may be skipped
 IN_MEMORY = 64 << 20  # bytes; what is trained on is copied once more
 _AT_ONCE = 256  # files between two records of how far the memory map is
-_SHRUNK_AT_ONCE = 32  # pictures that are floats at once
-_ALIKE = 3.0  # levels of 255 by which thumbnails of near-identical pictures differ at most, on average
-_ALIKE_SHARE = 0.2  # and as a share of what varies in one: line drawings on white are nearly white all over
-THUMBNAIL = 8  # pixels
 _TOLD = 20  # files that a note names; the others are listed in a file
 
 
@@ -91,7 +88,7 @@ def read_files(
     own = tuple(paths[i] for i in kept)
     targets = np.array([label for part in files for _, label in part], int)[kept]
     count = len(train) + len(valid)
-    told, twins = [*listing.notes, *_damage_notes(damaged, store, name)], 0
+    told = [*listing.notes, *_damage_notes(damaged, store, name)]
     if form:
         if not len(kept):
             raise DatasetError(f"{origin}: no readable picture is left")
@@ -102,22 +99,17 @@ def read_files(
     else:
         arrays = (images[:count], targets[:count], images[count:], targets[count:])
         data = checked(name, origin, arrays, labels=listing.labels, convention=convention, where=f"{origin}: ")
-        found = _twins(data, own)
-        twins = len(found)
-        told += _told(f"{twins} test pictures are near-identical with training pictures:", found)
         told += _in_two_classes(data, own)
     notes = tuple(note.encode(errors="backslashreplace").decode() for note in told)  # names of files may be no text
-    together = len({listing.groups.get(file, str(file)) for file in own[count:]}) if listing.groups else 0
-    return replace(
+    data = replace(
         data,
         validation=len(valid),
         notes=notes,
         set_aside=listing.set_aside,
         files=own,
         groups=tuple(listing.groups.get(file, "") for file in own) if listing.groups else (),
-        test_groups=together,
-        twins=twins,
     )
+    return data if form else with_twins(data)
 
 
 def _parts(listing: Listing) -> tuple[list[tuple[Path, int]], ...]:
@@ -237,21 +229,6 @@ def _damage_notes(damaged: dict[Path, str], store: Path | None, name: str) -> li
     return notes
 
 
-def _twins(data: Dataset, files: Sequence[Path]) -> list[str]:
-    """The pictures for testing that are near-identical with one for training: they flatter the accuracy."""
-    train, test = _thumbnails(data.x_train), _thumbnails(data.x_test)
-    found = []
-    squares = (train**2).sum(axis=1)
-    for i, thumbnail in enumerate(test):
-        distances = squares - 2 * train @ thumbnail + (thumbnail**2).sum()
-        nearest = int(distances.argmin())
-        apart = float(np.sqrt(np.square(train[nearest] - thumbnail).mean()))
-        # What varies counts, not the paper: drawings of few lines are alike as sheets, and not as drawings.
-        if apart <= min(_ALIKE, _ALIKE_SHARE * float(thumbnail.std())):
-            found.append(f"{files[len(train) + i]} = {files[nearest]}")
-    return found
-
-
 def _in_two_classes(data: Dataset, files: Sequence[Path]) -> list[str]:
     """A note of pictures that are the very same in two classes: one of the two labels must be wrong."""
     first: dict[bytes, tuple[Path, int]] = {}
@@ -263,22 +240,6 @@ def _in_two_classes(data: Dataset, files: Sequence[Path]) -> list[str]:
             found.append(f"{file} ({data.labels[label]}) = {other} ({data.labels[of]})")
         if i % _AT_ONCE == 0:
             let_go(image)
-    return _told(f"{len(found)} pictures are in two classes, and one of the labels is wrong:", found)
-
-
-def _told(head: str, found: list[str]) -> list[str]:
-    """A note with the first of what was found; none where nothing was."""
-    more = [f"and {len(found) - 20} more"] if found[20:] else []
-    return [head, *found[:20], *more] if found else []
-
-
-def _thumbnails(images: Array) -> Array:
-    """(N, H, W, C) uint8 -> (N, D) float32: each image averaged over a grid of at most 8x8 cells."""
-    rows, columns = (np.linspace(0, side, min(side, THUMBNAIL) + 1).astype(int)[:-1] for side in images.shape[1:3])
-    cells = []
-    for i in range(0, len(images), _SHRUNK_AT_ONCE):
-        let_go(images)
-        part = np.add.reduceat(np.add.reduceat(images[i : i + _SHRUNK_AT_ONCE].astype(np.float32), rows, 1), columns, 2)
-        heights, widths = np.diff([*rows, images.shape[1]]), np.diff([*columns, images.shape[2]])
-        cells.append((part / (heights[:, None] * widths)[..., None]).reshape(len(part), -1))
-    return np.concatenate(cells)
+    more = [f"and {len(found) - _TOLD} more"] if found[_TOLD:] else []
+    head = f"{len(found)} pictures are in two classes, and one of the labels is wrong:"
+    return [head, *found[:_TOLD], *more] if found else []

@@ -13,7 +13,7 @@ from training.artifact.reference import reference
 from training.artifact.unfamiliarity import OUTPUT, Distance, fit, stated, with_features
 from training.data.dataset import Dataset
 from training.runs.epochs import batches_of
-from training.runs.parts import Part
+from training.runs.parts import Part, validation_groups
 
 MOST = 5000  # pictures of each part that are looked at: more change a distance by less than its threshold is known by
 
@@ -37,12 +37,13 @@ def familiar(
         whole.predict(batches_of(*part, classes), verbose=0)
         for part in (_some(part, seed) for part in (train, validation, (data.x_test, data.y_test)))
     )
+    groups = np.array(validation_groups(data, len(validation[1])), object)
     try:
         distance = fit(features, _some(train, seed)[1])
     except ValueError:  # no numbers: the export says so of the answers, too
         return None, {}
     values, test = (np.asarray(distance(rows)) for rows in (held_out, others))
-    found = stated(distance, values, test)
+    found = stated(distance, values, test, groups[_chosen(len(groups), seed)])
     return distance, {OUTPUT: found, "reference": reference(answers, data.labels, values, found["threshold"])}
 
 
@@ -51,5 +52,9 @@ def _some(part: Part, seed: int) -> Part:
     images, targets = part
     if len(targets) <= MOST:
         return part
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(targets))[:MOST])
+    chosen = _chosen(len(targets), seed)
     return images[chosen], targets[chosen]
+
+
+def _chosen(count: int, seed: int) -> np.ndarray:
+    return np.sort(np.random.default_rng(seed).permutation(count)[:MOST])

@@ -31,6 +31,7 @@ from training.artifact.errors import ExportError
 from training.artifact.metrics import binary_accuracy, confusion_matrix
 from training.artifact.publishing import export
 from training.artifact.reading import run_onnx
+from training.artifact.trust import independent
 from training.artifact.unfamiliarity import OUTPUT
 from training.artifact.versions import check_name
 from training.data.contents import remember
@@ -43,7 +44,7 @@ from training.runs.familiar import familiar
 from training.runs.features import features_of, trained_body
 from training.runs.folds import Folds, examined
 from training.runs.kept import FOLDER
-from training.runs.parts import Part, RunError, splits
+from training.runs.parts import Part, RunError, splits, validation_groups
 from training.runs.report import write_report
 from training.runs.run import Run
 from training.runs.suitability import Findings
@@ -145,18 +146,19 @@ def _fit(
     measured = {**asked}
     if recipe.calibrated:
         held_out = model.predict(batches_of(*validation, len(data.labels)), verbose=0)
-        divisor = temperature(held_out, validation[1])
+        groups = validation_groups(data, len(held_out)) if validation[0] is not data.x_test else ()
+        divisor = temperature(held_out, validation[1], groups)
         put_inside(model, divisor)
         before, probabilities = probabilities, tempered(probabilities, divisor)
         measured["calibration"] = calibration(before, probabilities, data.y_test, divisor)
         held_out = tempered(held_out, divisor)
-        measured["threshold"] = _threshold(held_out, validation[1], folds)
+        measured["threshold"] = _threshold(held_out, validation[1], folds, groups)
     distance, known = familiar(model, data, train, validation, recipe.seed)
     rate = len(train[0]) * len(run.seconds) / sum(run.seconds)
     train_accuracy = run.history["categorical_accuracy"][run.best_epoch]
     card = card_of_training(recipe, data, probabilities, train_accuracy, len(run.seconds), sum(run.seconds), rate)
     if recipe.calibrated:
-        card["warnings"] += doubts_of_threshold(measured["threshold"], len(validation[0]))
+        card["warnings"] += doubts_of_threshold(measured["threshold"], len(validation[0]), groups)
     if folds:
         measured["folds"] = folds.stated
         card["warnings"] += folds.warnings
@@ -243,27 +245,33 @@ def earlier(artifact: Path, data: Dataset) -> Earlier | None:
         return None
 
 
-def _threshold(held_out: np.ndarray, targets: np.ndarray, folds: Folds | None) -> dict[str, Any] | None:
+def _threshold(
+    held_out: np.ndarray, targets: np.ndarray, folds: Folds | None, groups: Sequence[str]
+) -> dict[str, Any] | None:
     """That of the validation answers (N, K); where they name none or a vague one, and folds name one, that of both."""
-    found = threshold(held_out, targets)
+    found = threshold(held_out, targets, groups)
     if folds and folds.threshold and (found is None or found["interval"][1] - found["interval"][0] >= WIDE):
-        return threshold_by_folds(held_out, targets, folds.threshold) or found
+        return threshold_by_folds(held_out, targets, folds.threshold, groups) or found
     return found
 
 
-def doubts_of_threshold(found: dict[str, Any] | None, count: int) -> list[str]:
-    """The warning where the answers to `count` images that were not learnt from gave no threshold, or a vague one."""
+def doubts_of_threshold(found: dict[str, Any] | None, count: int, groups: Sequence[str] = ()) -> list[str]:
+    """The warning where the answers to `count` images that were not learnt from gave no threshold, or a vague one.
+
+    `groups` says which of them belong together."""
+    more = "groups" if any(groups) else "images"
+    seen = f"{count:,} validation images" + (f" of {independent(groups):,} groups" if any(groups) else "")
     if found is None:
         return [
-            f"the answers to {count:,} validation images name no probability from which 95 % are right: "
-            "`min_probability=card` calls every answer unsure; add images"
+            f"the answers to {seen} name no probability from which 95 % are right: "
+            f"`min_probability=card` calls every answer unsure; add {more}"
         ]
     low, high = found["interval"]
     if high - low < WIDE:
         return []
     return [
-        f"the threshold of {found['probability']:.2f} comes from {count:,} validation images: with "
-        f"`min_probability=card` {low:.0%} to {high:.0%} of the sure answers will be right; add images"
+        f"the threshold of {found['probability']:.2f} comes from {seen}: with "
+        f"`min_probability=card` {low:.0%} to {high:.0%} of the sure answers will be right; add {more}"
     ]
 
 
@@ -327,10 +335,11 @@ def result_told(card: dict[str, Any], count: int) -> str:
         for label, recall in metrics["per_class_accuracy"].items()
     )
     cautions = "".join(f"\nwarning: {text}" for text in card["warnings"])
+    together = f" of {groups:,} groups" if (groups := card["dataset"].get("test_groups")) else ""
     strange = _strange_told(card[OUTPUT], metrics["per_class_accuracy"]) if OUTPUT in card else ""
     return (
         f"test split: categorical accuracy {metrics['accuracy']:.4f} ({low:.3f} to {high:.3f} with 95 % certainty, "
-        f"{count:,} images), loss {metrics['loss']:.4f}, "
+        f"{count:,} images{together}), loss {metrics['loss']:.4f}, "
         f"calibration error {metrics['calibration_error']:.4f}; accuracy by class:{recalls}{strange}{cautions}"
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from training.artifact.calibration import threshold
-from training.artifact.trust import wilson_interval
+from training.artifact.trust import independent, wilson_interval
 from training.data.dataset import Dataset
 from training.recipes.recipe import Recipe
 from training.runs.features import features_of, pretrained_body
@@ -29,15 +29,21 @@ SHOWN = 5  # doubted pictures that are printed
 
 @dataclass(frozen=True)
 class Folds:
-    """Cross-fitted answers (N, K) to pictures with targets (N,), of which `together` are independent of each other.
+    """Cross-fitted answers (N, K) to pictures with targets (N,), and which of those belong together.
 
-    `doubted` holds indices of pictures, the most doubtful first.
+    `groups` is as in `judged`. `doubted` holds indices of pictures, the most doubtful first; of pictures that belong
+    together one comes before those that stand for nothing new.
     """
 
     answers: np.ndarray
     targets: np.ndarray
-    together: int
+    groups: tuple[str, ...]
     doubted: tuple[int, ...]
+
+    @property
+    def together(self) -> int:
+        """How many of the pictures are independent of each other; a film of many frames counts once."""
+        return independent(self.groups) if self.groups else len(self.targets)
 
     @property
     def stated(self) -> dict[str, Any]:
@@ -47,6 +53,7 @@ class Folds:
             "accuracy": accuracy,
             "interval": wilson_interval(accuracy, self.together),
             "pictures": len(self.targets),
+            **({"groups": self.together} if any(self.groups) else {}),
             "doubted": round(len(self.doubted) / len(self.targets), 4),
         }
 
@@ -62,15 +69,16 @@ class Folds:
     @property
     def threshold(self) -> dict[str, Any] | None:
         """The answers that can be relied on, as a card states them."""
-        return threshold(self.answers, self.targets)
+        return threshold(self.answers, self.targets, self.groups)
 
     def told(self, labels: Sequence[str], files: Sequence[Path]) -> str:
         """What the user reads: the accuracy, and the first of the doubted pictures."""
         said = self.stated
         low, high = said["interval"]
+        of = f" of {said['groups']:,} groups" if "groups" in said else ""
         lines = [
             f"by {FOLDS} folds on fixed features: accuracy {said['accuracy']:.4f} ({low:.3f} to {high:.3f} with 95 % "
-            f"certainty, {said['pictures']:,} images)"
+            f"certainty, {said['pictures']:,} images{of})"
         ]
         if self.doubted and files:
             lines.append(f"labels in doubt: {len(self.doubted):,} pictures; the report shows them. The first:")
@@ -104,17 +112,25 @@ def judged(answers: np.ndarray, targets: np.ndarray, groups: Sequence[str] = ())
     best = answers.argmax(axis=1)
     doubted = np.flatnonzero((as_sure.max(axis=1) > 0) & (as_sure.argmax(axis=1) != targets) & (best != targets))
     order = doubted[np.argsort(own[doubted], kind="stable")]
-    together = len({group or i for i, group in enumerate(groups)}) if len(groups) else len(targets)
-    return Folds(answers, targets, together, tuple(int(i) for i in order))
+    ordered: list[int] = order.tolist()
+    names = [groups[i] if len(groups) and groups[i] else f"\0{i}" for i in ordered]
+    first = dict(reversed(list(zip(names, ordered, strict=True))))
+    others = [i for name, i in zip(names, ordered, strict=True) if first[name] != i]
+    return Folds(answers, targets, tuple(groups), (*sorted(first.values(), key=ordered.index), *others))
 
 
 def examined(recipe: Recipe, data: Dataset, runs: Path) -> Folds | None:
     """The folds over all pictures, on features of the recipe's network as it begins; in the order of `data.files`.
 
-    None for more than MOST pictures or fewer than LEAST, for arrays, and for a network that begins with nothing.
+    None for more than MOST pictures or fewer than LEAST, for arrays, and for a network that begins with nothing. None,
+    too, where mirrored copies are left out: a network that learnt from mirrored pictures, as ImageNet's did, hardly
+    tells left from right before it is trained, and would doubt half of the labels.
     """
     count = len(data.x_train) + len(data.x_test)
     if not (data.files and recipe.weights and LEAST <= count <= MOST):
+        return None
+    if "flip" not in recipe.augmentation:
+        print("no folds: a network's fixed features hardly tell left from right", flush=True)
         return None
     body = pretrained_body(recipe, data.input_shape, runs)
     features = np.concatenate([features_of(body, images) for images in (data.x_train, data.x_test)])

@@ -73,6 +73,17 @@ def folds_of(targets: np.ndarray, groups: Sequence[str], seed: int, count: int =
     return folds
 
 
+def lost_and_won(before: np.ndarray, after: np.ndarray, groups: Sequence[str]) -> tuple[int, int]:
+    """In how many cases answers that were right `before` (N,) bool are wrong `after`, and the other way round.
+
+    A case is a picture, or a group of pictures whose answers got worse, or better, on the whole: the frames of a film
+    change together. `groups` (N,) is as in `folds_of`.
+    """
+    names = [groups[i] if len(groups) and groups[i] else f"\0{i}" for i in range(len(before))]
+    change = np.bincount(np.unique(names, return_inverse=True)[1], after.astype(float) - before)
+    return int((change < 0).sum()), int((change > 0).sum())
+
+
 def parts_of(folds: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For each fold the pictures (bool) to learn from and those to answer, where there are both."""
     for fold in np.unique(folds):

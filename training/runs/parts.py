@@ -15,6 +15,12 @@ class RunError(RuntimeError):
     """The run cannot start or continue; the message says why."""
 
 
+def validation_groups(data: Dataset, held_out: int) -> tuple[str, ...]:
+    """What each of the `held_out` validation images belongs to, "" for none; empty where no image has a group."""
+    count = len(data.x_train)
+    return data.groups[count - held_out : count]
+
+
 def splits(recipe: Recipe, data: Dataset) -> tuple[Part, Part]:
     """(images, labels) to train on and to validate on: as the data says, else as the recipe does. Raises RunError."""
     if recipe.validation == "test" and not data.validation:

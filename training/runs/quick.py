@@ -26,6 +26,7 @@ from training.data.contents import Memory, digests, memory, remember
 from training.data.dataset import Dataset
 from training.data.pictures import RESIZES
 from training.data.roles import test_pictures
+from training.data.twins import with_twins
 from training.recipes.recipe import Recipe
 from training.runs.advice import Earlier
 from training.runs.features import features_of, pretrained_body, trained_body
@@ -73,15 +74,16 @@ def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resize: di
     linear = fitted(train, data.y_train, classes, strength, recipe.class_weights)
     counted = np.flatnonzero(fresh[:few])
     held_out, targets = answers[counted], data.y_train[counted]
-    divisor = temperature(held_out, targets) if len(counted) else 1.0
+    groups = [data.groups[i] for i in counted] if data.groups else []
+    divisor = temperature(held_out, targets, groups) if len(counted) else 1.0
     before = linear.answers(test)
     probabilities, held_out = tempered(before, divisor), tempered(held_out, divisor)
     measured: dict[str, Any] = {"resize": resize} if resize else {}
     measured["calibration"] = calibration(before, probabilities, data.y_test, divisor)
-    measured["threshold"] = threshold(held_out, targets) if len(counted) else None
+    measured["threshold"] = threshold(held_out, targets, groups) if len(counted) else None
     distance, values = _distance(train[:few], data.y_train[:few], folds)
     if distance is not None and len(counted):
-        measured[OUTPUT] = stated(distance, values[counted], np.asarray(distance(test)))
+        measured[OUTPUT] = stated(distance, values[counted], np.asarray(distance(test)), groups)
         limit = measured[OUTPUT]["threshold"]
         measured["reference"] = reference(held_out, data.labels, values[counted], limit)
     accuracy = float((linear.answers(train).argmax(axis=1) == data.y_train).mean())
@@ -89,11 +91,11 @@ def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resize: di
     card = card_of_training(recipe, data, probabilities, accuracy, 0, seconds, count / seconds)
     doubted: list[dict[str, Any]] = []
     if len(counted):
-        judgement = judged(held_out, targets, [data.groups[i] for i in counted] if data.groups else ())
+        judgement = judged(held_out, targets, groups)
         print(judgement.told(data.labels, [data.files[i] for i in counted] if data.files else ()))
         measured["folds"], doubted = judgement.stated, judgement.listed(data.labels, counted)
         card["warnings"] += judgement.warnings
-    card["warnings"] += doubts_of_threshold(measured["threshold"], len(counted))
+    card["warnings"] += doubts_of_threshold(measured["threshold"], len(counted), groups)
     if data.twins:
         card["warnings"].append(TWINS.format(data.twins, len(data.x_test)))
     card |= {"macs": network.body.macs + linear.kernel.size, "network_of_version": network.version, **measured}
@@ -207,14 +209,16 @@ def _parts(data: Dataset, network: _Network, versions: list[Path], seed: int) ->
             order = np.concatenate([np.flatnonzero(~tested), np.flatnonzero(tested)])
             images, count = np.concatenate([data.x_train, data.x_test])[order], int((~tested).sum())
             found, targets = found[order], targets[order]
-            data = replace(
-                data,
-                x_train=images[:count],
-                y_train=targets[:count],
-                x_test=images[count:],
-                y_test=targets[count:],
-                files=tuple(data.files[i] for i in order),
-                groups=tuple(data.groups[i] for i in order) if data.groups else (),
+            data = with_twins(
+                replace(
+                    data,
+                    x_train=images[:count],
+                    y_train=targets[:count],
+                    x_test=images[count:],
+                    y_test=targets[count:],
+                    files=tuple(data.files[i] for i in order),
+                    groups=tuple(data.groups[i] for i in order) if data.groups else (),
+                )
             )
     return data, ~np.isin(found[: len(data.x_train)], learnt)
 

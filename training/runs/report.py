@@ -115,7 +115,7 @@ def _body(
     yield pictures(in_doubt) or "<p>None: the most probable class is always far before the others.</p>"
     if pairs := confused(confusion, data.labels):
         yield "<h2>What is confused</h2>" + _table(("is", "was taken for", "how often"), pairs)
-    header, rows = by_class(confusion, data.labels)
+    header, rows = by_class(data.y_test, predicted, data.labels, data.groups[len(data.x_train) :])
     order = np.argsort(confusion.diagonal() / np.maximum(confusion.sum(axis=1), 1), kind="stable")
     shown = [rows[k] for k in (sorted(order) if len(rows) <= MANY else order[:MANY])]
     yield "<h2>By class</h2>" + _table(header, shown)

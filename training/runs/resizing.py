@@ -14,7 +14,7 @@ from training.data.dataset import Dataset, DatasetError
 from training.data.pictures import RESIZES, decode, header
 from training.recipes.recipe import Recipe
 from training.runs.features import features_of, pretrained_body
-from training.runs.linear import cross_fitted, folds_of
+from training.runs.linear import cross_fitted, folds_of, lost_and_won
 
 SAMPLE = 240  # pictures that the question is asked of, at most
 LEAST = 40  # pictures, under which too few answers differ to tell
@@ -68,7 +68,7 @@ def suited_resize(recipe: Recipe, data: Dataset, runs: Path) -> Resize:
         return squashed
     best = "squash"
     for name, hits in right.items():
-        won, lost = int((hits & ~right["squash"]).sum()), int((right["squash"] & ~hits).sum())
+        lost, won = lost_and_won(right["squash"], hits, groups)
         luck = binomtest(won, won + lost, alternative="greater").pvalue if won + lost else 1.0
         if luck < CHANCE and hits.sum() > right[best].sum():
             best = name

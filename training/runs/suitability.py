@@ -19,11 +19,13 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from training.artifact.trust import independent
 from training.networks.efficientnet_lite0 import put_weights
 from training.networks.network import build
 from training.networks.table import NETWORKS
 from training.recipes.augmentation import AUGMENTATIONS, Augmentation
 from training.recipes.recipe import Recipe
+from training.runs.linear import folds_of, lost_and_won, parts_of
 from training.runs.parts import Part
 
 SAMPLE = 240  # images that the question is asked of, at most
@@ -58,11 +60,12 @@ def without(recipe: Recipe, name: str) -> Recipe:
     return replace(recipe, augmentation=tuple(other for other in recipe.augmentation if other != name))
 
 
-def suited(recipe: Recipe, train: Part) -> tuple[Recipe, Findings]:
+def suited(recipe: Recipe, train: Part, groups: Sequence[str] = ()) -> tuple[Recipe, Findings]:
     """The recipe without what harms, and for each augmentation that was asked about what was found.
 
     That is `used`, and the accuracies `plain` and `with_copies` of the linear classifier. Nothing is found where no
-    class has two images. The same images and seed give the same result.
+    class has two images. The same images and seed give the same result. Images of one of the `groups` (N,), "" for
+    none, are in one fold: who has learnt a film's frames knows its other frames however they are mirrored.
     """
     names = [name for name in ASKED if name in recipe.augmentation]
     chosen = _sample(train[1], recipe.seed)
@@ -73,17 +76,20 @@ def suited(recipe: Recipe, train: Part) -> tuple[Recipe, Findings]:
     features = _features(images.shape[-1])
     seed = tf.constant([recipe.seed, 0], tf.int32)
     plain = features(images)
-    before = _right(plain, [plain], targets, recipe.seed)
+    of = [groups[i] for i in chosen] if len(groups) else []
+    folds = _folds(targets, of, recipe.seed)
+    before = _right(plain, [plain], targets, folds)
+    counted = {"images": len(targets), **({"groups": independent(of)} if any(of) else {})}
     found: Findings = {}
     for name in names:
         changed = features(ASKED[name][0](tf.constant(images), seed).numpy())
         # A training sees images and their mirrors, but of crops and colours hardly ever the image itself.
-        after = _right(plain, [plain, changed] if name == "flip" else [changed], targets, recipe.seed)
-        lost, won = int(np.sum(before & ~after)), int(np.sum(after & ~before))
+        after = _right(plain, [plain, changed] if name == "flip" else [changed], targets, folds)
+        lost, won = lost_and_won(before, after, of)
         luck = binomtest(lost, lost + won, alternative="greater").pvalue if lost + won else 1.0
-        harms = luck < CHANCE and lost - won >= LEAST * len(targets)
+        harms = luck < CHANCE and before.mean() - after.mean() >= LEAST
         accuracies = {"plain": round(float(before.mean()), 4), "with_copies": round(float(after.mean()), 4)}
-        found[name] = {"used": not harms, **accuracies, "images": len(targets)}
+        found[name] = {"used": not harms, **accuracies, **counted}
         if harms:
             recipe = without(recipe, name)
     return recipe, found
@@ -99,9 +105,11 @@ def said_of(found: Findings) -> str:
                 f"note: {ASKED[name][1]}{option}. A classifier on fixed features has {result['plain']:.0%} of "
                 f"{result['images']} pictures right, and {result['with_copies']:.0%} if it learns from such copies."
             )
-    images = min((result["images"] for result in found.values()), default=0)
-    if found and images < ENOUGH:
-        lines.append(f"note: {images} pictures are too few to tell whether your classes bear {', '.join(found)}")
+    asked: dict[str, Any] = next(iter(found.values()), {"images": 0})
+    what = "groups of pictures" if "groups" in asked else "pictures"
+    count = int(asked.get("groups", asked["images"]))
+    if found and not lines and count < ENOUGH:
+        lines.append(f"note: {count} {what} are too few to tell whether your classes bear {', '.join(found)}")
     elif found and not lines:
         lines.append(f"augmentation: {', '.join(found)} mix up none of your classes")
     return "\n".join(lines)
@@ -143,11 +151,25 @@ def _features(channels: int) -> Features:
     return features
 
 
-def _right(plain: np.ndarray, learnt: Sequence[np.ndarray], targets: np.ndarray, seed: int) -> np.ndarray:
+def _folds(targets: np.ndarray, groups: Sequence[str], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Indices to learn from and to ask, for each fold."""
+    if any(groups):
+        return [(np.flatnonzero(a), np.flatnonzero(b)) for a, b in parts_of(folds_of(targets, groups, seed, FOLDS))]
+    count = min(FOLDS, int(np.bincount(targets)[np.unique(targets)].min()))
+    return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(targets, targets))
+
+
+def _right(
+    plain: np.ndarray,
+    learnt: Sequence[np.ndarray],
+    targets: np.ndarray,
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> np.ndarray:
     """Whether each image is answered right by a classifier that learnt the others, in the forms `learnt`."""
     right = np.zeros(len(targets), bool)
-    folds = min(FOLDS, int(np.bincount(targets)[np.unique(targets)].min()))
-    for others, asked in StratifiedKFold(folds, shuffle=True, random_state=seed).split(plain, targets):
+    for others, asked in folds:
+        if len(np.unique(targets[others])) < 2:
+            continue  # a class in one group alone cannot be learnt without it
         features, labels = np.concatenate([form[others] for form in learnt]), np.tile(targets[others], len(learnt))
         linear = make_pipeline(StandardScaler(), RidgeClassifier(alpha=STRENGTH)).fit(features, labels)
         right[asked] = linear.predict(plain[asked]) == targets[asked]
