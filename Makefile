@@ -7,7 +7,7 @@ DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
 export ORT_DISABLE_TELEMETRY = 1
-.PHONY: help serve train import study test test-thorough test-large elsewhere-test torch-test rolling-test bulk bulk-test check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
+.PHONY: help serve train import study test test-thorough test-floods test-large elsewhere-test torch-test rolling-test bulk bulk-test check count fuzz bench soak container-test container-test-gpu sbom release-check bento bento-gpu lock other
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -21,14 +21,15 @@ train: .venv-dev/ready  ## MODEL=conv_resnet_deep [ARGS="--dataset mnist …"]
 
 # On JOBS processes: a file's tests on one of them, the files that take longest first (tests/conftest.py). Without
 # bytecode every service that a test starts would compile all of its modules anew, and every process all tests.
-test test-thorough: export PYTHONDONTWRITEBYTECODE =
+test test-thorough test-floods: export PYTHONDONTWRITEBYTECODE =
 test: .venv-dev/ready .venv/ready .venv-bento/ready check  ## lint, types, tests; says at its end what it left out
 	.venv-dev/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-# Trainings beside each other; then what floods or attacks a service, which wants the machine for itself.
 test-thorough: .venv-dev/ready .venv/ready .venv-bento/ready  ## the tests that `make test` leaves out for their time
-	.venv-dev/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m thorough tests/training tests/study
-	.venv-dev/bin/python -m pytest -m thorough --ignore tests/training --ignore tests/study
+	.venv-dev/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m thorough
+
+test-floods: .venv-dev/ready .venv/ready  ## floods, attacks and a soak of a service, with nothing else running
+	.venv-dev/bin/python -m pytest -m floods
 
 test-large: .venv-dev/ready  ## large networks of others, published: minutes and gigabytes each
 	.venv-dev/bin/python -m pytest -m large

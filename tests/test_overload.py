@@ -13,7 +13,7 @@ from tests.fixtures.server import assert_failure, running
 
 PICTURE = encode(colours())
 DEADLINE_MS = 1000
-pytestmark = pytest.mark.thorough
+pytestmark = pytest.mark.floods
 TRIES = 3  # of the floods, where others keep the machine busy
 
 

@@ -31,7 +31,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     assert "Traceback" not in (folder / "log").read_text()
 
 
-@pytest.mark.thorough
+@pytest.mark.floods
 @pytest.mark.parametrize("name", [name for name in attacks.ATTACKS if name != "dear_pictures"])
 def test_honest_clients_and_probes_hardly_notice(served: Client, name: str) -> None:
     outcomes = []

@@ -116,7 +116,7 @@ def test_any_other_answer_is_an_error(answer: bytes) -> None:
         answered(Request("good", b"x", proof=b"seven"), answer)
 
 
-@pytest.mark.thorough
+@pytest.mark.floods
 @pytest.mark.skipif(not (ROOT / ".venv/bin/bentoml").exists(), reason="the serving environment is not built here")
 def test_a_few_seconds_of_it(tmp_path: Path) -> None:
     toy.write_artifact(tmp_path / "models")

@@ -1,0 +1,152 @@
+"""How fast bulk work is beside the same work without Ray, and what memory it takes: a Markdown table.
+
+`.venv-bulk/bin/python -m benchmarks.bulk [MODEL …]`, from the repository's root, with nothing else running. The bare
+side is two processes that read, decode and compute the same files with the synchronous predictor, and keep nothing.
+Both sides are timed from their first answers on, in turn; the memory is that of all processes of a run, by PSS.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from benchmarks.pictures import subject
+
+MODELS = ("digits_cnn-mnist", "efficientnet_lite0-imagenet")
+BATCH = 32  # as bulk work's actors have it
+ACTORS = 2
+RATE = re.compile(r"([\d,]+) images/s after a start of")
+LOOK_SECONDS = 1.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bulk", description=__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"default: {' '.join(MODELS)}")
+    parser.add_argument("--pictures", type=int, default=20_000, help="files of a small model (default: 20,000)")
+    parser.add_argument("--photos", type=int, default=1_500, help="files of a model for photos (default: 1,500)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--one-actor", action="store_true", help="measure one actor too")
+    parser.add_argument("--bare", type=Path, metavar="LIST", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.bare is not None:
+        return bare(args.models[0], args.bare)
+    print("| model | files | bare, images/s | bulk, images/s | bulk ÷ bare | two actors ÷ one | memory of bulk, MB |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name in args.models or MODELS:
+        print(row(name, args), flush=True)
+    return 0
+
+
+def row(name: str, args: argparse.Namespace) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        files = write(Path(folder) / "pictures", name, args)
+        found: dict[str, list[float]] = {"bare": [], "bulk": [], "one": []}
+        most = 0.0
+        for number in range(args.rounds):
+            found["bare"].append(beside_each_other(name, files, Path(folder)))
+            rate, memory = bulk(name, files[0].parent, Path(folder) / f"answers-{number}.parquet", ACTORS)
+            found["bulk"].append(rate)
+            most = max(most, memory)
+            if args.one_actor:
+                found["one"].append(bulk(name, files[0].parent, Path(folder) / f"one-{number}.parquet", 1)[0])
+            print(f"{name}, round {number + 1} of {args.rounds}: {found}", file=sys.stderr, flush=True)
+    ratio = median(b / a for a, b in zip(found["bare"], found["bulk"], strict=True))
+    more = f"{median(b / a for a, b in zip(found['one'], found['bulk'], strict=True)):.2f}" if found["one"] else "–"
+    rates = " | ".join(f"{median(found[kind]):,.0f}" for kind in ("bare", "bulk"))
+    return f"| `{name}` | {len(files):,} | {rates} | {ratio:.2f} | {more} | {most:,.0f} |"
+
+
+def write(folder: Path, name: str, args: argparse.Namespace) -> list[Path]:
+    """The pictures of the other benchmarks, again and again: the model's size, or 1024×768 for a model for photos."""
+    one = subject(Path("models"), name)
+    pictures = next(iter(one.photos.values())) if one.for_photos else one.small
+    folder.mkdir()
+    files = []
+    for number in range(args.photos if one.for_photos else args.pictures):
+        files.append(folder / f"{number:06}.{'jpg' if one.for_photos else 'png'}")
+        files[-1].write_bytes(pictures[number % len(pictures)].data)
+    return files
+
+
+def beside_each_other(name: str, files: Sequence[Path], folder: Path) -> float:
+    """Images a second of ACTORS bare processes, while all of them compute."""
+    lists = [folder / f"list-{number}" for number in range(ACTORS)]
+    for number, path in enumerate(lists):
+        path.write_text("\n".join(map(str, files[number::ACTORS])))
+    commands = [[sys.executable, "-m", "benchmarks.bulk", name, "--bare", str(path)] for path in lists]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    told = [json.loads(process.communicate()[0]) for process in running]
+    return float(sum(one["images"] / one["seconds"] for one in told))
+
+
+def bare(name: str, list_of_files: Path) -> int:
+    """One process: the rate over all files but the first batch."""
+    from serving.engine.selection import Options
+    from serving.repository.predictor import Predictor
+
+    files = [Path(line) for line in list_of_files.read_text().split("\n")]
+    predictor = Predictor.open(Path("models") / name, options=Options())
+    began = 0.0
+    for start in range(0, len(files), BATCH):
+        if start == BATCH:
+            began = time.perf_counter()
+        predictor.predict([path.read_bytes() for path in files[start : start + BATCH]])
+    print(json.dumps({"images": len(files) - BATCH, "seconds": time.perf_counter() - began}))
+    return 0
+
+
+def bulk(name: str, source: Path, output: Path, actors: int) -> tuple[float, float]:
+    """Images a second as the command says them, and the most memory of its processes in MB."""
+    command = [sys.executable, "-m", "serving.bulk", str(source), "--model", name, "--output", str(output)]
+    process = subprocess.Popen(
+        [*command, "--actors", str(actors)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    watch = Memory(process.pid)
+    said = process.communicate()[0]
+    watch.end()
+    rates = RATE.findall(said)
+    if process.returncode or not rates:
+        raise SystemExit(f"error: {' '.join(command)}: {said}")
+    return float(rates[-1].replace(",", "")), watch.most / 1e6
+
+
+class Memory(threading.Thread):
+    """The most bytes that a process and all that it has started take together; shared pages count once."""
+
+    def __init__(self, process: int):
+        super().__init__(daemon=True)
+        self.most = 0
+        self._root, self._ended = psutil.Process(process), threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            try:
+                processes: list[Any] = [self._root, *self._root.children(recursive=True)]
+            except psutil.Error:
+                return
+            total = 0
+            for one in processes:
+                try:
+                    total += one.memory_full_info().pss
+                except psutil.Error:  # it has just ended
+                    continue
+            self.most = max(self.most, total)
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
