@@ -8,7 +8,7 @@ GAP = 0.2  # of accuracy between training and test images
 FEW = 200  # test images: below, the interval spans more than ten points
 
 
-def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(share: float, count: float, z: float = 1.96) -> tuple[float, float]:
     """The 95 % interval of a share that was measured on `count` images (Wilson 1927)."""
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
