@@ -17,7 +17,7 @@ pytest_plugins = ["tests.fixtures.summary", "tests.fixtures.training"]
 hypothesis.settings.register_profile("suite", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("suite")
 
-PAGE = "tests/page/"  # its files share a browser and two services
+PAGE = "tests/page/"  # its files share a browser and three services
 # What takes longest, the longest first, by what `make test` says at its end.
 LONGEST = (
     PAGE,
