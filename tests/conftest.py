@@ -23,7 +23,7 @@ LONGEST = (
     PAGE,
     *(
         f"tests/training/test_{name}.py"
-        for name in ("keras_applications", "transfer", "fit", "others_models", "families", "epochs", "export", "runs")
+        for name in ("fit", "keras_applications", "epochs", "runs", "others_models", "report", "suitability")
     ),
     "tests/test_readme.py",
     *(f"tests/{name}.py" for name in ("test_faults", "repository/test_watching", "edge/test_draining")),

@@ -18,6 +18,7 @@ def test_both_recipes_are_timed_in_turn(capsys: pytest.CaptureFixture[str]) -> N
     assert re.fullmatch(r"tuned, (mixed_bfloat16|float32): [\d,]+ images/s, [\d.]+ times .*", tuned)
 
 
+@pytest.mark.thorough  # the two other tests are of the same command, and of what is compared
 def test_the_tuned_recipe_is_timed_beside_plain_keras(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["dense_sum", "--dataset", "mnist", "--images", "256", "--rounds", "1", "--beside-keras"]
     assert main(arguments) == 0

@@ -98,6 +98,7 @@ def test_the_section_has_a_table_and_a_plot_for_each_data_set(made: Path) -> Non
         assert f"(study/{plot.name})" in text
 
 
+@pytest.mark.usefixtures("sketched")
 def test_what_the_service_answers_stands_beside_the_accuracy(made: Path) -> None:
     row = {"network": "resnet9", "dataset": "cifar10", "recipe": "tuned", "requests_per_second": 1234.5}
     machine = {"cores": 2, "cpu": "a made-up CPU", "cpu_kind": "AMX", "date": "2026-01-02"}

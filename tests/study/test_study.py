@@ -231,6 +231,7 @@ def test_the_word_of_a_verdict(answers: list[bool | None], word: str) -> None:
 EXPECTED = {1: HOLDS, 2: HOLDS, 3: NOT, 4: HERE, 5: HERE, 6: NOT, 7: HERE, 8: HOLDS, 9: HOLDS, 10: HOLDS, 11: NOT}
 
 
+@pytest.mark.usefixtures("sketched")
 def test_verdicts_follow_from_invented_records(tmp_path: Path) -> None:
     """Deep beats shallow beats dense, conv is restless and ten times slower than dense, plain nets learn late; summed
     bottlenecks are no better than dense layers."""

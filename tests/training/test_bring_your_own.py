@@ -19,6 +19,8 @@ from tests.fixtures.server import ROOT
 from training import export
 from training import publish as publish_command
 
+pytestmark = pytest.mark.usefixtures("exported_cheaply", "drawn_once")
+
 PAGE = (ROOT / "docs" / "bring-your-own.md").read_text()
 COMMANDS = dict(re.findall(r"^\| ([^|]+) \| `((?:make import|\.venv-dev)[^`]+)` \|$", PAGE, re.M))
 

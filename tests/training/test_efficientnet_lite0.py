@@ -58,6 +58,7 @@ def test_its_labels_can_be_told_apart() -> None:
     assert card["claimed"]["top1_accuracy"] == 0.751
 
 
+@pytest.mark.thorough  # the artifact is asked above; this starts a service for it
 def test_it_is_served_and_says_over_http_what_is_in_the_photos(tmp_path: Path) -> None:
     name = "efficientnet_lite0-imagenet"
     shutil.copytree(ARTIFACT, tmp_path / "models" / name / "1")

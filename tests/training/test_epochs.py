@@ -151,6 +151,7 @@ def test_a_long_epoch_says_how_far_it_is_where_there_is_no_terminal(
     assert second.endswith("about 1 min left of this epoch")
 
 
+@pytest.mark.usefixtures("exported_cheaply")
 def test_a_training_in_bfloat16_publishes_float32(tmp_path: Path) -> None:
     recipe = replace(recipe_for("_small", "drawn"), epochs=1, precision="mixed_bfloat16")
     artifact = fit(recipe, drawn(), output=tmp_path / "models", runs=tmp_path / "runs")
@@ -201,6 +202,7 @@ def test_the_time_left_is_that_of_epochs_alone() -> None:
     assert "left" not in _epoch_line(figures, 19, 20, [10.0, 12.0])
 
 
+@pytest.mark.usefixtures("exported_cheaply")
 def test_the_best_epoch_is_published_and_its_accuracy_stands_in_the_card(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,8 @@ from training.artifact.exactness import LEAST, MOST, agreement, limit_for, sprea
 from training.artifact.graph import ExportError
 from training.artifact.publishing import export
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
 SHAPE = (6, 6, 3)
 
 

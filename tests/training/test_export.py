@@ -24,6 +24,10 @@ from training.artifact.publishing import export
 from training.artifact.versions import publish as publish_folder
 from training.export import main
 
+pytestmark = pytest.mark.usefixtures(
+    "exported_cheaply"
+)  # all but the fixture `artifact`, which is exported as users do
+
 LABELS = ("red", "green", "blue", "grey", "black", "white")
 SHAPE = (8, 6, 3)
 

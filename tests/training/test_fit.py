@@ -209,6 +209,7 @@ def test_too_few_images_to_hold_some_out_are_refused(tmp_path: Path) -> None:
         (["_tiny", "--data", "pets.npz", "--runs", "pets.npz"], "cannot write to pets.npz/tiny-pets"),
     ],
 )
+@pytest.mark.usefixtures("cheaply")
 def test_what_cannot_be_trained_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
 ) -> None:
@@ -320,6 +321,7 @@ def test_ctrl_c_after_publishing_names_what_was_published(
     assert f"interrupted: {tmp_path}/models/tiny-pets/1 is published" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("cheaply")
 def test_ctrl_c_before_the_first_epoch_leaves_nothing_and_promises_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -336,6 +338,7 @@ def test_ctrl_c_before_the_first_epoch_leaves_nothing_and_promises_nothing(
     assert list((tmp_path / "runs" / "tiny-pets").iterdir()) == []
 
 
+@pytest.mark.usefixtures("cheaply")
 def test_an_output_that_cannot_be_written_is_told_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -360,6 +363,7 @@ def test_more_epochs_go_on_with_a_finished_run(tmp_path: Path, capsys: pytest.Ca
     assert len(records[1]["history"]["loss"]) == 3
 
 
+@pytest.mark.usefixtures("cheaply")  # what resumes it
 def test_a_stopped_training_publishes_nothing_and_can_be_resumed(tmp_path: Path) -> None:
     data = npz(tmp_path / "pets.npz")
     folders = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs"), "--data", str(data)]

@@ -26,6 +26,8 @@ from training.artifact.reading import run_onnx
 from training.foreign.labels import read_labels
 from training.foreign.resizing import Resizing
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
 SHAPE = (12, 12, 3)
 FORM = Form(size=(12, 12))
 NAMES = ["ant", "bee", "cat", "crane", "crane", "owl"]

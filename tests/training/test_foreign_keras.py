@@ -15,6 +15,8 @@ from tests.fixtures.foreign import card_of, pictures, publish
 from training.artifact.reading import run_onnx
 from training.export import main
 
+pytestmark = pytest.mark.usefixtures("exported_cheaply", "drawn_once")
+
 SIDE, CLASSES = 16, 5
 SHAPE = (SIDE, SIDE, 3)
 
@@ -63,7 +65,7 @@ def test_several_outputs_are_asked_about(tmp_path: Path, capsys: pytest.CaptureF
     assert "class (None, 5)" in line
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.thorough)])
 def test_mixed_precision_is_rebuilt_in_float32(tmp_path: Path, policy: str, capsys: pytest.CaptureFixture[str]) -> None:
     keras.config.set_dtype_policy(policy)
     try:
@@ -161,9 +163,15 @@ def test_a_known_network_without_its_preparation_is_asked_about(
     assert "--input-range=-1-1 if" in refused(capsys, tmp_path / "theirs.keras")
 
 
-@pytest.mark.parametrize("mode", ["caffe", "torch", "tf"])
+@pytest.mark.parametrize(
+    "mode",
+    ["caffe", pytest.param("torch", marks=pytest.mark.thorough), pytest.param("tf", marks=pytest.mark.thorough)],
+)
 def test_preparation_outside_the_graph(tmp_path: Path, mode: str) -> None:
-    """`keras.applications.imagenet_utils.preprocess_input` in its three modes."""
+    """`keras.applications.imagenet_utils.preprocess_input` in its three modes.
+
+    `test_foreign_onnx.py` tries every range on ONNX files, which take less.
+    """
     model = named("vgg16")
     model.save(tmp_path / "theirs.keras")
     option = {"caffe": "caffe", "torch": "imagenet", "tf": "-1-1"}[mode]
@@ -202,7 +210,10 @@ def tflite(form: str) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("form", ["float", "dynamic", "uint8", "int8"])
+@pytest.mark.parametrize(
+    "form",
+    ["float", *(pytest.param(form, marks=pytest.mark.thorough) for form in ("dynamic", "uint8")), "int8"],
+)
 def test_a_tflite_file_answers_as_its_interpreter_does(tmp_path: Path, form: str) -> None:
     path = tmp_path / "theirs.tflite"
     path.write_bytes(tflite(form))

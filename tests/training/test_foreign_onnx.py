@@ -28,6 +28,8 @@ from tests.fixtures.foreign import (
 from tests.fixtures.server import ROOT
 from training.artifact.reading import run_onnx
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
 SHAPE = (12, 10, 3)
 
 FORMS = {

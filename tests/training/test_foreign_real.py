@@ -13,19 +13,28 @@ from PIL import Image
 
 from tests.fixtures.foreign import as_imagenet, card_of, pictures, publish, served, their_answers
 from training.artifact.reading import run_onnx
+from training.foreign import importing
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-QUICK = ("light_shufflenet", "light_squeezenet")
-SLOW = sorted({path.stem for path in LIGHT.glob("*.onnx")} - set(QUICK))
+QUICK, THOROUGH = "light_squeezenet", "light_shufflenet"
+SLOW = sorted({path.stem for path in LIGHT.glob("*.onnx")} - {QUICK, THOROUGH})
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.large) for name in SLOW)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        QUICK,
+        pytest.param(THOROUGH, marks=pytest.mark.thorough),
+        *(pytest.param(name, marks=pytest.mark.large) for name in SLOW),
+    ],
+)
 def test_networks_of_the_onnx_package(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """NCHW, a fixed batch of 1, opset 9. Their weights are constants, so that all classes are as probable: what is
     proven is the way in and out. The package has the expected output beside each."""
     path = LIGHT / f"{name}.onnx"
+    monkeypatch.setattr(importing, "_PATIENCE", 1.0)  # fewer pictures to choose the golden ones from
     artifact = publish(path, tmp_path / "models", "--input-range", "imagenet", "--resize", "crop", "--resize-to", "256")
     assert card_of(artifact)["input_shape"] == [224, 224, 3]
     images = pictures((224, 224, 3), 3)

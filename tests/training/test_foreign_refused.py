@@ -12,6 +12,8 @@ from PIL import Image
 from tests.fixtures.foreign import CLASSES, Form, network, pictures, saved
 from training.export import main
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
 RANGE = ["--input-range", "imagenet"]
 
 

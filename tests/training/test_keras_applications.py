@@ -29,6 +29,7 @@ from training.networks.keras_applications import (
 )
 from training.networks.network import build, macs_of
 from training.networks.table import NETWORKS
+from training.recipes.table import recipe_for
 
 pytestmark = pytest.mark.usefixtures("keep_sigterm")
 pytest_plugins = ["tests.fixtures.training"]
@@ -88,6 +89,7 @@ def built(name: str, side: int = 32, channels: int = 3, classes: int = 3) -> ker
 # From the command line
 
 
+@pytest.mark.thorough  # a file of weights below is the same but for the recipe
 @pytest.mark.usefixtures("cheaply")
 def test_a_network_of_keras_is_trained_from_scratch_and_published_under_its_plain_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -106,7 +108,9 @@ def test_a_network_of_keras_is_trained_from_scratch_and_published_under_its_plai
 
 
 @pytest.mark.usefixtures("cheaply")
-def test_a_file_of_weights_is_learnt_from_by_transfer_and_stays_private(tmp_path: Path) -> None:
+def test_a_file_of_weights_is_learnt_from_by_transfer_and_stays_private(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = shaken(applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3)))
     file = tmp_path / "secret-folder" / "seen.weights.h5"
     file.parent.mkdir()
@@ -114,15 +118,27 @@ def test_a_file_of_weights_is_learnt_from_by_transfer_and_stays_private(tmp_path
     out = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs"), "--epochs", "1"]
     options = ["--data", str(toys(tmp_path)), "--image-size", "32", "--weights", str(file)]
     assert main([f"keras:{NAME}", *options, *out]) == 0
-    text = (tmp_path / "models" / f"{NAME}-toys" / "1" / "card.json").read_text()
-    recipe = json.loads(text)["recipe"]
+    assert f"SHORTCUT_DEFAULT_MODEL={NAME}-toys make serve" in capsys.readouterr().out
+    artifact = tmp_path / "models" / f"{NAME}-toys" / "1"
+    text = (artifact / "card.json").read_text()
+    card = json.loads(text)
+    recipe = card["recipe"]
+    assert (card["name"], card["network"]) == (f"{NAME}-toys", f"keras:{NAME}")
     assert (recipe["name"], recipe["weights"], recipe["frozen"]) == ("transfer", "seen.weights.h5", FEATURES)
     assert "secret-folder" not in text
     model = keras.saving.load_model(tmp_path / "runs" / f"{NAME}-toys" / "1" / "model.keras", compile=False)
     for kept, given in zip(model.get_layer(BACKBONE).get_weights(), source.get_weights(), strict=True):
         np.testing.assert_array_equal(kept, given)
+    assert card["macs"] == macs_of(model) > 1e6
+    images = pixels(3)
+    np.testing.assert_allclose(run_onnx(artifact, images), model(images / np.float32(255)), atol=1e-4)
 
 
+def test_from_scratch_the_recipe_for_pictures_of_ones_own_is_taken() -> None:
+    assert recipe_for(f"keras:{NAME}", "toys").name == "augmented"
+
+
+@pytest.mark.usefixtures("cheaply")
 def test_without_a_connection_it_is_said_what_was_tried_and_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,33 +254,40 @@ def test_a_grouped_convolution_becomes_a_depthwise_one_with_the_same_numbers() -
 # Weights
 
 
-@pytest.mark.parametrize(("ending", "with_top"), [(".weights.h5", False), (".h5", True), (".keras", True)])
+@pytest.fixture(scope="module")
+def receiver() -> keras.Model:
+    """A network that weights are put into, which have other values in each file."""
+    return built(NAME)
+
+
+@pytest.mark.parametrize(
+    ("ending", "with_top"),
+    [(".weights.h5", False), pytest.param(".h5", True, marks=pytest.mark.thorough), (".keras", True)],
+)
 def test_weights_come_from_any_form_of_file_with_or_without_the_classifier(
-    tmp_path: Path, ending: str, with_top: bool
+    tmp_path: Path, receiver: keras.Model, ending: str, with_top: bool
 ) -> None:
     shape = (224, 224, 3) if with_top else (32, 32, 3)
     source = shaken(applications.MobileNet(weights=None, include_top=with_top, input_shape=shape))
     file = str(tmp_path / f"seen{ending}")
     (source.save_weights if ending == ".weights.h5" else source.save)(file)
-    model = built(NAME)
-    put_weights(NAME, model, file)
-    backbone = model.get_layer(BACKBONE).get_weights()
+    put_weights(NAME, receiver, file)
+    backbone = receiver.get_layer(BACKBONE).get_weights()
     for kept, given in zip(backbone, source.get_weights()[: len(backbone)], strict=True):
         np.testing.assert_array_equal(kept, given)
 
 
 @pytest.mark.parametrize("ending", [".weights.h5", ".h5"])
-def test_a_file_of_something_else_is_refused(tmp_path: Path, ending: str) -> None:
+def test_a_file_of_something_else_is_refused(tmp_path: Path, receiver: keras.Model, ending: str) -> None:
     text, other = (str(tmp_path / f"{name}{ending}") for name in ("text", "other"))
     Path(text).write_text("no weights")
     source = applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, include_top=False)
     (source.save_weights if ending == ".weights.h5" else source.save)(other)
-    model = built(NAME)
-    before = model.get_weights()
+    before = receiver.get_weights()
     for file in (text, other):
         with pytest.raises(ValueError, match=f"{ending}: does not hold the weights of keras:{NAME}: ."):
-            put_weights(NAME, model, file)
-    for kept, given in zip(model.get_weights(), before, strict=True):
+            put_weights(NAME, receiver, file)
+    for kept, given in zip(receiver.get_weights(), before, strict=True):
         np.testing.assert_array_equal(kept, given)
 
 

@@ -1,5 +1,7 @@
 """The built graphs, layer by layer, against what each network is meant to be."""
 
+from functools import cache
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from training.networks.network import build
 from training.networks.table import NETWORKS
 
 MNIST, CIFAR10 = (28, 28, 1), (32, 32, 3)
+WIDE, SMALL = ((40, 20, 3), 101), ((13, 13, 1), 2)  # a picture's shape, and classes
 
 DENSE_BLOCK = ["Dense 128", "BatchNorm", "ReLU", "Dropout 0.5"] * 2
 DEEP_BLOCK = ["Conv 64 same relu", "BatchNorm", "Conv 64 same relu"]
@@ -18,9 +21,11 @@ DENSE_HEAD = ["Dense 128 relu", "Dropout 0.5", "Dense 10 softmax"]
 CONV_STEM = ["Input", "Conv 32 valid relu", "Conv 64 valid relu", "MaxPool 3 stride 3 valid"]
 CONV_HEAD = ["Conv 64 valid relu", "GlobalAveragePooling", "Dense 256 relu", "Dropout 0.5", "Dense 10 softmax"]
 
+FEW_LAYERS = ("dense_resnet", "dense_sum", "conv_resnet_shallow", "conv_resnet_deep", "resnet9", "digits_cnn")
 QUICK = [name for name in NETWORKS if name not in ("densenet_bc_100", "preact_resnet_110", "resnext_29")]
 
 
+@cache  # tests read it, and none changes it
 def model_of(name: str, shape: tuple[int, int, int] = CIFAR10, classes: int = 10) -> keras.Model:
     return build(NETWORKS[name], shape, classes, name)
 
@@ -154,15 +159,21 @@ def test_the_network_for_digits_is_cheap_and_has_a_shortcut_around_two_pairs() -
 
 @pytest.mark.parametrize("name", QUICK)
 def test_every_network_gives_probabilities(name: str) -> None:
-    model = model_of(name, (14, 17, 3), classes=4)
-    images = np.random.default_rng(0).random((3, 14, 17, 3), np.float32)
+    model = model_of(name, *WIDE)
+    images = np.random.default_rng(0).random((3, *WIDE[0]), np.float32)
     probabilities = np.asarray(model(images))
-    assert probabilities.shape == (3, 4)
+    assert probabilities.shape == (3, WIDE[1])
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", QUICK)
-@pytest.mark.parametrize(("shape", "classes"), [((13, 13, 1), 2), ((40, 20, 3), 101)])
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"),
+    [
+        *((name, *WIDE) for name in QUICK),
+        # A second size of the networks that take longest to build is thorough.
+        *(pytest.param(name, *SMALL, marks=() if name in FEW_LAYERS else pytest.mark.thorough) for name in QUICK),
+    ],
+)
 def test_any_picture_size_and_class_count_is_taken(name: str, shape: tuple[int, int, int], classes: int) -> None:
     model = model_of(name, shape, classes)
     assert (model.input_shape, model.output_shape) == ((None, *shape), (None, classes))

@@ -20,6 +20,8 @@ from training.artifact.inspection import input_range
 from training.artifact.reading import run_onnx
 from training.export import main
 
+pytestmark = pytest.mark.usefixtures("exported_cheaply")
+
 SIDE, CLASSES = 32, 6
 SHAPE = (SIDE, SIDE, 3)
 

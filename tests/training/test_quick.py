@@ -13,6 +13,7 @@ from PIL import Image
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from serving.repository.predictor import Predictor
+from tests.fixtures.training import cheap_export
 from training import features
 from training.artifact import graph
 from training.artifact.reading import run_onnx, run_outputs
@@ -64,7 +65,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fit(place: Path, *options: str) -> None:
     out = ["--output", str(place / "models"), "--runs", str(place / "runs")]
-    assert main(["_tiny", "--data", str(place / "colours"), *out, *options]) == 0
+    with cheap_export():
+        assert main(["_tiny", "--data", str(place / "colours"), *out, *options]) == 0
 
 
 def card(place: Path, version: int) -> dict[str, Any]:

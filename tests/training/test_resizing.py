@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from serving.images.picture import decode_image
+from tests.fixtures.training import cheap_steps
 from training.data.loading import load
 from training.data.pictures import RESIZES
 from training.fit import main
@@ -43,9 +44,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shapes(tmp_path_factory.mktemp("resize") / "shapes", 60)
 
 
-def test_squashing_that_hides_the_classes_is_not_taken(folder: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test that needs it keeps the pretrained network."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def test_squashing_that_hides_the_classes_is_not_taken(folder: Path, runs: Path) -> None:
     data = load("shapes", folder, image_size=64)
-    found = suited_resize(RECIPE, data, tmp_path)
+    found = suited_resize(RECIPE, data, runs)
     accuracy = found.stated["accuracy"]
     assert set(accuracy) == set(RESIZES)
     assert found.name != "squash"
@@ -72,7 +79,8 @@ def test_what_is_trained_on_is_what_the_service_makes_of_a_picture(folder: Path,
 
 def card_of(folder: Path, place: Path, *options: str) -> dict[str, Any]:
     out = ["--output", str(place / "models"), "--runs", str(place / "runs"), "--image-size", "16"]
-    assert main(["_tiny", "--data", str(folder), "--no-flip", "--epochs", "1", *out, *options]) == 0
+    with cheap_steps():
+        assert main(["_tiny", "--data", str(folder), "--no-flip", "--epochs", "1", *out, *options]) == 0
     return json.loads((place / "models/tiny-shapes/1/card.json").read_text())
 
 
@@ -82,12 +90,12 @@ def test_the_card_says_how_and_quick_keeps_to_it(folder: Path, tmp_path: Path) -
     assert last_resize(tmp_path / "models/none") is None
 
 
-def test_pretrained_features_are_kept(tmp_path: Path) -> None:
-    body = pretrained_body(RECIPE, (64, 64, 3), tmp_path)
+def test_pretrained_features_are_kept(runs: Path) -> None:
+    body = pretrained_body(RECIPE, (64, 64, 3), runs)
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
     told: list[tuple[int, int]] = []
     first = features_of(body, images, lambda *counts: told.append(counts))
-    again = pretrained_body(RECIPE, (64, 64, 3), tmp_path)
+    again = pretrained_body(RECIPE, (64, 64, 3), runs)
     np.testing.assert_array_equal(features_of(again, images[::-1], lambda *counts: told.append(counts)), first[::-1])
     assert told == [(0, 3), (3, 0)]
     assert first.shape == (3, 1280)

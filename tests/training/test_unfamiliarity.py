@@ -12,6 +12,7 @@ import tensorflow as tf
 from serving.operations import metrics
 from serving.repository.answers import rank
 from serving.repository.predictor import Predictor
+from tests.fixtures.training import cheap_export
 from training.artifact import publishing
 from training.artifact.errors import ExportError
 from training.artifact.publishing import export
@@ -57,7 +58,8 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (images, labels), (test, targets) = patterns(210, 0), patterns(60, 1)
     data = Dataset("patterns", "drawn", ("lying", "standing", "disc"), "plain", images, labels, test, targets)
     recipe = replace(recipe_for("conv_resnet_shallow", "patterns"), epochs=3, validation=0.4)
-    return train(recipe, data, output=folder / "models", runs=folder / "runs")
+    with cheap_export():
+        return train(recipe, data, output=folder / "models", runs=folder / "runs")
 
 
 def card_of(artifact: Path) -> dict:

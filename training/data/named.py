@@ -1,6 +1,7 @@
 """Data sets by name: `mnist` and `cifar10` through keras.datasets, `digits` from scikit-learn without any network."""
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
@@ -31,12 +32,7 @@ def _keras(name: str, labels: tuple[str, ...], convention: str) -> Callable[[int
 
 def _digits(seed: int) -> Dataset:
     """Scikit-learn's 1,797 handwritten 8x8 digits (UCI, Alpaydin & Kaynak 1998), enlarged to 28x28."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    small = (bunch.images * (255 / 16)).round().astype(np.uint8)[..., None]
-    # As the service centres what is posted: a network must be trained on what it will see.
-    images, targets = centred(resized(small, 28)), bunch.target
+    images, targets = _enlarged_digits()
     train, test = split(targets, seed)
     return checked(
         "digits",
@@ -46,6 +42,17 @@ def _digits(seed: int) -> Dataset:
         named=False,
         convention="light_on_dark_centred",
     )
+
+
+@cache  # centring them takes longer than an epoch; the splits are copies
+def _enlarged_digits() -> tuple[np.ndarray, np.ndarray]:
+    """(1797, 28, 28, 1) uint8 and their targets (1797,)."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    small = (bunch.images * (255 / 16)).round().astype(np.uint8)[..., None]
+    # As the service centres what is posted: a network must be trained on what it will see.
+    return centred(resized(small, 28)), bunch.target
 
 
 NAMED: dict[str, Callable[[int], Dataset]] = {

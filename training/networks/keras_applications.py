@@ -170,9 +170,10 @@ def _imagenet(name: str) -> list[np.ndarray]:
 def _from_file(name: str, path: str) -> list[np.ndarray]:
     """The backbone's weights from a file that was saved with the classifier or without it."""
     first: Exception | None = None
+    count = 0
     for with_top in (False, True):
         model = _application(name, include_top=with_top)
-        count = len(_application(name).weights) if with_top else len(model.weights)
+        count = count or len(model.weights)  # those without the classifier, which come first in the file of both
         try:
             model.load_weights(path)
             return model.get_weights()[:count]

@@ -37,6 +37,9 @@ CHANCE = (
 )
 LEAST = 0.02  # and where it loses this share of the answers at least
 ENOUGH = 40  # images, under which too few answers can be lost to tell
+# Images, or groups of them, under which nothing is computed. Luck alone loses seven answers in less than CHANCE of the
+# cases, and copies that mix up two classes cost half of the answers.
+FEWEST = 14
 AT_ONCE = 40
 
 Features: TypeAlias = Callable[[np.ndarray], np.ndarray]
@@ -63,23 +66,27 @@ def without(recipe: Recipe, name: str) -> Recipe:
 def suited(recipe: Recipe, train: Part, groups: Sequence[str] = ()) -> tuple[Recipe, Findings]:
     """The recipe without what harms, and for each augmentation that was asked about what was found.
 
-    That is `used`, and the accuracies `plain` and `with_copies` of the linear classifier. Nothing is found where no
-    class has two images. The same images and seed give the same result. Images of one of the `groups` (N,), "" for
-    none, are in one fold: who has learnt a film's frames knows its other frames however they are mirrored.
+    That is `used`, the number of `images` and of their `groups`, and the accuracies `plain` and `with_copies` of the
+    linear classifier. There are no accuracies of fewer images or groups than FEWEST, which leave everything in use.
+    Nothing is found where no class has two images. The same images and seed give the same result. Images of one of the
+    `groups` (N,), "" for none, are in one fold: who has learnt a film's frames knows its other frames however they are
+    mirrored.
     """
     names = [name for name in ASKED if name in recipe.augmentation]
     chosen = _sample(train[1], recipe.seed)
     targets = train[1][chosen]
     if not names or len(np.unique(targets)) < 2:
         return recipe, {}
+    of = [groups[i] for i in chosen] if len(groups) else []
+    counted = {"images": len(targets), **({"groups": independent(of)} if any(of) else {})}
+    if min(counted.values()) < FEWEST:
+        return recipe, {name: {"used": True, **counted} for name in names}
     images = np.stack([_resized(train[0][i]) for i in chosen])
     features = _features(images.shape[-1])
     seed = tf.constant([recipe.seed, 0], tf.int32)
     plain = features(images)
-    of = [groups[i] for i in chosen] if len(groups) else []
     folds = _folds(targets, of, recipe.seed)
     before = _right(plain, [plain], targets, folds)
-    counted = {"images": len(targets), **({"groups": independent(of)} if any(of) else {})}
     found: Findings = {}
     for name in names:
         changed = features(ASKED[name][0](tf.constant(images), seed).numpy())
