@@ -363,6 +363,7 @@ def test_more_epochs_go_on_with_a_finished_run(tmp_path: Path, capsys: pytest.Ca
     assert len(records[1]["history"]["loss"]) == 3
 
 
+@pytest.mark.thorough  # the next test does so in this process
 @pytest.mark.usefixtures("cheaply")  # what resumes it
 def test_a_stopped_training_publishes_nothing_and_can_be_resumed(tmp_path: Path) -> None:
     data = npz(tmp_path / "pets.npz")
@@ -395,21 +396,35 @@ def test_a_stopped_training_publishes_nothing_and_can_be_resumed(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("cheaply")
-def test_sigterm_stops_a_training_as_ctrl_c_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_training_and_it_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
     save = Run.save
 
     def save_and_terminate(self: Run, *rest: Any) -> None:
         save(self, *rest)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Run, "save", save_and_terminate)
-    folders = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]
-    with pytest.raises(SystemExit) as caught:
-        main(["_tiny", "--data", str(npz(tmp_path / "pets.npz")), "--epochs", "9", *folders])
-    assert caught.value.code == 143
+    command = ["_tiny", "--data", str(npz(tmp_path / "pets.npz")), "--recipe", "notebook"]
+    command += ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs"), "--epochs"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "save", save_and_terminate)
+        if number == signal.SIGTERM:
+            with pytest.raises(SystemExit) as caught:
+                main([*command, "9"])
+            assert caught.value.code == 143
+        else:
+            assert main([*command, "9"]) == 130
+            told = capsys.readouterr().err
+            assert "interrupted: nothing was published; the same command with --resume continues" in told
     assert not (tmp_path / "models").exists()
     (state,) = (tmp_path / "runs").glob("tiny-pets/unfinished-*/state.json")
     assert len(json.loads(state.read_text())["seconds"]) == 1
+    if number == signal.SIGINT:
+        assert main([*command, "2", "--resume"]) == 0
+        record = json.loads((tmp_path / "runs/tiny-pets/1/run.json").read_text())
+        assert len(record["epoch_seconds"]) == 2
 
 
 def first_state(runs: Path, process: subprocess.Popen[str]) -> Path:

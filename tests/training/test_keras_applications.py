@@ -89,7 +89,6 @@ def built(name: str, side: int = 32, channels: int = 3, classes: int = 3) -> ker
 # From the command line
 
 
-@pytest.mark.thorough  # a file of weights below is the same but for the recipe
 @pytest.mark.usefixtures("cheaply")
 def test_a_network_of_keras_is_trained_from_scratch_and_published_under_its_plain_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -107,10 +106,9 @@ def test_a_network_of_keras_is_trained_from_scratch_and_published_under_its_plai
     np.testing.assert_allclose(run_onnx(artifact, images), model(images / np.float32(255)), atol=1e-4)
 
 
+@pytest.mark.thorough  # tests/training/test_transfer.py does the same with a small network
 @pytest.mark.usefixtures("cheaply")
-def test_a_file_of_weights_is_learnt_from_by_transfer_and_stays_private(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_of_weights_is_learnt_from_by_transfer_and_stays_private(tmp_path: Path) -> None:
     source = shaken(applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3)))
     file = tmp_path / "secret-folder" / "seen.weights.h5"
     file.parent.mkdir()
@@ -118,24 +116,20 @@ def test_a_file_of_weights_is_learnt_from_by_transfer_and_stays_private(
     out = ["--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs"), "--epochs", "1"]
     options = ["--data", str(toys(tmp_path)), "--image-size", "32", "--weights", str(file)]
     assert main([f"keras:{NAME}", *options, *out]) == 0
-    assert f"SHORTCUT_DEFAULT_MODEL={NAME}-toys make serve" in capsys.readouterr().out
-    artifact = tmp_path / "models" / f"{NAME}-toys" / "1"
-    text = (artifact / "card.json").read_text()
-    card = json.loads(text)
-    recipe = card["recipe"]
-    assert (card["name"], card["network"]) == (f"{NAME}-toys", f"keras:{NAME}")
+    text = (tmp_path / "models" / f"{NAME}-toys" / "1" / "card.json").read_text()
+    recipe = json.loads(text)["recipe"]
     assert (recipe["name"], recipe["weights"], recipe["frozen"]) == ("transfer", "seen.weights.h5", FEATURES)
     assert "secret-folder" not in text
     model = keras.saving.load_model(tmp_path / "runs" / f"{NAME}-toys" / "1" / "model.keras", compile=False)
     for kept, given in zip(model.get_layer(BACKBONE).get_weights(), source.get_weights(), strict=True):
         np.testing.assert_array_equal(kept, given)
-    assert card["macs"] == macs_of(model) > 1e6
-    images = pixels(3)
-    np.testing.assert_allclose(run_onnx(artifact, images), model(images / np.float32(255)), atol=1e-4)
 
 
-def test_from_scratch_the_recipe_for_pictures_of_ones_own_is_taken() -> None:
-    assert recipe_for(f"keras:{NAME}", "toys").name == "augmented"
+def test_a_recipe_with_a_file_of_weights_states_its_name_alone() -> None:
+    recipe = recipe_for(f"keras:{NAME}", "toys", weights="secret-folder/seen.weights.h5")
+    stated = recipe.hyper_parameters()
+    assert (recipe.name, stated["weights"], stated["frozen"]) == ("transfer", "seen.weights.h5", FEATURES)
+    assert "secret-folder" not in json.dumps(stated)
 
 
 @pytest.mark.usefixtures("cheaply")
