@@ -124,17 +124,18 @@ def test_few_films_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == {"flip": {"used": True, "images": 2 * count, "groups": count}}
 
 
-def test_below_forty_pictures_the_user_reads_that_they_are_too_few() -> None:
-    _, found = suited(FLIPPED, drawn(arrow, FEWEST))
+def test_few_pictures_decide_what_is_clear_and_are_too_few_else() -> None:
+    assert suited(FLIPPED, drawn(arrow, 14))[0].augmentation == ()
+    recipe, found = suited(FLIPPED, drawn(face, 14))
+    assert recipe == FLIPPED
     assert set(found["flip"]) == {"used", "plain", "with_copies", "images"}
-    assert f"{FEWEST} pictures are too few to tell whether your classes bear flip" in said_of(found)
+    assert "14 pictures are too few to tell whether your classes bear flip" in said_of(found)
 
 
-def test_fewer_pictures_could_not_tell() -> None:
-    """Two classes that copies mix up: half of the answers are right by luck."""
-    lost = FEWEST // 2
-    assert binomtest(lost, lost, alternative="greater").pvalue < CHANCE
-    assert binomtest(lost - 1, lost - 1, alternative="greater").pvalue >= CHANCE
+def test_fewer_could_decide_nothing() -> None:
+    """Even where all answers are lost."""
+    assert binomtest(FEWEST, FEWEST, alternative="greater").pvalue < CHANCE
+    assert binomtest(FEWEST - 1, FEWEST - 1, alternative="greater").pvalue >= CHANCE
 
 
 def test_one_picture_of_a_class_asks_nothing() -> None:

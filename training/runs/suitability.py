@@ -37,9 +37,7 @@ CHANCE = (
 )
 LEAST = 0.02  # and where it loses this share of the answers at least
 ENOUGH = 40  # images, under which too few answers can be lost to tell
-# Images, or groups of them, under which nothing is computed. Luck alone loses seven answers in less than CHANCE of the
-# cases, and copies that mix up two classes cost half of the answers.
-FEWEST = 14
+FEWEST = 7  # images, or groups of them, under which luck alone loses all answers in more than CHANCE of the cases
 AT_ONCE = 40
 
 Features: TypeAlias = Callable[[np.ndarray], np.ndarray]
