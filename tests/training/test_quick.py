@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.fixtures.training import cheap_export
 from training import features
 from training.artifact import graph
 from training.artifact.reading import run_onnx, run_outputs
+from training.artifact.trust import wilson_interval
 from training.data.contents import digests, memory
 from training.evaluate import main as evaluate
 from training.fit import main
@@ -196,6 +198,23 @@ def test_what_is_kept_is_bounded_listed_and_cleared(place: Path, capsys: pytest.
     assert features.main(["--runs", str(place / "copy"), "--clear"]) == 0
     assert not folder.exists()
     assert size_of(folder) == 0
+
+
+def test_films_count_once_in_every_figure(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kept in ("models/tiny-colours/1", "runs/tiny-colours/1", "runs/features"):
+        shutil.copytree(place / kept, tmp_path / kept)
+    for label in ("red", "green"):
+        for film in range(5):
+            draw(tmp_path / "colours" / label, f"film{film}", range(200 + 10 * film, 206 + 10 * film), label)
+    fit(tmp_path, "--quick")
+    assert "12 images of 2 groups)" in capsys.readouterr().out
+    found = card(tmp_path, 2)
+    assert (found["dataset"]["test"], found["dataset"]["test_groups"]) == (12, 2)
+    assert found["intervals"]["accuracy"] == list(wilson_interval(found["metrics"]["accuracy"], 2))
+    assert any("2 groups of test images are few" in text for text in found["warnings"])
+    assert (found["folds"]["pictures"], found["folds"]["groups"]) == (48, 8)
+    assert found["unfamiliarity"]["interval"] == list(wilson_interval(found["unfamiliarity"]["share"], 8))
+    assert found["threshold"] is None  # eight films are too few to rely on, whatever their frames
 
 
 def test_a_network_that_has_learnt_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
