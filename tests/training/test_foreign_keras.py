@@ -65,7 +65,7 @@ def test_several_outputs_are_asked_about(tmp_path: Path, capsys: pytest.CaptureF
     assert "class (None, 5)" in line
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_is_rebuilt_in_float32(tmp_path: Path, policy: str, capsys: pytest.CaptureFixture[str]) -> None:
     keras.config.set_dtype_policy(policy)
     try:
@@ -163,15 +163,9 @@ def test_a_known_network_without_its_preparation_is_asked_about(
     assert "--input-range=-1-1 if" in refused(capsys, tmp_path / "theirs.keras")
 
 
-@pytest.mark.parametrize(
-    "mode",
-    ["caffe", pytest.param("torch", marks=pytest.mark.thorough), pytest.param("tf", marks=pytest.mark.thorough)],
-)
+@pytest.mark.parametrize("mode", ["caffe", "torch", "tf"])
 def test_preparation_outside_the_graph(tmp_path: Path, mode: str) -> None:
-    """`keras.applications.imagenet_utils.preprocess_input` in its three modes.
-
-    `test_foreign_onnx.py` tries every range on ONNX files, which take less.
-    """
+    """`keras.applications.imagenet_utils.preprocess_input` in its three modes."""
     model = named("vgg16")
     model.save(tmp_path / "theirs.keras")
     option = {"caffe": "caffe", "torch": "imagenet", "tf": "-1-1"}[mode]
@@ -210,10 +204,7 @@ def tflite(form: str) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "form",
-    ["float", *(pytest.param(form, marks=pytest.mark.thorough) for form in ("dynamic", "uint8")), "int8"],
-)
+@pytest.mark.parametrize("form", ["float", "dynamic", "uint8", "int8"])
 def test_a_tflite_file_answers_as_its_interpreter_does(tmp_path: Path, form: str) -> None:
     path = tmp_path / "theirs.tflite"
     path.write_bytes(tflite(form))
