@@ -110,7 +110,7 @@ def test_every_door_gives_the_same_answers(
         assert all(abs(answer[label] - reference[label]) <= 1e-6 for label in reference)
 
 
-# The hostile corpus, each picture through each door that takes encoded ones; one that costs much through one of them
+# The hostile corpus, each picture through one door that takes encoded pictures, or through each of them
 
 
 def _bodies(picture: bytes) -> Iterator[tuple[str, bytes, str]]:
@@ -123,12 +123,11 @@ def _bodies(picture: bytes) -> Iterator[tuple[str, bytes, str]]:
     yield "/predict", json.dumps({"instances": [text]}).encode(), JSON
 
 
-@pytest.mark.parametrize("costly_everywhere", [False, pytest.param(True, marks=pytest.mark.thorough)])
-def test_no_hostile_picture_is_an_internal_error(service: Client, costly_everywhere: bool) -> None:
+@pytest.mark.parametrize("doors", [1, pytest.param(5, marks=pytest.mark.thorough)])
+def test_no_hostile_picture_is_an_internal_error(service: Client, doors: int) -> None:
     for number, case in enumerate(hostile_pictures()):
-        bodies = list(_bodies(case.data))
-        if case.costly and not costly_everywhere:
-            bodies = [bodies[number % len(bodies)]]
+        bodies = [body for place, body in enumerate(_bodies(case.data)) if (place - number) % 5 < doors]
+        assert len(bodies) == doors
         for path, body, kind in bodies:
             answer = service.post(path, body, kind)
             assert answer.status < 500, (case.name, path, answer.body[:200])
