@@ -173,4 +173,4 @@ def test_the_user_can_leave_mirrored_copies_out(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_the_default_command_tells_left_from_right(tmp_path: Path) -> None:
-    assert command(tmp_path, 120, "--epochs", "3")["metrics"]["accuracy"] >= 0.95
+    assert command(tmp_path, 200)["metrics"]["accuracy"] >= 0.95
