@@ -21,6 +21,7 @@ STATIC = {
     "swagger-ui.css": SWAGGER,
     "swagger-ui-bundle.js": SWAGGER,
 }
+METRICS_REST = 3.0  # times as long as they took to make, the metrics are not made again
 HEADERS: Headers = (
     # Nothing from elsewhere and nothing inline; pictures are shown from blob: and data:.
     (
@@ -63,6 +64,7 @@ class Pages:
         self._files = {name: _read(folder / name) for name, folder in STATIC.items()}
         self._index, self._model, self._docs = (_read(PAGE / name) for name in HTML)
         self._metrics: asyncio.Task[bytes] | None = None  # one at a time, for all that ask meanwhile
+        self._metrics_from = 0.0  # before that moment of the loop's clock none is begun
 
     def routes(self) -> list[Route]:
         return [
@@ -92,15 +94,26 @@ class Pages:
         return Response(200, b"ready\n", TEXT)
 
     async def metrics(self, request: Request) -> Response:
-        """Made on a thread: with many workers it takes a tenth of a second, and no request shall wait for that."""
-        tallies.flush()
         if self._metrics is None:
-            self._metrics = asyncio.create_task(asyncio.to_thread(metrics.collected))
-            self._metrics.add_done_callback(self._made)
+            self._metrics = asyncio.create_task(self._made())
+            self._metrics.add_done_callback(self._taken)
         text = await asyncio.shield(self._metrics)
         return Response(200, text, (("content-type", metrics.CONTENT_TYPE),))
 
-    def _made(self, task: "asyncio.Task[bytes]") -> None:
+    async def _made(self) -> bytes:
+        """On a thread: with many workers it takes a tenth of a second, and no request shall wait for that. Whoever asks
+        again and again waits, so that it takes a part of a core only."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._metrics_from - loop.time()))
+        tallies.flush()
+        began = loop.time()
+        try:
+            return await asyncio.to_thread(metrics.collected)
+        finally:
+            ended = loop.time()
+            self._metrics_from = ended + METRICS_REST * (ended - began)
+
+    def _taken(self, task: "asyncio.Task[bytes]") -> None:
         self._metrics = None
 
     def model_page(self, request: Request) -> Response:

@@ -1,6 +1,7 @@
 """Metrics of many workers are put together beside the event loop, and once for all that ask meanwhile."""
 
 import asyncio
+import itertools
 import time
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from serving.edge.http1 import Request, parse_head
 from serving.operations import metrics
-from serving.protocols.pages import Pages
+from serving.protocols.pages import METRICS_REST, Pages
 
 
 def pages() -> Pages:
@@ -58,3 +59,23 @@ def test_a_client_that_goes_away_does_not_cost_the_others_their_metrics(monkeypa
 
     monkeypatch.setattr(metrics, "collected", slow)
     assert asyncio.run(scenario()) == b"text"
+
+
+def test_who_asks_again_at_once_waits_so_that_others_have_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And gets what holds then. Scrapes with seconds between them wait for nothing."""
+    made: list[tuple[float, float]] = []
+
+    def slow() -> bytes:
+        began = time.monotonic()
+        time.sleep(0.1)
+        made.append((began, time.monotonic()))
+        return b"%d" % len(made)
+
+    async def scenario() -> list[bytes]:
+        served = pages()
+        return [(await served.metrics(request())).body for _ in range(3)]
+
+    monkeypatch.setattr(metrics, "collected", slow)
+    assert asyncio.run(scenario()) == [b"1", b"2", b"3"]
+    for (began, ended), (next_began, _) in itertools.pairwise(made):
+        assert next_began - ended > (METRICS_REST - 0.5) * (ended - began)
