@@ -274,7 +274,7 @@ def test_weights_come_from_any_form_of_file_with_or_without_the_classifier(
         np.testing.assert_array_equal(kept, given)
 
 
-@pytest.mark.parametrize("ending", [".weights.h5", ".h5"])
+@pytest.mark.parametrize("ending", [".weights.h5", pytest.param(".h5", marks=pytest.mark.thorough)])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, receiver: keras.Model, ending: str) -> None:
     text, other = (str(tmp_path / f"{name}{ending}") for name in ("text", "other"))
     Path(text).write_text("no weights")

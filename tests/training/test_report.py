@@ -135,6 +135,7 @@ def some_wrong(targets: np.ndarray, wrong: int, classes: int) -> np.ndarray:
     return answers
 
 
+@pytest.mark.usefixtures("sketched")
 def test_tiny_training_is_told_to_add_test_pictures(tmp_path: Path) -> None:
     targets = np.arange(18) % 2
     page = report_of(tmp_path, targets, some_wrong(targets, 2, 2), ("cat", "dog"))
@@ -152,6 +153,7 @@ def test_tiny_training_is_told_to_add_test_pictures(tmp_path: Path) -> None:
     assert re.findall(r"<small>(.*?)</small>", wrong) == ["cat/000.jpg", "dog/001.jpg"]
 
 
+@pytest.mark.usefixtures("sketched")
 def test_good_training_is_told_to_be_served(tmp_path: Path) -> None:
     targets = np.arange(400) % 4
     page = report_of(tmp_path, targets, some_wrong(targets, 8, 4), ("a", "b", "c", "d"))
@@ -163,6 +165,7 @@ def test_good_training_is_told_to_be_served(tmp_path: Path) -> None:
     assert page.index("What is confused") < page.index(">Confusion<")
 
 
+@pytest.mark.usefixtures("sketched")
 def test_bad_training_is_told_to_be_of_no_use(tmp_path: Path) -> None:
     targets = np.arange(60) % 3
     page = report_of(tmp_path, targets, some_wrong(targets, 41, 3), ("a", "b", "c"), sure=0.4)
@@ -172,6 +175,7 @@ def test_bad_training_is_told_to_be_of_no_use(tmp_path: Path) -> None:
     assert page.split("In doubt")[1].split("What is confused")[0].count("<figure>") == 24  # 0.4 beside 0.3
 
 
+@pytest.mark.usefixtures("sketched")
 def test_earlier_version_is_compared_on_the_same_pictures(tmp_path: Path) -> None:
     targets = np.arange(40) % 2
     before = np.eye(2, dtype=np.float32)[np.where(np.arange(40) < 38, some_wrong(targets, 10, 2), 1 - targets)]
