@@ -338,6 +338,10 @@ def test_a_damaged_artifact_is_told_in_one_line(model: Path, damage: str, capsys
 
 
 @pytest.mark.skipif(not DATA, reason="SHORTCUT_TEST_DATA does not name a folder with mnist.npz")
-@pytest.mark.parametrize("artifact", MNIST, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(  # the networks of dense layers in half a second each, the others in ten and more
+    "artifact",
+    [path if "dense" in path.parent.name else pytest.param(path, marks=pytest.mark.thorough) for path in MNIST],
+    ids=lambda path: path.parent.name,
+)
 def test_a_committed_model_agrees_with_its_card_on_the_real_test_split(artifact: Path) -> None:
     assert main([str(artifact), "--data", str(Path(str(DATA)) / "mnist.npz")]) == 0
