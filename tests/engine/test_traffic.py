@@ -1,9 +1,12 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from serving.engine import traffic
 from serving.engine.buckets import Outputs
 from serving.engine.exactness import CloseCalls
-from serving.engine.traffic import EVERY, LEAST, MOST, Traffic, counting
+from serving.engine.traffic import LEAST, MOST, Traffic
 
 
 def test_a_share_is_known_once_enough_pictures_have_come() -> None:
@@ -30,14 +33,17 @@ def test_share_near_the_even_one_moves_nothing() -> None:
         assert seen.wants_other(exact) is wanted
 
 
-def test_close_calls_of_an_exact_backend_are_counted() -> None:
-    """In one of some batches. By what it answers, not a less exact one: of three pictures one is close."""
+def test_close_calls_of_an_exact_backend_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch each LOOK_SECONDS. By what it answers, not a less exact one: of three pictures one is close."""
+    now = [1000.0]
+    monkeypatch.setattr(traffic, "time", SimpleNamespace(monotonic=lambda: now[0]))
     seen = Traffic(even=0.2)
     rows = np.array([[0.9, 0.1], [0.49, 0.51], [0.2, 0.8]], np.float32)
-    run = counting(lambda images: Outputs(rows), CloseCalls(lead=0.03), seen)
-    for _ in range(EVERY * (LEAST // 3)):
-        np.testing.assert_array_equal(run(np.zeros((3, 1))).probabilities, rows)
+    run = traffic.counting(lambda images: Outputs(rows), CloseCalls(lead=0.03), seen)
+    for _ in range(LEAST // 3):
+        for _ in range(5):  # of which one is looked at
+            np.testing.assert_array_equal(run(np.zeros((3, 1))).probabilities, rows)
+        now[0] += 2 * traffic.LOOK_SECONDS
     assert seen.share is None
-    for _ in range(EVERY):
-        run(np.zeros((3, 1)))
+    run(np.zeros((3, 1)))
     assert seen.share == pytest.approx(1 / 3)
