@@ -178,14 +178,15 @@ def _faster(model: Model, measurements: Measurements, options: Options) -> Model
         return replace(model, measuring=False, reason=f"{measurement.backend}: {err}; {reason}")
 
 
-def _counted(model: Model, measurement: Measurement) -> Model:
-    """The model, which computes in float32; where the pictures that come may ask for a less exact backend, how many of
-    them are close calls is counted from now on."""
-    other = measurement.other
+def _counted(model: Model, measurement: Measurement | None, traffic: Traffic | None = None) -> Model:
+    """The model; where the pictures that come may ask for another backend, `traffic` (or one of its own) counts the
+    close calls among them from now on. A less exact one's run does so already."""
+    other = measurement.other if measurement else None
     if other is None or model.traffic is not None:
         return model
-    traffic = Traffic(other.even)
-    return replace(model, run=counting(model.run, other.calls, traffic), traffic=traffic)
+    traffic = traffic or Traffic(other.even)
+    run = counting(model.run, other.calls, traffic) if model.backend.precision == "float32" else model.run
+    return replace(model, run=run, traffic=traffic)
 
 
 def _need_memory(measurement: Measurement) -> None:
@@ -309,11 +310,10 @@ def _open(
     found = measurement or checked
     seconds = found.image_seconds if found else _timed(run, artifact.golden_images, options.threads)
     share = measurement.recomputed_share if measurement else 0.0
-    if other is not None and traffic is not None and backend.precision == "float32":
-        run = counting(run, other.calls, traffic)
     took = time.perf_counter() - started
     size = measurement.bytes if measurement else 0
-    return Model(artifact, run, backend, reason, deviation, took, seconds, share, measuring, size, traffic)
+    model = Model(artifact, run, backend, reason, deviation, took, seconds, share, measuring, size)
+    return _counted(model, measurement, traffic)
 
 
 def _timed(run: ServedRun, images: np.ndarray, threads: int) -> float:

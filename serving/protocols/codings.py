@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from serving.edge.bodies import too_large
-from serving.edge.http1 import Request
+from serving.edge.http1 import Headers, Request
 from serving.errors import InvalidRequest, UnsupportedFormat
 from serving.protocols import parsing
 
@@ -71,16 +71,17 @@ def _inflated(body: bytes, wbits: int, limit: int) -> bytes:
     return content
 
 
-def compressed(body: bytes, accepted: str) -> tuple[bytes, str | None]:
-    """`body` in the first of gzip and deflate that the Accept-Encoding `accepted` names; as it is where none is. For
-    bodies of MIN_COMPRESSED and more."""
-    if not accepted:
-        return body, None
+def compressed(body: bytes, request: Request) -> tuple[bytes, Headers]:
+    """`body` in the first of gzip and deflate that the request's Accept-Encoding names, and the header that says so; as
+    it is where none is, or it is short."""
+    if len(body) < MIN_COMPRESSED or b"accept-encoding" not in request.fields:
+        return body, ()
+    accepted = request.header(b"accept-encoding")
     wanted = {
         part.partition(";")[0].strip().lower() for part in accepted.split(",") if "q=0" not in part.replace(" ", "")
     }
     for coding, wbits in (("gzip", 31), ("deflate", 15)):
         if coding in wanted:
             stream = zlib.compressobj(1, wbits=wbits)
-            return stream.compress(body) + stream.flush(), coding
-    return body, None
+            return stream.compress(body) + stream.flush(), (("content-encoding", coding),)
+    return body, ()

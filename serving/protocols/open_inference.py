@@ -177,8 +177,7 @@ class OpenInference:
 
     def _admit(self, request: Request) -> None:
         """Before the body is read: refuse what the head tells already."""
-        if b"content-encoding" in request.fields:
-            codings.refuse_unknown(request)
+        codings.refuse_unknown(request)
         length = request.fields.get(HEADER_LENGTH)
         if length is not None and not (length.isdigit() and len(length) <= 19):
             raise InvalidRequest("Inference-Header-Content-Length must be a number of bytes")
@@ -238,10 +237,8 @@ def _response(request: Request, served: ServedModel, asked: Infer, *answers: Ans
     columns = [_column(wanted, answers, reasons) for wanted in asked.outputs]
     body, json_bytes = inference_tensors.write(answered, asked.outputs, columns)
     headers = JSON if json_bytes is None else _binary(json_bytes)
-    if len(body) >= codings.MIN_COMPRESSED:
-        body, coding = codings.compressed(body, request.header(b"accept-encoding"))
-        headers += (("content-encoding", coding),) if coding is not None else ()
-    return Response(200, body, headers)
+    body, coding = codings.compressed(body, request)
+    return Response(200, body, headers + coding)
 
 
 @functools.lru_cache(256)  # of a model nearly always the same

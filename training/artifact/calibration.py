@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from training.artifact.metrics import calibration_error
-from training.artifact.trust import independent, wilson_interval
+from training.artifact.trust import wilson_interval
+from training.data.dataset import independent
 
 if TYPE_CHECKING:
     import keras

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from training.data.dataset import independent
+
 GAP = 0.2  # of accuracy between training and test images
 FEW = 200  # test images: below, the interval spans more than ten points
 
@@ -13,11 +15,6 @@ def wilson_interval(share: float, count: float, z: float = 1.96) -> tuple[float,
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))
-
-
-def independent(groups: Sequence[str]) -> int:
-    """How many things were seen, in pictures of these `groups`: one film counts once, "" names no group."""
-    return len({group or i for i, group in enumerate(groups)})
 
 
 def by_class(

@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from training.artifact.errors import ExportError
-from training.artifact.trust import independent, wilson_interval
+from training.artifact.trust import wilson_interval
+from training.data.dataset import independent
 
 OUTPUT = "unfamiliarity"
 FALSE_ALARMS = 0.05  # the share of the model's own pictures that may be called unfamiliar

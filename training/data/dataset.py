@@ -6,7 +6,7 @@ Knows neither files nor networks nor recipes.
 import hashlib
 import math
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,26 @@ _KNOWN = {
 
 class DatasetError(ValueError):
     """The data cannot be used; the message says what was tried and what would help."""
+
+
+def named(groups: Sequence[str | None], count: int) -> list[str]:
+    """Of each of `count` pictures its group, or a name of its own where it stands alone: where its group is None or
+    "", and where `groups` is empty."""
+    return [groups[i] or f"\0{i}" for i in range(count)] if len(groups) else [f"\0{i}" for i in range(count)]
+
+
+def independent(groups: Sequence[str | None]) -> int:
+    """How many things were seen, in pictures of these `groups`: one film counts once."""
+    return len(set(named(groups, len(groups))))
+
+
+NOTED = 20  # things that a note names
+
+
+def note_of(head: str, found: Sequence[str]) -> list[str]:
+    """`head` and the first of what was found, a line each; empty where nothing was."""
+    more = [f"and {len(found) - NOTED} more"] if found[NOTED:] else []
+    return [head, *found[:NOTED], *more] if found else []
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,7 @@ class Dataset:
     def test_groups(self) -> int:
         """How many groups the test pictures make, where some belong together; 0 where each stands alone."""
         groups = self.groups[len(self.x_train) :]
-        return len({group or i for i, group in enumerate(groups)}) if any(groups) else 0
+        return independent(groups) if any(groups) else 0
 
     def fingerprint(self) -> str:
         """A SHA-256 over all arrays: equal only for the same images and labels in the same order."""

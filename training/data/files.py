@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from training.data.dataset import Array, Dataset, DatasetError, checked, let_go
+from training.data.dataset import NOTED, Array, Dataset, DatasetError, checked, let_go, note_of
 from training.data.listing import CAMERA, Listing
 from training.data.pictures import decode, header
 from training.data.twins import with_twins
@@ -32,7 +32,6 @@ COMMON = 0.9  # share of pictures that must have the common size
 MOST_DAMAGED = 0.1  # share of files that may be skipped
 IN_MEMORY = 64 << 20  # bytes; what is trained on is copied once more
 _AT_ONCE = 256  # files between two records of how far the memory map is
-_TOLD = 20  # files that a note names; the others are listed in a file
 
 
 @dataclass(frozen=True)
@@ -217,8 +216,8 @@ def _damage_notes(damaged: dict[Path, str], store: Path | None, name: str) -> li
     """The first of the damaged files, and where all are listed: in `store`, or the folder for temporary files."""
     if not damaged:
         return []
-    notes = [f"skipped {len(damaged)} files that cannot be read:", *list(damaged.values())[:_TOLD]]
-    if (more := len(damaged) - _TOLD) > 0:
+    notes = [f"skipped {len(damaged)} files that cannot be read:", *list(damaged.values())[:NOTED]]
+    if (more := len(damaged) - NOTED) > 0:
         folder = store or Path(tempfile.gettempdir())
         folder.mkdir(parents=True, exist_ok=True)
         whole = folder / f"{name}-unreadable.txt"
@@ -240,6 +239,4 @@ def _in_two_classes(data: Dataset, files: Sequence[Path]) -> list[str]:
             found.append(f"{file} ({data.labels[label]}) = {other} ({data.labels[of]})")
         if i % _AT_ONCE == 0:
             let_go(image)
-    more = [f"and {len(found) - _TOLD} more"] if found[_TOLD:] else []
-    head = f"{len(found)} pictures are in two classes, and one of the labels is wrong:"
-    return [head, *found[:_TOLD], *more] if found else []
+    return note_of(f"{len(found)} pictures are in two classes, and one of the labels is wrong:", found)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training.data.dataset import named
 from training.data.splits import TEST_FRACTION, split, spread
 
 _NUMBERED = re.compile(r"(.*\w)[\s._-]+\d+|(.*[^\W\d])\d+")  # film3_0012, film three 12, frame12
@@ -52,7 +53,7 @@ def split_groups(targets: np.ndarray, groups: Sequence[Group], seed: int) -> tup
     if not any(groups):
         return split(targets, seed)
     rng = np.random.default_rng(seed)
-    index = np.unique([group or f"\0{i}" for i, group in enumerate(groups)], return_inverse=True)[1]
+    index = np.unique(named(groups, len(groups)), return_inverse=True)[1]
     aside: set[int] = set()
     for k in np.unique(targets):
         sizes = Counter(index[targets == k].tolist())

@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from training.data.dataset import Array, Dataset, let_go
+from training.data.dataset import Array, Dataset, let_go, note_of
 
 THUMBNAIL = 8  # pixels
 _AT_ONCE = 32  # pictures that are floats at once
 _ALIKE = 3.0  # levels of 255 by which thumbnails of near-identical pictures differ at most, on average
 _ALIKE_SHARE = 0.2  # and as a share of what varies in one: line drawings on white are nearly white all over
-_TOLD = 20  # pairs that a note names
 
 
 def with_twins(data: Dataset) -> Dataset:
@@ -26,10 +25,7 @@ def with_twins(data: Dataset) -> Dataset:
 
 
 def _note(found: list[str]) -> list[str]:
-    if not found:
-        return []
-    more = [f"and {len(found) - _TOLD} more"] if found[_TOLD:] else []
-    return [f"{len(found)} test pictures are near-identical with training pictures:", *found[:_TOLD], *more]
+    return note_of(f"{len(found)} test pictures are near-identical with training pictures:", found)
 
 
 def _twins(data: Dataset) -> list[str]:

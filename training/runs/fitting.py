@@ -31,11 +31,10 @@ from training.artifact.errors import ExportError
 from training.artifact.metrics import binary_accuracy, confusion_matrix
 from training.artifact.publishing import export
 from training.artifact.reading import run_onnx
-from training.artifact.trust import independent
 from training.artifact.unfamiliarity import OUTPUT
 from training.artifact.versions import check_name
 from training.data.contents import remember
-from training.data.dataset import Dataset
+from training.data.dataset import Dataset, independent
 from training.networks.network import macs_of
 from training.recipes.recipe import Recipe
 from training.runs.advice import Earlier

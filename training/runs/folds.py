@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from training.artifact.calibration import threshold
-from training.artifact.trust import independent, wilson_interval
-from training.data.dataset import Dataset
+from training.artifact.trust import wilson_interval
+from training.data.dataset import Dataset, independent, named
 from training.recipes.recipe import Recipe
 from training.runs.features import features_of, pretrained_body
 from training.runs.linear import FOLDS, cross_fitted, folds_of
@@ -118,7 +118,8 @@ def judged(answers: np.ndarray, targets: np.ndarray, groups: Sequence[str] = ())
     doubted = np.flatnonzero((as_sure.max(axis=1) > 0) & (as_sure.argmax(axis=1) != targets) & (best != targets))
     order = doubted[np.argsort(own[doubted], kind="stable")]
     ordered: list[int] = order.tolist()
-    names = [groups[i] if len(groups) and groups[i] else f"\0{i}" for i in ordered]
+    every = named(groups, len(targets))
+    names = [every[i] for i in ordered]
     first = dict(reversed(list(zip(names, ordered, strict=True))))
     others = [i for name, i in zip(names, ordered, strict=True) if first[name] != i]
     return Folds(answers, targets, tuple(groups), (*sorted(first.values(), key=ordered.index), *others))

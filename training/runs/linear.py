@@ -13,6 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from training.data.dataset import named
+
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3)  # inverse L2 penalties of the classifier; held-out pictures choose
 FOLDS = 5
 MISSING = -10.0  # the bias of a class without a picture to learn from
@@ -79,8 +81,7 @@ def lost_and_won(before: np.ndarray, after: np.ndarray, groups: Sequence[str]) -
     A case is a picture, or a group of pictures whose answers got worse, or better, on the whole: the frames of a film
     change together. `groups` (N,) is as in `folds_of`.
     """
-    names = [groups[i] if len(groups) and groups[i] else f"\0{i}" for i in range(len(before))]
-    change = np.bincount(np.unique(names, return_inverse=True)[1], after.astype(float) - before)
+    change = np.bincount(np.unique(named(groups, len(before)), return_inverse=True)[1], after.astype(float) - before)
     return int((change < 0).sum()), int((change > 0).sum())
 
 

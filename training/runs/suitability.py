@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from training.artifact.trust import independent
+from training.data.dataset import independent
 from training.networks.efficientnet_lite0 import put_weights
 from training.networks.network import build
 from training.networks.table import NETWORKS
