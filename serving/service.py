@@ -1,4 +1,4 @@
-"""The BentoML service: puts the rooms together, and says how it starts. Wiring only."""
+"""The BentoML service: how it starts, what each worker loads, and how it ends. Wiring only."""
 
 import os
 
@@ -17,16 +17,15 @@ from typing import Any
 import bentoml
 
 from serving import artifacts, platforms
-from serving.edge import counts, front, seams, uploads, worker
-from serving.edge.http1 import Request
-from serving.edge.router import Router
+from serving.assembly import assemble
+from serving.edge import counts, front, seams
 from serving.engine import cores, memory
 from serving.engine.measurements import Measurements
 from serving.errors import StartError, Unavailable
 from serving.operations import deaths, logs, metrics, shared, tracing
 from serving.platforms import Platform
 from serving.processes import give_memory_back
-from serving.protocols import bentoml_client, doors, openapi, pages
+from serving.protocols import bentoml_client, doors
 from serving.repository import models, watching
 from serving.repository.models import Repository
 from serving.settings import Settings
@@ -161,45 +160,10 @@ def _repository() -> Repository:
     return _Loaded.repository
 
 
-def _ready() -> None:
-    pages.not_ready(_repository().computes, EDGE.draining)
-
-
-def _document() -> dict[str, Any]:
-    router = EDGE.router
-    return openapi.document(router.routes, router.protocols, list(_repository().models), bool(SETTINGS.api_keys))
-
-
-def _prefix(request: Request) -> str:
-    return "" if EDGE.front is None else EDGE.front.prefix(request)
-
-
 def _schema() -> Any:
     service: Any = ImageClassifier  # which the decorator has made a bentoml.Service
     return service.schema()
 
 
-def _edge() -> worker.Edge:
-    """Everything that answers requests in this process."""
-    house = doors.House(_repository, _ready, SETTINGS, PLATFORM, WORKERS)
-    # The doors last, since a platform may want one of the pages' paths for its own question.
-    routes = [*pages.Pages(_ready, _document, _schema, _prefix).routes(), *doors.routes(OPEN, house)]
-    largest = max(SETTINGS.max_body_bytes, SETTINGS.max_batch_body_bytes)
-    router = Router(routes, SETTINGS.api_keys)
-    return worker.Edge(
-        router=router,
-        front=front.of(router, SETTINGS.root_path, bool(SETTINGS.trust_forwarded_prefix), SETTINGS.cors_origins),
-        limits=worker.Limits(
-            header_bytes=SETTINGS.max_header_bytes,
-            head_seconds=SETTINGS.head_seconds,
-            body_seconds=SETTINGS.body_seconds,
-            idle_seconds=SETTINGS.idle_seconds,
-            connections=SETTINGS.max_connections,
-            body_rate=SETTINGS.min_body_rate,
-        ),
-        bodies=uploads.Budget(SETTINGS.max_bodies_bytes or worker.default_limit(WORKERS, largest)),
-    )
-
-
-EDGE = _edge()
+EDGE = assemble(SETTINGS, PLATFORM, OPEN, WORKERS, _repository, _schema)
 seams.install(EDGE, SETTINGS.drain_seconds, shared.folder)

@@ -50,6 +50,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 }
 # They may import every room; no room imports them.
 FRONT_DOORS = (
+    "serving.assembly",
     "serving.service",
     "serving.classify",
     "serving.bulk",
