@@ -31,6 +31,8 @@ from serving.operations import metrics
 
 # A refused upload is read and dropped for this long, so that the client sees the answer and not a reset connection.
 LINGER_SECONDS = 2.0
+DROPPED_AT_ONCE = 256 * 1024  # bytes; then it is not read for as long as they take at
+DROP_RATE = 64_000_000  # bytes a second: a sender who does not stop must not keep a core busy
 PROBE_SECONDS = 1.0  # for the head of a request on a spare place
 PATIENCE_SECONDS = 0.25  # a body that goes on arriving is marked so no more often
 MAX_PIPELINED = 16  # requests that are answered in one turn of the event loop; then others have theirs
@@ -60,6 +62,7 @@ class Connection(asyncio.Protocol):
         self._request: Request | None = None  # the one that has no answer yet
         self._upload: Upload | None = None  # its body, from BODY until the answer
         self._unread: Body | None = None  # what is still to come of a body that nobody takes
+        self._dropped = 0  # bytes that nobody takes, since reading last paused for them
         self._early: Response | None = None  # given by `respond` before the handler returned
         self._write_paused = False
         self._half_closed = False
@@ -110,6 +113,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._state in OVER:
+            if self._state is LINGERING:
+                self._count_dropped(len(data))
             return
         if self._ahead:  # a read that was under way when reading was paused
             self._wait(self._ahead[self._ahead_at :] + data, 0)
@@ -253,7 +258,20 @@ class Connection(asyncio.Protocol):
             self._stop_timer()
             self._unread = None
             self._become_idle()
+        else:
+            self._count_dropped(end - at)
         return end
+
+    def _count_dropped(self, size: int) -> None:
+        self._dropped += size
+        if self._dropped >= DROPPED_AT_ONCE:
+            self._transport.pause_reading()
+            self._loop.call_later(self._dropped / DROP_RATE, self._drop_on)
+            self._dropped = 0
+
+    def _drop_on(self) -> None:
+        if (self._state is DROPPING or self._state is LINGERING) and not self._write_paused:
+            self._transport.resume_reading()
 
     def _look_at_pace(self) -> None:
         self._timer = None

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.edge.bodies import CHUNK_BYTES, FREE_CHUNKS, Body
-from serving.edge.connection import MAX_PIPELINED
-from serving.edge.states import DROPPING
+from serving.edge.connection import DROP_RATE, DROPPED_AT_ONCE, MAX_PIPELINED
+from serving.edge.states import DROPPING, LINGERING
 from serving.errors import InvalidRequest
 from tests.fixtures.wire import LIMITS, Clock, Wire, on_a_clock, on_a_loop
 from tests.fixtures.work import Work
@@ -117,6 +117,29 @@ def test_a_dropped_body_in_too_many_chunks_ends_the_connection() -> None:
         assert wire.transport.written.count(b"HTTP/1.1") == 1
 
     on_a_loop(run)
+
+
+@pytest.mark.parametrize("status", [404, 413])
+@pytest.mark.parametrize("ending", ["the body goes on", "the connection ends"])
+def test_what_nobody_takes_is_read_at_a_bounded_rate(status: int, ending: str) -> None:
+    length = b"Content-Length: %d\r\n\r\n" % 10**9
+    closes = b"Connection: close\r\n" if ending == "the connection ends" else b""
+
+    async def run(clock: Clock) -> None:
+        wire = Wire()
+        wire.edge.router.refuse = status  # type: ignore[attr-defined]
+        wire.send(HEAD + closes + length)
+        assert wire.connection._state is (LINGERING if closes else DROPPING)
+        for _ in range(20):
+            read = 0
+            while not wire.transport.paused:
+                wire.connection.data_received(b"a" * 65_536)
+                read += 65_536
+            assert read == DROPPED_AT_ONCE
+            await clock.advance(DROPPED_AT_ONCE / DROP_RATE)
+            assert not wire.transport.paused
+
+    on_a_clock(run)
 
 
 @given(st.integers(CHUNK_BYTES, 300), st.integers(50, 5000))
