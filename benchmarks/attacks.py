@@ -2,7 +2,8 @@
 
 Ten clients ask for small pictures, once without the attack and once beside it; a probe asks for /livez meanwhile.
 Wanted: a p90 of at most three times the one without, every answer 200, and every probe answered within a second.
-The attacker is a process of its own. Knows a started server and paths; each attack is a few lines of sockets.
+The attacker is a process of its own, which keeps a core busy by itself: `nothing` says what that alone costs.
+Knows a started server and paths; each attack is a few lines of sockets.
 """
 
 import argparse
@@ -130,6 +131,12 @@ def _read_all(connection: socket.socket) -> None:
             pass
 
 
+def nothing(port: int) -> None:
+    """No attack: what another busy process of the machine costs, which each attacker is too."""
+    while True:
+        pass
+
+
 def checkerboard() -> bytes:
     """A PNG of 128x128 pixels in 158 bytes: every pixel is an edge of a figure."""
     rows = b"".join(b"\0" + (b"\xaa" if y % 2 else b"\x55") * 16 for y in range(128))
@@ -156,6 +163,7 @@ def dear_pictures(port: int) -> None:
 ATTACKS: dict[str, Callable[[int], None]] = {
     attack.__name__: attack
     for attack in (
+        nothing,
         tiny_chunks,
         dropped_chunks,
         slow_heads,
