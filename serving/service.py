@@ -47,6 +47,8 @@ def _start() -> tuple[Settings, Platform, list[str]]:
 # BentoML reads the decorator's values when this module is imported, in the parent and in every worker.
 SETTINGS, PLATFORM, OPEN = _start()
 WORKERS, THREADS = cores.layout(SETTINGS.workers, SETTINGS.provider)
+# Python's own is ten times that: so long each wake of the event loop waits while a thread decodes or writes /metrics.
+SWITCH_SECONDS = 0.0005
 
 
 class _Loaded:
@@ -105,6 +107,7 @@ class ImageClassifier(_METHODS):
 
     def __init__(self) -> None:
         logs.start(SETTINGS)
+        sys.setswitchinterval(SWITCH_SECONDS)
         folder = shared.folder()
         metrics.join(folder)
         try:
