@@ -185,7 +185,7 @@ def _told(work: Work) -> dict[str, str]:
 
 def _run(work: Work, chunks: list[sources.Chunk], args: argparse.Namespace, output: Output, wanted: int) -> Rate:
     """Keeps each answer as it comes. Raises whatever Ray does, and KeyboardInterrupt on SIGTERM too."""
-    began = time.monotonic()
+    began = now = time.monotonic()
     first_at, first, count, bad, told_at = 0.0, 0, 0, 0, began
     every = TELL_SECONDS if sys.stderr.isatty() else TELL_SECONDS_IN_LOG
     from serving.bulk import running  # Ray: seconds, which a wrong argument shall not cost
@@ -205,7 +205,7 @@ def _run(work: Work, chunks: list[sources.Chunk], args: argparse.Namespace, outp
             print(f"{start}{count:,} of {wanted:,} pictures, {bad:,} bad, {rate}", end=end, file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    return Rate(count, time.monotonic() - began, first_at, first)
+    return Rate(count, now - began, first_at, first)  # Ray has ended since
 
 
 def _one_line(err: Exception) -> str:

@@ -3,13 +3,15 @@
 Reads what it is about to compute and no more, so that its memory has a bound. Knows nothing of Ray or of other chunks.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import fsspec
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 
@@ -18,7 +20,7 @@ from serving.engine.measurements import FILE as MEASURED
 from serving.engine.measurements import Measurements
 from serving.engine.selection import Options
 from serving.errors import BodyTooLarge, ClassifyError, StartError
-from serving.repository.answers import Answer, rank
+from serving.repository.answers import rank_all
 from serving.repository.predictor import Predictor
 
 AT_ONCE_PICTURES = 32  # read and computed together: one batch
@@ -64,6 +66,9 @@ class Work:
     min_probability: float | str | None
 
 
+_Note: TypeAlias = str | None | ClassifyError  # of a picture: the decoder's doubt, or why there is no answer
+
+
 class _Picture(NamedTuple):
     name: str
     content: bytes | ClassifyError
@@ -85,41 +90,59 @@ class Classifier:
             self._predictor = Predictor.open(
                 version, options=work.options, measurements=measurements, max_pixels=work.max_pixels
             )
+        self._labels = pyarrow.array(self._predictor.artifact.labels, pyarrow.string())
 
     def tables(self, chunk: Chunk) -> Iterator[pyarrow.Table]:
         """Tables of SCHEMA, in the order of the chunk. The same chunk is always cut in the same way: Ray repeats a task
         whose actor has died, and passes over the tables that it has got."""
-        rows: list[dict[str, Any]] = []
+        names: list[str] = []
+        notes: list[_Note] = []
+        rows: list[np.ndarray] = []
         for pictures in read(chunk, self._work.max_bytes):
-            rows += self._rows(pictures)
-            if len(rows) >= TABLE_ROWS:
-                yield pyarrow.Table.from_pylist(rows, SCHEMA)
-                rows = []
-        if rows:
-            yield pyarrow.Table.from_pylist(rows, SCHEMA)
+            names += [picture.name for picture in pictures]
+            contents = [picture.content for picture in pictures if isinstance(picture.content, bytes)]
+            found, decoded = self._predictor.rows(contents, self._work.min_probability)
+            rows += found
+            more = iter(decoded)
+            notes += [next(more) if isinstance(picture.content, bytes) else picture.content for picture in pictures]
+            if len(names) >= TABLE_ROWS:
+                yield self._table(names, notes, rows)
+                names, notes, rows = [], [], []
+        if names:
+            yield self._table(names, notes, rows)
 
-    def _rows(self, pictures: Sequence[_Picture]) -> Iterator[dict[str, Any]]:
-        work = self._work
-        contents = [picture.content for picture in pictures if isinstance(picture.content, bytes)]
-        outcomes = iter(self._predictor.predict(contents, min_probability=work.min_probability))
-        for name, content in pictures:
-            outcome = next(outcomes) if isinstance(content, bytes) else content
-            if isinstance(outcome, Answer):
-                yield {"file": name, **_answer(outcome, work)}
-            else:
-                yield {"file": name, **outcome.body()}
+    def _table(self, names: list[str], notes: Sequence[_Note], rows: Sequence[np.ndarray]) -> pyarrow.Table:
+        """Of SCHEMA. Built in columns: an object a picture would cost more than a small network."""
+        answered = np.array([not isinstance(note, ClassifyError) for note in notes])
+        doubts = [note for note in notes if not isinstance(note, ClassifyError)]
+        columns = self._columns(doubts, np.concatenate(rows)) if rows else SCHEMA.empty_table()
+        if not answered.all():  # rows of nulls for the others
+            columns = columns.take(pyarrow.array(np.cumsum(answered) - 1, mask=~answered))
+        given = {
+            "file": names,
+            "error": [str(note) if isinstance(note, ClassifyError) else None for note in notes],
+            "code": [note.code if isinstance(note, ClassifyError) else None for note in notes],
+        }
+        found = {name: columns[name] for name in SCHEMA.names if name not in given}
+        return pyarrow.table(given | found, schema=SCHEMA)
 
-
-def _answer(answer: Answer, work: Work) -> dict[str, Any]:
-    ranking = rank(answer, work.top_k, work.min_probability)
-    predictions = [{"label": answer.labels[i], "index": i, "probability": p} for i, p in ranking.best]
-    best = predictions[0]
-    return {
-        "label": best["label"],
-        "probability": best["probability"],
-        "predictions": predictions,
-        "unsure": ranking.unsure,
-    }
+    def _columns(self, doubts: Sequence[str | None], rows: np.ndarray) -> pyarrow.Table:
+        """What the model says of the pictures that could be decoded."""
+        ranked = rank_all(self._predictor.artifact, rows, doubts, self._work.top_k, self._work.min_probability)
+        count, kept = ranked.classes.shape
+        labels = self._labels.take(pyarrow.array(ranked.classes.ravel()))
+        predictions = [labels, ranked.classes.ravel().astype(np.int32), ranked.probabilities.ravel()]
+        return pyarrow.table(
+            {
+                "label": self._labels.take(pyarrow.array(ranked.classes[:, 0])),
+                "probability": ranked.probabilities[:, 0],
+                "predictions": pyarrow.ListArray.from_arrays(
+                    np.arange(0, count * kept + 1, kept, np.int32),
+                    pyarrow.StructArray.from_arrays(predictions, fields=list(PREDICTION)),
+                ),
+                "unsure": pyarrow.array(ranked.unsure, pyarrow.string()),
+            }
+        )
 
 
 def read(chunk: Chunk, max_bytes: int) -> Iterator[list[_Picture]]:
@@ -139,8 +162,12 @@ def _of_disk(places: Sequence[Place], max_bytes: int) -> Iterator[bytes | Classi
     for place in places:
         try:
             with open(place.path, "rb") as file:  # noqa: PTH123 - a third of the time of Path(…).open()
-                file.seek(place.start)
-                yield file.read(_stop(place, max_bytes) - place.start)
+                if place.start:
+                    file.seek(place.start)
+                stop = _stop(place, max_bytes)
+                # Python makes room for as much as is asked for, which costs more than reading a small file.
+                size = os.fstat(file.fileno()).st_size or stop  # a pipe has no size
+                yield file.read(max(min(size, stop) - place.start, 0))
         except OSError as err:
             yield Unreadable(f"cannot be read: {err.strerror}")
 

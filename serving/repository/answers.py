@@ -1,9 +1,11 @@
 """A row that the model computed -> an answer; an answer -> which classes, in which order, and whether to rely on it.
 
-Pure functions, the same for every protocol. Knows neither HTTP nor JSON, nor how the row was computed.
+Pure functions, the same for every protocol. Knows neither HTTP nor JSON, nor how the row was computed. `rank` is for one
+picture, `rank_all` for many: the same rules in columns. A test holds them against each other.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -68,17 +70,18 @@ def answer(
     classes = len(artifact.labels)
     if len(row) > classes:
         row, unfamiliarity = row[:classes], float(row[classes])
-        if doubt is None and is_unfamiliar(artifact.card, unfamiliarity):
+        threshold = unfamiliar_above(artifact.card)
+        if doubt is None and threshold is not None and not unfamiliarity <= threshold:  # NaN is unfamiliar
             doubt = "unfamiliar"
     if row[0] != row[0]:  # NaN, which no protocol can say; a softmax has it everywhere or nowhere
         raise ArithmeticError("the model's probabilities are not numbers")
     return Answer(artifact, row, unfamiliarity, doubt, image, moments)
 
 
-def is_unfamiliar(card: dict[str, Any], unfamiliarity: float) -> bool:
-    """Whether it is above the card's threshold; never where the card has none."""
+def unfamiliar_above(card: dict[str, Any]) -> float | None:
+    """The card's threshold; None where it has none, and nothing is unfamiliar."""
     threshold = (card.get("unfamiliarity") or {}).get("threshold")
-    return threshold is not None and not unfamiliarity <= float(threshold)  # NaN is unfamiliar
+    return None if threshold is None else float(threshold)
 
 
 class Ranking(NamedTuple):
@@ -108,6 +111,45 @@ def rank(answer: Answer, top_k: int, min_probability: float | str | None = None)
     ):
         unsure = "low_probability"
     return Ranking(best, unsure)
+
+
+class Rankings(NamedTuple):
+    """The rankings of N pictures. `classes` and `probabilities` are (N, top_k), the most probable first; `unsure` is
+    (N,) of str or None."""
+
+    classes: np.ndarray
+    probabilities: np.ndarray
+    unsure: np.ndarray
+
+
+def rank_all(
+    artifact: Artifact,
+    rows: np.ndarray,
+    doubts: Sequence[str | None],
+    top_k: int,
+    min_probability: float | str | None = None,
+) -> Rankings:
+    """What `answer` and then `rank` say of each of `rows`, which are (N, K) or (N, K + 1) float32 as for `answer`.
+
+    `doubts` are the decoder's. Raises ArithmeticError where the model gave no numbers.
+    """
+    classes = len(artifact.labels)
+    values = rows[:, :classes]
+    if np.isnan(values[:, 0]).any():
+        raise ArithmeticError("the model's probabilities are not numbers")
+    # Stable, so that ties stay in the order of their indices.
+    order = np.argsort(-values, axis=1, kind="stable")[:, :top_k]
+    # A float32 times 10⁶ is exact in float64, so that this rounds as Python's round() does.
+    best = np.rint(np.take_along_axis(values, order, axis=1).astype(np.float64) * 10**DIGITS) / 10**DIGITS
+    unsure = np.array(doubts, object)
+    threshold = unfamiliar_above(artifact.card)
+    if rows.shape[1] > classes and threshold is not None:
+        familiar = rows[:, classes].astype(np.float64) <= threshold
+        unsure[np.equal(unsure, None) & ~familiar] = "unfamiliar"
+    if min_probability is not None:
+        unlikely = best[:, 0] < threshold_of(artifact.card, min_probability)
+        unsure[np.equal(unsure, None) & unlikely] = "low_probability"
+    return Rankings(order, best, unsure)
 
 
 def threshold_of(card: dict[str, Any], min_probability: float | str) -> float:

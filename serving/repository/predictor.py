@@ -82,27 +82,40 @@ class Predictor:
         if isinstance(pictures, np.ndarray):
             check_array(pictures, self.artifact)
         outcomes: list[Answer | ClassifyError] = []
-        for start in range(0, len(pictures), MAX_BATCH):
-            decoded = [self._decode(picture, partial) for picture in pictures[start : start + MAX_BATCH]]
-            outcomes += self._computed(decoded, min_probability)
-        if self._faster is not None and self.model.unsuited:
-            self.model = self._faster(self.model)
+        for decoded, found in self._batches(pictures, partial, min_probability):
+            rows = iter(found)
+            outcomes += [
+                one if isinstance(one, ClassifyError) else answer(self.artifact, next(rows), one[1], one[0])
+                for one in decoded
+            ]
         return outcomes
 
-    def _computed(
-        self, decoded: Sequence[_Decoded], min_probability: float | str | None
-    ) -> Iterator[Answer | ClassifyError]:
-        images = [one[0] for one in decoded if not isinstance(one, ClassifyError)]
-        thresholds = None
-        if min_probability is not None:
-            thresholds = np.full(len(images), threshold_of(self.artifact.card, min_probability))
-        rows = iter(self.model.rows(np.stack(images), thresholds) if images else ())
-        for one in decoded:
-            if isinstance(one, ClassifyError):
-                yield one
-            else:
-                image, doubt = one
-                yield answer(self.artifact, next(rows), doubt, image)
+    def rows(
+        self, pictures: Pictures, min_probability: float | str | None = None
+    ) -> tuple[list[np.ndarray], list[str | None | ClassifyError]]:
+        """`predict` without an object a picture, for `answers.rank_all`: arrays (N, K) or (N, K + 1) float32 with a row
+        for each picture that can be decoded; and for every picture the decoder's doubt, or its error."""
+        found: list[np.ndarray] = []
+        notes: list[str | None | ClassifyError] = []
+        for decoded, rows in self._batches(pictures, True, min_probability):
+            if len(rows):
+                found.append(rows)
+            notes += [one if isinstance(one, ClassifyError) else one[1] for one in decoded]
+        return found, notes
+
+    def _batches(
+        self, pictures: Pictures, partial: bool, min_probability: float | str | None
+    ) -> Iterator[tuple[list[_Decoded], np.ndarray]]:
+        """Each batch as it was decoded, and the rows of those of its pictures that could be."""
+        for start in range(0, len(pictures), MAX_BATCH):
+            decoded = [self._decode(picture, partial) for picture in pictures[start : start + MAX_BATCH]]
+            images = [one[0] for one in decoded if not isinstance(one, ClassifyError)]
+            thresholds = None
+            if min_probability is not None:
+                thresholds = np.full(len(images), threshold_of(self.artifact.card, min_probability))
+            yield decoded, self.model.rows(np.stack(images), thresholds) if images else np.empty((0, 0))
+        if self._faster is not None and self.model.unsuited:
+            self.model = self._faster(self.model)
 
     def _decode(self, picture: bytes | np.ndarray, partial: bool) -> _Decoded:
         if isinstance(picture, np.ndarray):

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving import artifacts
 from serving.artifacts import Artifact
-from serving.repository.answers import Answer, answer, rank
+from serving.repository.answers import Answer, answer, rank, rank_all
 from tests.fixtures import toy
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
@@ -19,6 +21,17 @@ def artifact(tmp_path: Path) -> Artifact:
     return artifacts.read(
         toy.write_artifact(tmp_path, threshold={"probability": 0.8}, unfamiliarity={"threshold": 2.5})
     )
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> list[Artifact]:
+    """Artifacts of three classes, by what their cards say of doubt."""
+    cards = (
+        {"threshold": {"probability": 0.4}, "unfamiliarity": {"threshold": 2.6}},
+        {"threshold": None, "unfamiliarity": {"threshold": 0.0}},
+        {},
+    )
+    return [artifacts.read(toy.write_artifact(tmp_path_factory.mktemp("kind"), **card)) for card in cards]
 
 
 def made(artifact: Artifact, *row: float, doubt: str | None = None) -> Answer:
@@ -72,3 +85,30 @@ def test_no_threshold_found_doubts_everything(tmp_path: Path) -> None:
 def test_no_numbers_are_no_answer(artifact: Artifact) -> None:
     with pytest.raises(ArithmeticError):
         made(artifact, *[float("nan")] * 3)
+
+
+ROUNDED = st.sampled_from([0.0, -0.0, 0.25, 0.4, 0.3999995, 0.4000005, 0.5, 1.0, 1e-30])  # ties, and what rounding meets
+VALUES = st.one_of(ROUNDED, st.floats(0, 1, width=32))
+
+
+@given(data=st.data())
+def test_columns_rank_as_rows_do(kinds: list[Artifact], data: st.DataObject) -> None:
+    """Of all that is stated twice: the order, ties, digits, and what makes an answer unsure."""
+    artifact = data.draw(st.sampled_from(kinds))
+    strange = st.one_of(st.sampled_from([0.0, 2.6, np.nan, np.inf]), st.floats(0, 10, width=32))
+    row = st.tuples(VALUES, VALUES, VALUES, strange) if data.draw(st.booleans()) else st.tuples(VALUES, VALUES, VALUES)
+    rows = np.array(data.draw(st.lists(row, min_size=1, max_size=6)), np.float32)
+    doubts = [data.draw(st.sampled_from([None, "no_figure", "several_figures"])) for _ in rows]
+    top_k = data.draw(st.sampled_from([1, 2, 3, 9]))
+    least = data.draw(st.one_of(st.none(), st.just("card"), ROUNDED, st.floats(0, 1)))
+    found = rank_all(artifact, rows, doubts, top_k, least)
+    for at, (values, doubt) in enumerate(zip(rows, doubts, strict=True)):
+        expected = rank(answer(artifact, values, doubt, IMAGE), top_k, least)
+        best = list(zip(found.classes[at].tolist(), found.probabilities[at].tolist(), strict=True))
+        assert (best, found.unsure[at]) == (expected.best, expected.unsure)
+
+
+def test_no_numbers_are_no_ranking(artifact: Artifact) -> None:
+    rows = np.array([[0.5, 0.5, 0.0], [np.nan] * 3], np.float32)
+    with pytest.raises(ArithmeticError):
+        rank_all(artifact, rows, [None, None], 1)
