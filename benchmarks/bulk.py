@@ -2,7 +2,7 @@
 
 `.venv-bulk/bin/python -m benchmarks.bulk [MODEL …]`, from the repository's root, with nothing else running. The bare
 side is two processes that read, decode and compute the same files with the synchronous predictor, and keep nothing.
-Both sides are timed from their first answers on, in turn; the memory is that of all processes of a run, by PSS.
+Both sides are timed once all of their processes compute, in turn; the memory is that of all processes of a run, by PSS.
 """
 
 import argparse
@@ -32,16 +32,16 @@ LOOK_SECONDS = 1.0
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bulk", description=__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"default: {' '.join(MODELS)}")
-    parser.add_argument("--pictures", type=int, default=20_000, help="files of a small model (default: 20,000)")
+    parser.add_argument("--pictures", type=int, default=100_000, help="files of a small model (default: 100,000)")
     parser.add_argument("--photos", type=int, default=1_500, help="files of a model for photos (default: 1,500)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--one-actor", action="store_true", help="measure one actor too")
+    parser.add_argument("--one-actor", action="store_true", help="measure one actor and one bare process too")
     parser.add_argument("--bare", type=Path, metavar="LIST", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.bare is not None:
         return bare(args.models[0], args.bare)
-    print("| model | files | bare, images/s | bulk, images/s | bulk ÷ bare | two actors ÷ one | memory of bulk, MB |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| model | files | bare, images/s | bulk, images/s | bulk ÷ bare | two ÷ one, bare | two ÷ one, bulk | MB |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name in args.models or MODELS:
         print(row(name, args), flush=True)
     return 0
@@ -50,20 +50,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 def row(name: str, args: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as folder:
         files = write(Path(folder) / "pictures", name, args)
-        found: dict[str, list[float]] = {"bare": [], "bulk": [], "one": []}
+        found: dict[str, list[float]] = {"bare": [], "bulk": [], "one bare": [], "one": []}
         most = 0.0
         for number in range(args.rounds):
-            found["bare"].append(beside_each_other(name, files, Path(folder)))
+            found["bare"].append(beside_each_other(name, files, Path(folder), ACTORS))
             rate, memory = bulk(name, files[0].parent, Path(folder) / f"answers-{number}.parquet", ACTORS)
             found["bulk"].append(rate)
             most = max(most, memory)
             if args.one_actor:
+                found["one bare"].append(beside_each_other(name, files[::ACTORS], Path(folder), 1))
                 found["one"].append(bulk(name, files[0].parent, Path(folder) / f"one-{number}.parquet", 1)[0])
             print(f"{name}, round {number + 1} of {args.rounds}: {found}", file=sys.stderr, flush=True)
-    ratio = median(b / a for a, b in zip(found["bare"], found["bulk"], strict=True))
-    more = f"{median(b / a for a, b in zip(found['one'], found['bulk'], strict=True)):.2f}" if found["one"] else "–"
     rates = " | ".join(f"{median(found[kind]):,.0f}" for kind in ("bare", "bulk"))
-    return f"| `{name}` | {len(files):,} | {rates} | {ratio:.2f} | {more} | {most:,.0f} |"
+    pairs = (("bulk", "bare"), ("bare", "one bare"), ("bulk", "one"))
+    ratios = " | ".join(ratio(found[one], found[other]) for one, other in pairs)
+    return f"| `{name}` | {len(files):,} | {rates} | {ratios} | {most:,.0f} |"
+
+
+def ratio(rates: Sequence[float], others: Sequence[float]) -> str:
+    """The median of the rounds."""
+    return f"{median(a / b for a, b in zip(rates, others, strict=True)):.2f}" if others else "–"
 
 
 def write(folder: Path, name: str, args: argparse.Namespace) -> list[Path]:
@@ -78,11 +84,11 @@ def write(folder: Path, name: str, args: argparse.Namespace) -> list[Path]:
     return files
 
 
-def beside_each_other(name: str, files: Sequence[Path], folder: Path) -> float:
-    """Images a second of ACTORS bare processes, while all of them compute."""
-    lists = [folder / f"list-{number}" for number in range(ACTORS)]
+def beside_each_other(name: str, files: Sequence[Path], folder: Path, processes: int) -> float:
+    """Images a second of so many bare processes together, each from its own first batch on."""
+    lists = [folder / f"list-{number}" for number in range(processes)]
     for number, path in enumerate(lists):
-        path.write_text("\n".join(map(str, files[number::ACTORS])))
+        path.write_text("\n".join(map(str, files[number::processes])))
     commands = [[sys.executable, "-m", "benchmarks.bulk", name, "--bare", str(path)] for path in lists]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
     told = [json.loads(process.communicate()[0]) for process in running]

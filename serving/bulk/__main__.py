@@ -35,12 +35,12 @@ TELL_SECONDS_IN_LOG = 30.0
 
 @dataclass(frozen=True)
 class Rate:
-    """`images` were answered in `seconds`, of which `start_seconds` went by before the first answer."""
+    """`images` were answered in `seconds`, of which `start_seconds` went by before all actors were at work."""
 
     images: int
     seconds: float
     start_seconds: float
-    first: int  # images that came with the first answer
+    first: int  # images that were answered in them
 
     def __str__(self) -> str:
         lasted = self.seconds - self.start_seconds
@@ -151,15 +151,17 @@ def _work(args: argparse.Namespace) -> Work:
     options = models.options(settings, threads)
     with tempfile.TemporaryDirectory(prefix="shortcut-bulk-") as shared:
         measurements = Measurements(settings.cache, Path(shared))
-        artifact = Predictor.open(folder, options=options, measurements=measurements).artifact
+        model = Predictor.open(folder, options=options, measurements=measurements).model
         found = Path(shared, MEASURED)
         measured = found.read_bytes() if found.exists() else b""
+    artifact = model.artifact
     return Work(
         artifact.name,
         artifact.version,
         artifact_files(artifact.path),
         options,
         settings.cache,
+        model.image_seconds,
         measured,
         settings.max_pixels,
         settings.max_body_bytes,
@@ -187,14 +189,15 @@ def _run(work: Work, chunks: list[sources.Chunk], args: argparse.Namespace, outp
     """Keeps each answer as it comes. Raises whatever Ray does, and KeyboardInterrupt on SIGTERM too."""
     began = now = time.monotonic()
     first_at, first, count, bad, told_at = 0.0, 0, 0, 0, began
+    starting = args.actors or cores.available()
     every = TELL_SECONDS if sys.stderr.isatty() else TELL_SECONDS_IN_LOG
     from serving.bulk import running  # Ray: seconds, which a wrong argument shall not cost
 
     for table in running.answers(work, chunks, args.actors, args.gpus, args.address):
         now = time.monotonic()
-        if not count:
-            first_at, first = now - began, len(table)
         count += len(table)
+        if starting:  # what the others have computed by now counts too, once it comes
+            starting, first_at, first = starting - 1, now - began, count
         bad += len(table) - table["error"].null_count
         output.add(table)
         # In a log too, the first answers are told at once: the start was long.
@@ -215,9 +218,9 @@ def _one_line(err: Exception) -> str:
 
 
 def _kept(output: Output) -> str:
-    if not output.done:
+    if not output.answered:
         return "nothing was answered"
-    return f"{len(output.done):,} answers are kept in {output.folder}: the same command goes on with what is left"
+    return f"{output.answered:,} answers are kept in {output.folder}: the same command goes on with what is left"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
@@ -44,7 +45,8 @@ class Output:
             raise OutputError(f"--output {path}: is a folder")
         self.path = path
         self.folder = path.with_name(path.name + ".parts")
-        self.done: set[str] = set()  # names of the pictures that are answered
+        self.done: set[str] = set()  # names of the pictures that were answered before this run
+        self.answered = 0  # pictures, before it and in it
         self._schema = SCHEMA.with_metadata({PREFIX + k.encode(): v.encode() for k, v in told.items()})
         self._waiting: list[pyarrow.Table] = []
         self._since = time.monotonic()
@@ -52,15 +54,16 @@ class Output:
             path.parent.mkdir(parents=True, exist_ok=True)
             for part in self._parts():
                 self._check(part)
-                for table in _tables(part):
-                    self._known(table)
+                for table in _tables(part, ["file", "code"]):
+                    self.done.update(table.filter(_lasting(table))["file"].to_pylist())
         except (OSError, pyarrow.ArrowException) as err:
             raise OutputError(f"{path}: cannot be read or made ({str(err).splitlines()[0]})") from err
+        self.answered = len(self.done)
 
     def add(self, table: pyarrow.Table) -> None:
         """Keep answers; on the disk once there are many, or they have waited long."""
         self._waiting.append(table.cast(SCHEMA))
-        self._known(self._waiting[-1])
+        self.answered += pyarrow.compute.sum(_lasting(table)).as_py() or 0
         rows = sum(map(len, self._waiting))
         if rows >= PART_ROWS or time.monotonic() - self._since >= PART_SECONDS:
             self.flush()
@@ -72,7 +75,7 @@ class Output:
             return
         self.folder.mkdir(exist_ok=True)
         number = max((int(part.stem) for part in self._numbered()), default=0) + 1
-        self._write(self.folder / f"{number:06}.parquet", iter(self._waiting))
+        self._write(self.folder / f"{number:06}.parquet", iter([pyarrow.concat_tables(self._waiting)]))
         self._waiting = []
 
     def merge(self) -> "Counts":
@@ -100,24 +103,22 @@ class Output:
                     most -= 1
                     yield row["file"], row["error"]
 
-    def _known(self, table: pyarrow.Table) -> None:
-        lasting = pyarrow.compute.fill_null(pyarrow.compute.not_equal(table["code"], UNREADABLE), True)
-        self.done.update(table.filter(lasting)["file"].to_pylist())
-
     def _merged(self, parts: list[Path]) -> Iterator[pyarrow.Table]:
+        """Every row, but only the newest of a picture that could not be read once."""
         unread: set[str] = set()
-        for part in reversed(parts):  # the newest first: of what could not be read, its last answer counts
+        for part in parts:
+            for table in _tables(part, ["file", "code"]):
+                unread.update(table.filter(pyarrow.compute.equal(table["code"], UNREADABLE))["file"].to_pylist())
+        names = pyarrow.array(unread, pyarrow.string())
+        seen: set[str] = set()
+        for part in reversed(parts):  # the newest first
             for table in _tables(part):
-                keep = []
-                for row, (name, code) in enumerate(
-                    zip(table["file"].to_pylist(), table["code"].to_pylist(), strict=True)
-                ):
-                    if code == UNREADABLE:
-                        if name in self.done or name in unread:
-                            continue
-                        unread.add(name)
-                    keep.append(row)
-                yield table if len(keep) == len(table) else table.take(keep)
+                keep = np.ones(len(table), bool)
+                for row in pyarrow.compute.indices_nonzero(pyarrow.compute.is_in(table["file"], names)).to_pylist():
+                    name = table["file"][row].as_py()
+                    keep[row] = name not in seen
+                    seen.add(name)
+                yield table if keep.all() else table.filter(pyarrow.array(keep))
 
     def _parts(self) -> list[Path]:
         """Every file that holds answers, the oldest first."""
@@ -154,6 +155,11 @@ class Output:
             raise OutputError(f"{path}: cannot be written ({err.strerror or err})") from err
         finally:
             beside.unlink(missing_ok=True)
+
+
+def _lasting(table: pyarrow.Table) -> pyarrow.ChunkedArray:
+    """(N,) booleans: whether the picture need not be tried again."""
+    return pyarrow.compute.fill_null(pyarrow.compute.not_equal(table["code"], UNREADABLE), True)
 
 
 def _tables(part: Path, columns: list[str] | None = None) -> Iterator[pyarrow.Table]:

@@ -59,6 +59,7 @@ class Work:
     files: dict[str, bytes]
     options: Options
     cache: Path
+    image_seconds: float  # that the model takes on the machine of the command, decoding aside
     measured: bytes  # which backend is the fastest on the machine of the command: its file for this run
     max_pixels: int
     max_bytes: int
@@ -66,7 +67,7 @@ class Work:
     min_probability: float | str | None
 
 
-_Note: TypeAlias = str | None | ClassifyError  # of a picture: the decoder's doubt, or why there is no answer
+_Note: TypeAlias = str | ClassifyError | None  # of a picture: the decoder's doubt, or why there is no answer
 
 
 class _Picture(NamedTuple):
@@ -137,7 +138,7 @@ class Classifier:
                 "label": self._labels.take(pyarrow.array(ranked.classes[:, 0])),
                 "probability": ranked.probabilities[:, 0],
                 "predictions": pyarrow.ListArray.from_arrays(
-                    np.arange(0, count * kept + 1, kept, np.int32),
+                    np.arange(count + 1, dtype=np.int32) * kept,
                     pyarrow.StructArray.from_arrays(predictions, fields=list(PREDICTION)),
                 ),
                 "unsure": pyarrow.array(ranked.unsure, pyarrow.string()),

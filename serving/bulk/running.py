@@ -5,6 +5,7 @@ The only module that knows Ray. A dead actor is replaced, and its chunk computed
 
 import contextlib
 import logging
+import math
 import os
 import pickle
 import signal
@@ -29,7 +30,13 @@ PACKAGE = Path(__file__).resolve().parents[1]
 OBJECT_STORE_BYTES = 256 * 1024 * 1024  # chunks and answers only: no picture goes through Ray's store
 RETRIES = 3  # of a chunk whose actor died: a picture that kills its decoder must not do so for ever
 STARTS = 3  # tries
-IN_FLIGHT = 2  # chunks of an actor: one that it computes, one that waits
+IN_FLIGHT = 2  # tasks of an actor: one that it computes, one that waits
+# A task costs Ray some 20 ms of a core, whatever it computes. So it has as many chunks as compute for TASK_SECONDS. It
+# has no more than TASK_CHUNKS, since decoding takes its time too. And an actor has at least ACTOR_TASKS: with fewer the
+# last task would run alone for long.
+TASK_SECONDS = 0.5
+TASK_CHUNKS = 8
+ACTOR_TASKS = 8
 
 
 class Actor(Classifier):
@@ -57,7 +64,8 @@ def answers(
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is answered is kept
         size = min(actors or int(ray.cluster_resources().get("CPU", 1)), len(chunks))
         rows = [{"chunk": pickle.dumps(chunk)} for chunk in chunks]
-        source = ray.data.from_items(rows, override_num_blocks=len(rows))
+        tasks = math.ceil(len(rows) / chunks_a_task(work, chunks, size))
+        source = ray.data.from_items(rows, override_num_blocks=tasks)
         with warnings.catch_warnings():
             # Ray 2.60 calls the way in which a number of retries is named deprecated, and has no other yet.
             warnings.simplefilter("ignore")
@@ -71,10 +79,15 @@ def answers(
                 max_restarts=-1,
                 max_task_retries=RETRIES,
             )
-        for table in answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-            yield pyarrow.table(table)
+        yield from answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     finally:
         ray.shutdown()
+
+
+def chunks_a_task(work: Work, chunks: Sequence[Chunk], actors: int) -> int:
+    """At least one."""
+    seconds = work.image_seconds * sum(map(len, chunks)) / len(chunks)
+    return max(1, min(int(TASK_SECONDS / seconds), TASK_CHUNKS, len(chunks) // (ACTOR_TASKS * actors)))
 
 
 def _start(actors: int | None, address: str | None) -> None:

@@ -1,7 +1,7 @@
 """A row that the model computed -> an answer; an answer -> which classes, in which order, and whether to rely on it.
 
-Pure functions, the same for every protocol. Knows neither HTTP nor JSON, nor how the row was computed. `rank` is for one
-picture, `rank_all` for many: the same rules in columns. A test holds them against each other.
+Pure functions, the same for every protocol. `rank` is for one picture, `rank_all` states the same rules in columns for
+many; a test holds them against each other. Knows neither HTTP nor JSON, nor how the row was computed.
 """
 
 import math
@@ -142,13 +142,15 @@ def rank_all(
     # A float32 times 10⁶ is exact in float64, so that this rounds as Python's round() does.
     best = np.rint(np.take_along_axis(values, order, axis=1).astype(np.float64) * 10**DIGITS) / 10**DIGITS
     unsure = np.array(doubts, object)
+    sure = np.array([doubt is None for doubt in doubts], bool)
     threshold = unfamiliar_above(artifact.card)
     if rows.shape[1] > classes and threshold is not None:
-        familiar = rows[:, classes].astype(np.float64) <= threshold
-        unsure[np.equal(unsure, None) & ~familiar] = "unfamiliar"
+        familiar = rows[:, classes].astype(np.float64) <= threshold  # NaN is unfamiliar
+        unsure[sure & ~familiar] = "unfamiliar"
+        sure &= familiar
     if min_probability is not None:
         unlikely = best[:, 0] < threshold_of(artifact.card, min_probability)
-        unsure[np.equal(unsure, None) & unlikely] = "low_probability"
+        unsure[sure & unlikely] = "low_probability"
     return Rankings(order, best, unsure)
 
 

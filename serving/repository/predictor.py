@@ -4,7 +4,7 @@ The same decoder, backends and rules as a served version's. For commands, bulk w
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
@@ -92,11 +92,11 @@ class Predictor:
 
     def rows(
         self, pictures: Pictures, min_probability: float | str | None = None
-    ) -> tuple[list[np.ndarray], list[str | None | ClassifyError]]:
+    ) -> tuple[list[np.ndarray], list[str | ClassifyError | None]]:
         """`predict` without an object a picture, for `answers.rank_all`: arrays (N, K) or (N, K + 1) float32 with a row
         for each picture that can be decoded; and for every picture the decoder's doubt, or its error."""
         found: list[np.ndarray] = []
-        notes: list[str | None | ClassifyError] = []
+        notes: list[str | ClassifyError | None] = []
         for decoded, rows in self._batches(pictures, True, min_probability):
             if len(rows):
                 found.append(rows)

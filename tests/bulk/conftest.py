@@ -25,9 +25,8 @@ def pictures(count: int) -> dict[str, bytes]:
 def work(tmp_path: Path) -> Work:
     folder = toy.write_artifact(tmp_path / "models")
     cache = tmp_path / "cache"
-    return Work(
-        "toy-colours", 1, artifact_files(folder), Options("cpu"), cache, b"", Settings.max_pixels, 100_000, 2, None
-    )
+    files, options = artifact_files(folder), Options("cpu")
+    return Work("toy-colours", 1, files, options, cache, 1e-4, b"", Settings.max_pixels, 100_000, 2, None)
 
 
 @pytest.fixture

@@ -87,7 +87,9 @@ def test_no_numbers_are_no_answer(artifact: Artifact) -> None:
         made(artifact, *[float("nan")] * 3)
 
 
-ROUNDED = st.sampled_from([0.0, -0.0, 0.25, 0.4, 0.3999995, 0.4000005, 0.5, 1.0, 1e-30])  # ties, and what rounding meets
+ROUNDED = st.sampled_from(
+    [0.0, -0.0, 0.25, 0.4, 0.3999995, 0.4000005, 0.5, 1.0, 1e-30]
+)  # ties, and what rounding meets
 VALUES = st.one_of(ROUNDED, st.floats(0, 1, width=32))
 
 
