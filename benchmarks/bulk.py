@@ -2,7 +2,7 @@
 
 `.venv-bulk/bin/python -m benchmarks.bulk [MODEL …]`, from the repository's root, with nothing else running. The bare
 side is two processes that read, decode and compute the same files with the synchronous predictor, and keep nothing.
-Both sides are timed once all of their processes compute, in turn; the memory is that of all processes of a run, by PSS.
+Both are timed without their start, in turn. The memory is that of all processes of a run, by PSS.
 """
 
 import argparse

@@ -23,7 +23,7 @@ import pyarrow
 import ray
 
 from serving.bulk.reading import Classifier, Work
-from serving.bulk.sources import Chunk
+from serving.bulk.sources import Chunk, chunks_a_task
 from serving.engine import cores
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -31,12 +31,6 @@ OBJECT_STORE_BYTES = 256 * 1024 * 1024  # chunks and answers only: no picture go
 RETRIES = 3  # of a chunk whose actor died: a picture that kills its decoder must not do so for ever
 STARTS = 3  # tries
 IN_FLIGHT = 2  # tasks of an actor: one that it computes, one that waits
-# A task costs Ray some 20 ms of a core, whatever it computes. So it has as many chunks as compute for TASK_SECONDS. It
-# has no more than TASK_CHUNKS, since decoding takes its time too. And an actor has at least ACTOR_TASKS: with fewer the
-# last task would run alone for long.
-TASK_SECONDS = 0.5
-TASK_CHUNKS = 8
-ACTOR_TASKS = 8
 
 
 class Actor(Classifier):
@@ -64,7 +58,7 @@ def answers(
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is answered is kept
         size = min(actors or int(ray.cluster_resources().get("CPU", 1)), len(chunks))
         rows = [{"chunk": pickle.dumps(chunk)} for chunk in chunks]
-        tasks = math.ceil(len(rows) / chunks_a_task(work, chunks, size))
+        tasks = math.ceil(len(rows) / chunks_a_task(chunks, work.image_seconds, size))
         source = ray.data.from_items(rows, override_num_blocks=tasks)
         with warnings.catch_warnings():
             # Ray 2.60 calls the way in which a number of retries is named deprecated, and has no other yet.
@@ -82,12 +76,6 @@ def answers(
         yield from answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     finally:
         ray.shutdown()
-
-
-def chunks_a_task(work: Work, chunks: Sequence[Chunk], actors: int) -> int:
-    """At least one."""
-    seconds = work.image_seconds * sum(map(len, chunks)) / len(chunks)
-    return max(1, min(int(TASK_SECONDS / seconds), TASK_CHUNKS, len(chunks) // (ACTOR_TASKS * actors)))
 
 
 def _start(actors: int | None, address: str | None) -> None:

@@ -8,7 +8,7 @@ import fnmatch
 import os
 import sys
 import tarfile
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,8 +19,14 @@ import pyarrow.parquet
 from serving.classify import SUFFIXES, TOOLS
 
 LISTS = {".txt", ".lst", ".list"}
-CHUNK_PICTURES = 512  # what one task computes: long enough to hide what a task costs
+CHUNK_PICTURES = 512
 CHUNK_BYTES = 32 * 1024 * 1024  # fewer where the pictures are large, so that progress shows and little is lost
+# A task costs Ray some 20 ms of a core, whatever it computes. So it has as many chunks as compute for TASK_SECONDS. It
+# has no more than TASK_CHUNKS, since decoding takes its time too. And an actor has at least ACTOR_TASKS: with fewer the
+# last task would run alone for long.
+TASK_SECONDS = 0.5
+TASK_CHUNKS = 8
+ACTOR_TASKS = 8
 UNKNOWN_BYTES = 512 * 1024  # what a picture is taken to have, where the source does not say
 IMAGE_COLUMNS = ("image", "bytes", "content", "data", "jpg", "png")  # of Parquet, where --column names none
 
@@ -54,6 +60,12 @@ class Chunk:
 
     def __len__(self) -> int:
         return len(self.places) or len(self.rows)
+
+
+def chunks_a_task(chunks: Sequence[Chunk], image_seconds: float, actors: int) -> int:
+    """How many one task has, at least one. `image_seconds` is what the model takes for a picture."""
+    seconds = image_seconds * sum(map(len, chunks)) / len(chunks)
+    return max(1, min(int(TASK_SECONDS / seconds), TASK_CHUNKS, len(chunks) // (ACTOR_TASKS * actors)))
 
 
 class _File(NamedTuple):

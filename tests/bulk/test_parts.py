@@ -28,6 +28,7 @@ def test_answers_become_one_file(tmp_path: Path) -> None:
     output = Output(tmp_path / "new" / "a.parquet", TOLD)
     output.add(table("a", "b"))
     output.add(table("bad", label=None, error="no image", code="invalid_image"))
+    assert output.answered == 3
     assert output.merge() == (3, 1, 0)
     assert rows(output.path) == {"a": None, "b": None, "bad": "invalid_image"}
     assert [path.name for path in output.path.parent.iterdir()] == ["a.parquet"]
@@ -68,8 +69,10 @@ def test_what_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
     first.merge()
     second = Output(tmp_path / "a.parquet", TOLD)
     assert second.done == {"a"}
+    assert second.answered == 1
     second.add(table("b"))
     second.add(table("c", **gone))
+    assert second.answered == 2
     assert second.merge() == (3, 1, 0)
     assert rows(second.path) == {"a": None, "b": None, "c": UNREADABLE}
 

@@ -1,5 +1,7 @@
 """Whatever the source, a picture's answer is the predictor's, and a bad one has its error."""
 
+import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,14 @@ import fsspec
 import pytest
 
 from serving.bulk import reading
-from serving.bulk.reading import UNREADABLE, Classifier, Work
+from serving.bulk.reading import UNREADABLE, Classifier, Work, artifact_files
 from serving.bulk.sources import Chunk, Place, chunks
+from serving.errors import BodyTooLarge
 from serving.repository.answers import Answer, rank
 from serving.repository.predictor import Predictor
 from tests.bulk.conftest import pictures, write_parquet, write_tar
+from tests.fixtures import toy
+from tests.fixtures.pictures import digit, encode, grey
 
 
 def answered(work: Work, source: Path | str) -> list[dict[str, Any]]:
@@ -72,6 +77,43 @@ def test_empty_cell_of_parquet_is_a_bad_picture(work: Work, tmp_path: Path) -> N
 def test_unsure_is_as_the_service_says_it(work: Work, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(pictures(1)["000.png"])
     assert [row["unsure"] for row in answered(replace(work, min_probability=1.0), tmp_path)] == ["low_probability"]
+
+
+def test_columns_say_of_each_picture_what_rank_says(work: Work, tmp_path: Path) -> None:
+    """Digits and blank pictures, unfamiliar and unlikely ones, and bad ones between them."""
+    shape, convention = (28, 28, 1), "light_on_dark_centred"
+    card = {"unfamiliar_from": 0.15, "threshold": {"probability": 0.9}}
+    model = toy.write_artifact(tmp_path / "others", shape=shape, convention=convention, seed=1, **card)
+    contents = [b"no picture", encode(grey(0)), encode(grey(0).convert("RGB")), b""]
+    contents += [encode(digit(text, height=height)) for text in "0123456789" for height in (0.3, 0.8)] + [b""]
+    source = write_parquet(tmp_path / "x.parquet", contents, 50)
+    rows = answered(replace(work, files=artifact_files(model), min_probability="card"), source)
+    for row, outcome in zip(rows, Predictor.open(model).predict(contents, min_probability="card"), strict=True):
+        if isinstance(outcome, Answer):
+            ranking = rank(outcome, work.top_k, "card")
+            assert (row["unsure"], row["error"]) == (ranking.unsure, None)
+            assert row["label"] == outcome.labels[ranking.best[0][0]]
+        else:
+            nothing = dict.fromkeys(row)
+            assert row == {**nothing, "file": row["file"], **outcome.body()}
+    assert {row["unsure"] for row in rows} == {None, "no_figure", "unfamiliar", "low_probability"}
+
+
+def test_nothing_but_bad_pictures(work: Work, tmp_path: Path) -> None:
+    rows = answered(work, write_parquet(tmp_path / "x.parquet", [b"", b"x"], 2))
+    assert [(row["code"], row["predictions"]) for row in rows] == [("invalid_image", None)] * 2
+
+
+def test_pipe_is_read_to_its_end(work: Work, tmp_path: Path) -> None:
+    """It has no size that could be asked for."""
+    sizes = [work.max_bytes, work.max_bytes + 1]
+    for size in sizes:
+        os.mkfifo(tmp_path / str(size))
+        threading.Thread(target=(tmp_path / str(size)).write_bytes, args=(b"x" * size,), daemon=True).start()
+    chunk = Chunk("file", tuple(Place(str(size), str(tmp_path / str(size))) for size in sizes))
+    [[fits, large]] = reading.read(chunk, work.max_bytes)
+    assert fits.content == b"x" * work.max_bytes
+    assert isinstance(large.content, BodyTooLarge)
 
 
 def test_no_more_is_read_than_is_computed(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

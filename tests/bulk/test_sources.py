@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from serving.bulk import sources
-from serving.bulk.sources import SourceError, chunks
+from serving.bulk.sources import Chunk, Place, SourceError, chunks, chunks_a_task
 from tests.bulk.conftest import pictures, write_parquet, write_tar
 
 
@@ -96,6 +96,18 @@ def test_large_pictures_make_small_chunks(tmp_path: Path, monkeypatch: pytest.Mo
     assert [len(chunk) for chunk in chunks(str(tmp_path))] == [1, 1, 1, 1]
     monkeypatch.setattr(sources, "CHUNK_BYTES", 1200)
     assert [len(chunk) for chunk in chunks(str(tmp_path))] == [2, 2]
+
+
+def test_task_is_worth_its_cost_and_leaves_work_for_others() -> None:
+    def a_task(chunks: int, seconds: float, actors: int = 2) -> int:
+        return chunks_a_task([Chunk("file", (Place("x", "x"),) * 100)] * chunks, seconds, actors)
+
+    assert a_task(10_000, 1e-6) == sources.TASK_CHUNKS  # decoding takes time that nobody knows
+    assert a_task(10_000, sources.TASK_SECONDS / 350) == 3
+    assert a_task(10_000, 1.0) == 1
+    assert a_task(1, 1e-6) == 1
+    for actors in (1, 2, 100):
+        assert 320 / a_task(320, 1e-6, actors) >= min(320, sources.ACTOR_TASKS * actors)
 
 
 def test_what_cannot_be_taken_is_named(tmp_path: Path) -> None:
