@@ -141,7 +141,7 @@ def _of_folder(fs: Any, folder: str, source: str) -> list[_File]:
 def _below(folder: str) -> Iterator[str]:
     for parent, _, names in os.walk(folder):
         for name in names:
-            yield os.path.join(parent, name)  # noqa: PTH118 - as above
+            yield os.path.join(parent, name)  # noqa: PTH118 - Path costs more than the call
 
 
 def _hidden(path: str, folder: str) -> bool:
@@ -160,7 +160,7 @@ def _listed(lines: Iterable[str], base: str, source: str) -> Iterator[_File]:
         empty = False
         absolute = "://" in line or line.startswith("/") or not base
         _, protocol, path = _file_system(line if absolute else f"{base}/{line}")
-        yield _File(protocol, path, line, _length(path) if protocol == "file" else None)
+        yield _File(protocol, path, _written(line), _length(path) if protocol == "file" else None)
     if empty:
         raise SourceError(f"{source}: lists no file")
 
@@ -168,7 +168,7 @@ def _listed(lines: Iterable[str], base: str, source: str) -> Iterator[_File]:
 def _length(path: str) -> int | None:
     """Of a local file. None where it is missing, which its answer will say."""
     try:
-        return os.stat(path).st_size  # noqa: PTH116 - Path costs more than the call
+        return os.stat(path).st_size  # noqa: PTH116 - as above
     except OSError:
         return None
 
@@ -188,14 +188,19 @@ def _protocol(fs: Any) -> str:
 
 def _file(fs: Any, path: str, info: dict[str, Any]) -> _File:
     protocol = _protocol(fs)
-    name = _relative(path) if protocol == "file" else fs.unstrip_protocol(path)
+    name = _written(_relative(path)) if protocol == "file" else fs.unstrip_protocol(path)
     size = info.get("size")
     return _File(protocol, path, name, None if size is None else int(size))
 
 
 def _relative(path: str) -> str:
     """From the working directory where it lies below that, as a person names it."""
-    return path.removeprefix(os.path.join(os.getcwd(), ""))  # noqa: PTH109, PTH118 - Path costs more than the listing
+    return path.removeprefix(os.path.join(os.getcwd(), ""))  # noqa: PTH109, PTH118 - as above
+
+
+def _written(name: str) -> str:
+    """As UTF-8 can say it: a disk may have names that are no text."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _suffix(path: str) -> str:

@@ -99,6 +99,15 @@ def test_columns_say_of_each_picture_what_rank_says(work: Work, tmp_path: Path) 
     assert {row["unsure"] for row in rows} == {None, "no_figure", "unfamiliar", "low_probability"}
 
 
+def test_name_that_is_no_text_is_answered(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "names"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    Path("é-\udcff.png").write_bytes(pictures(1)["000.png"])
+    (row,) = answered(work, folder)
+    assert (row["file"], row["error"]) == ("é-\\xff.png", None)
+
+
 def test_nothing_but_bad_pictures(work: Work, tmp_path: Path) -> None:
     rows = answered(work, write_parquet(tmp_path / "x.parquet", [b"", b"x"], 2))
     assert [(row["code"], row["predictions"]) for row in rows] == [("invalid_image", None)] * 2
