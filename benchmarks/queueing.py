@@ -1,8 +1,8 @@
 """`python -m benchmarks.queueing`: measured service times -> the p99 that a load will see, beside the p99 that it saw.
 
 A worker is simulated as one server that takes all that waits, up to 32, as one batch (bulk service: Bailey 1954, "On
-queueing processes with bulk service"), Poisson arrivals in front of it. What a batch of each size takes is measured in
-closed loops, how much that varies with one client alone. Knows a started server and its load generators.
+queueing processes with bulk service"). What a batch takes is the server's own measure of it in closed loops. The
+simulated requests come at the very moments of the measured ones. Knows a started server and its load generators.
 """
 
 import argparse
@@ -16,36 +16,74 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.load import Load, LoadError
+from benchmarks.load import Figures, Load, LoadError
+from benchmarks.open_loop import moments
 from benchmarks.pictures import Subject, subject
 from benchmarks.run import BUSY, busy_cores, conditions
 from benchmarks.servers import CONTENDERS, OURS_CPU, Server, ServerError
 
-SIZES = (1, 2, 4, 8, 16, 32)  # images of a batch, and clients of a closed loop
-MOST = SIZES[-1]
+CLIENTS = (1, 2, 4, 8, 16, 32)  # of the closed loops
+MOST = 32  # images of a batch
 ALONE = 400  # requests of one client, whose times tell how much a service time varies
 SHARES = (0.3, 0.5, 0.7, 0.8)  # of the capacity
 SIMULATED_SECONDS = 300.0
+DRAWS = 20  # of what the batches of a measured load may have taken
+
+
+class Batches(NamedTuple):
+    """What a server has counted: batches, their images, and the seconds that they were computed."""
+
+    count: float
+    images: float
+    seconds: float
+
+
+class Closed(NamedTuple):
+    """A closed loop: images a second, and the mean images and seconds of its batches. They are fewer images than it has
+    clients: the first request that comes back is computed alone, while the others gather."""
+
+    rate: float
+    images: float
+    seconds: float
+
+    @classmethod
+    def between(cls, rate: float, before: Batches, after: Batches) -> "Closed":
+        count, images, seconds = (b - a for a, b in zip(before, after, strict=True))
+        return cls(rate, images / count, seconds / count)
 
 
 @dataclass(frozen=True)
 class ServiceTimes:
-    """`seconds` (MOST + 1,) that a batch of so many images takes, `varies` (n,) times by which one may take longer or
-    shorter; their mean is 1."""
+    """`seconds` (MOST + 1,) that a worker is busy with a batch of so many images, and `around` that a request takes
+    beside: its client and its way. `varies` (n,) times by which a batch may take longer or shorter; their mean is 1."""
 
     seconds: np.ndarray
     varies: np.ndarray
+    around: float = 0.0
 
     @classmethod
-    def of(cls, rates: Mapping[int, float], alone: Sequence[float]) -> "ServiceTimes":
-        """`rates` are images a second by clients of a closed loop: as many as wait are computed together. `alone` are
-        the seconds of one client's requests."""
-        sizes = sorted(rates)
-        seconds = np.interp(np.arange(MOST + 1), sizes, [size / rates[size] for size in sizes])
-        return cls(np.maximum.accumulate(seconds), np.asarray(alone) / np.mean(alone))
+    def of(cls, loops: Mapping[int, Closed], alone: Sequence[float]) -> "ServiceTimes":
+        """`loops` by their clients. `alone` are the seconds of one client's requests.
+
+        Computing a batch is a line over its images: what any batch costs, and what an image costs. Where the clients
+        are most, the worker never rests: what an image takes there beyond its computing is reading and answering it.
+        """
+        images, seconds = (np.array([getattr(loop, name) for loop in loops.values()]) for name in ("images", "seconds"))
+        # Weighed by their inverse, since the error of a measured time grows with it.
+        slope, start = np.polyfit(images, seconds, 1, w=1 / seconds)
+        if min(slope, start) < 0 or np.ptp(images) < 0.5:  # no line is to be seen
+            slope, start = np.mean(seconds / images), 0.0
+        busiest, single = loops[max(loops)], loops[min(loops)]
+        handling = max(1 / busiest.rate - busiest.seconds / busiest.images, 0.0)
+        around = max(min(loops) / single.rate - single.seconds - handling, 0.0)
+        sizes = np.arange(MOST + 1)
+        computing = np.where(sizes > 0, start + slope * sizes, 0.0)
+        return cls(computing + handling * sizes, np.asarray(alone) / np.mean(alone), around)
 
     @property
     def capacity(self) -> float:
@@ -57,12 +95,16 @@ def simulate(
     times: ServiceTimes, rate: float, seconds: float = SIMULATED_SECONDS, workers: int = 1, seed: int = 0
 ) -> np.ndarray:
     """The latencies, in seconds, of Poisson arrivals, `rate` a second, each at one of `workers` that share nothing."""
-    found = [_one(times, rate / workers, seconds, np.random.default_rng((seed, worker))) for worker in range(workers)]
+    found = []
+    for worker in range(workers):
+        rng = np.random.default_rng((seed, worker))
+        moments = np.sort(rng.uniform(0, seconds, max(1, rng.poisson(rate / workers * seconds))))
+        found.append(served(times, moments, rng))
     return np.concatenate(found)
 
 
-def _one(times: ServiceTimes, rate: float, seconds: float, rng: np.random.Generator) -> np.ndarray:
-    arrivals = np.sort(rng.uniform(0, seconds, max(1, rng.poisson(rate * seconds))))
+def served(times: ServiceTimes, arrivals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The latencies, in seconds, of requests that come at one worker at these moments, in order."""
     varies = rng.choice(times.varies, len(arrivals))
     latencies = np.empty(len(arrivals))
     first, now = 0, 0.0
@@ -72,7 +114,15 @@ def _one(times: ServiceTimes, rate: float, seconds: float, rng: np.random.Genera
         now += times.seconds[last - first] * varies[first]
         latencies[first:last] = now - arrivals[first:last]
         first = last
-    return latencies
+    return latencies + times.around
+
+
+def predicted(times: ServiceTimes, rate: float, seconds: float) -> np.ndarray:
+    """The p50 and p99, in seconds, of the requests that `Load.open` sends."""
+    arrivals = np.array(moments(rate, seconds))
+    draws = [np.percentile(served(times, arrivals, np.random.default_rng(draw)), (50, 99)) for draw in range(DRAWS)]
+    found: np.ndarray = np.median(draws, axis=0)
+    return found
 
 
 def alone(port: int, path: str, body: bytes, kind: str, requests: int = ALONE) -> list[float]:
@@ -88,6 +138,22 @@ def alone(port: int, path: str, body: bytes, kind: str, requests: int = ALONE) -
             if response.status != 200:
                 raise LoadError(f"{path}: status {response.status}")
     return found[requests // 10 :]  # warm
+
+
+def batches(port: int) -> Batches:
+    """So far, of the one model that is served."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    found = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name
+        in ("shortcut_batch_images_sum", "shortcut_compute_seconds_sum", "shortcut_compute_seconds_count")
+    }
+    count, seconds = (found[f"shortcut_compute_seconds_{what}"] for what in ("count", "sum"))
+    return Batches(count, found["shortcut_batch_images_sum"], seconds)
 
 
 @dataclass(frozen=True)
@@ -137,30 +203,42 @@ def _measured(
         load = Load(server.port, server.path, [ours.body(picture.data) for picture in chosen.small])
         stack.callback(load.close)
         load.closed(MOST, 1)
-        closed: dict[int, list[float]] = {size: [] for size in SIZES}
+        closed: dict[int, list[Closed]] = {clients: [] for clients in CLIENTS}
         varies: list[float] = []
-        opened: dict[float, list[tuple[float, float, float]]] = {share: [] for share in shares}
+        opened: dict[float, list[Opened]] = {share: [] for share in shares}
         times: ServiceTimes | None = None
         for _ in range(rounds):  # all in turn, so that what else the machine does meets them alike
-            for size in SIZES:
-                closed[size].append(load.closed(size, seconds).all_answered(f"{size} clients").rate)
+            for clients in CLIENTS:
+                before = batches(server.port)
+                figures = load.closed(clients, seconds).all_answered(f"{clients} clients")
                 server.settle()
+                closed[clients].append(Closed.between(figures.rate, before, batches(server.port)))
             varies += alone(server.port, server.path, *ours.body(chosen.small[0].data))
-            times = ServiceTimes.of({size: median(rates) for size, rates in closed.items()}, varies)
+            loops = {clients: Closed(*np.median(found, axis=0)) for clients, found in closed.items()}
+            times = ServiceTimes.of(loops, varies)
             for share in shares:
-                figures = load.open(share * times.capacity, 3 * seconds).all_answered(f"{share:.0%} of the capacity")
-                opened[share].append((figures.p50_ms, figures.p99_ms, figures.late_ms))
+                rate = share * times.capacity
+                figures = load.open(rate, 3 * seconds).all_answered(f"{share:.0%} of the capacity")
+                opened[share].append(Opened(rate, figures))
                 server.settle()
         assert times is not None
-        return times, [_row(times, share, found) for share, found in opened.items()]
+        return times, [_row(times, found, 3 * seconds) for found in opened.values()]
 
 
-def _row(times: ServiceTimes, share: float, found: Sequence[tuple[float, float, float]]) -> Row:
-    rate = share * times.capacity
-    p50, p99, late = (np.array(column) for column in zip(*found, strict=True))
-    predicted = 1000 * np.percentile(simulate(times, rate), (50, 99))
+class Opened(NamedTuple):
+    """A load at random moments, `rate` a second, and what came of it."""
+
+    rate: float
+    figures: Figures
+
+
+def _row(times: ServiceTimes, found: Sequence[Opened], seconds: int) -> Row:
+    """The medians of the rounds. Each is predicted at its own rate, by what all of them have told of service times."""
+    p50, p99, late = np.array([(one.figures.p50_ms, one.figures.p99_ms, one.figures.late_ms) for one in found]).T
+    guesses = 1000 * np.median([predicted(times, one.rate, seconds) for one in found], axis=0)
+    rate = median(one.rate for one in found)
     return Row(
-        rate, float(np.median(p50)), float(np.median(p99)), p99.min(), p99.max(), *predicted, float(np.median(late))
+        rate, float(np.median(p50)), float(np.median(p99)), p99.min(), p99.max(), *guesses, float(np.median(late))
     )
 
 
@@ -203,10 +281,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {err}", file=sys.stderr)
         return 1
     found = conditions()
-    sizes = {size: round(1000 * float(times.seconds[size]), 3) for size in SIZES}
+    sizes = {size: round(1000 * float(times.seconds[size]), 3) for size in CLIENTS}
     print(table(rows, times.capacity))
-    print(f"\n{args.model}, one worker: ms a batch {json.dumps(sizes)}, {times.capacity:,.0f} images/s;", end=" ")
-    print(f"{found['cpu_kind']}, {found['cores']} cores, something else took {busy:.1f} of them.")
+    print(f"\n{args.model}, one worker: ms a batch {json.dumps(sizes)}, {1000 * times.around:.2f} ms around;", end=" ")
+    print(f"{times.capacity:,.0f} images/s; {found['cpu_kind']}, {found['cores']} cores,", end=" ")
+    print(f"something else took {busy:.1f} of them.")
     return 0
 
 

@@ -1,12 +1,14 @@
 """The simulated queue against what is known of queues, and the command on a served toy."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import queueing
-from benchmarks.queueing import MOST, Row, ServiceTimes, simulate
+from benchmarks.open_loop import moments
+from benchmarks.queueing import MOST, Closed, Row, ServiceTimes, predicted, served, simulate
 
 
 def fixed(*seconds: float) -> ServiceTimes:
@@ -45,11 +47,33 @@ def test_what_varies_makes_the_tail() -> None:
 
 
 def test_service_times_of_closed_loops() -> None:
-    times = ServiceTimes.of({1: 100.0, 2: 100.0, 32: 400.0}, [1.0, 3.0])
-    assert times.seconds[[0, 1, 2, 32]] == pytest.approx([0.01, 0.01, 0.02, 0.08])
-    assert (np.diff(times.seconds) >= 0).all()
+    """A batch takes 2 ms and 3 ms an image; reading and answering each takes 1 ms, and the client 4 ms."""
+    loops = {1: Closed(1 / 0.010, 1, 0.005), 4: Closed(200.0, 2, 0.008), 32: Closed(16 / 0.066, 16, 0.050)}
+    times = ServiceTimes.of(loops, [1.0, 3.0])
+    assert times.seconds[[1, 2, 32]] == pytest.approx([0.006, 0.010, 0.130])
+    assert times.seconds[0] == 0
+    assert times.around == pytest.approx(0.004)
     assert times.varies == pytest.approx([0.5, 1.5])
-    assert times.capacity == pytest.approx(400)
+    assert times.capacity == pytest.approx(32 / times.seconds[32])
+
+
+def test_batches_of_one_size_make_no_line() -> None:
+    times = ServiceTimes.of({1: Closed(90.0, 1, 0.01), 2: Closed(100.0, 1.1, 0.0099)}, [1.0])
+    assert (np.diff(times.seconds) > 0).all()
+
+
+def test_what_is_around_a_batch_delays_nobody_else() -> None:
+    times = fixed(0.01)
+    arrivals = np.array([0.0, 0.001, 0.5])
+    near, far = (served(replace(times, around=around), arrivals, np.random.default_rng(0)) for around in (0.0, 0.2))
+    assert near == pytest.approx([0.01, 0.019, 0.01])
+    assert far == pytest.approx(near + 0.2)
+
+
+def test_prediction_is_of_the_requests_that_are_sent() -> None:
+    """Without anything that varies it is what a simulation of the same moments says."""
+    expected = np.percentile(served(fixed(0.01), np.array(moments(70, 5)), np.random.default_rng(1)), (50, 99))
+    assert predicted(fixed(0.01), 70, 5) == pytest.approx(expected)
 
 
 def test_row_says_how_far_off_it_is() -> None:
