@@ -7,7 +7,9 @@ there whole: a service never sees a half-fetched model. Knows neither the servic
 import argparse
 import contextlib
 import hashlib
+import http.client
 import json
+import lzma
 import os
 import re
 import shutil
@@ -17,6 +19,7 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -43,6 +46,10 @@ def fetch(url: str, models: Path, sha256: str | None = None, version: int | None
     `sha256` is that of the tar, or of model.onnx where `url` is a folder. `version` is the folder's own by default,
     else 1. A version that is there already with the same model.onnx is left as it is. Raises FetchError.
     """
+    try:
+        urllib.parse.urlsplit(url)
+    except ValueError as err:
+        raise FetchError(f"{url}: is no address ({err})") from err
     try:
         models.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
@@ -121,8 +128,8 @@ def _of_tar(url: str, folder: Path, sha256: str | None) -> int | None:
                     raise FetchError(f"{url}: unpacked it is larger than {MAX_BYTES:,} bytes")
                 with source, (folder / path.name).open("wb") as target:
                     shutil.copyfileobj(source, target, PIECE)
-    except (tarfile.TarError, EOFError, OSError) as err:
-        raise FetchError(f"{url}: is no readable tar ({str(err).splitlines()[0]})") from err
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as err:
+        raise FetchError(f"{url}: is truncated, damaged or no tar ({_first_line(err)})") from err
     missing = [file for file in FILES if file not in inside]
     if missing:
         raise FetchError(f"{url}: lacks {', '.join(missing)}")
@@ -137,7 +144,7 @@ def _name_of(url: str, folder: Path) -> str:
     """What the card calls the model, which must do for the name of a folder."""
     try:
         name = json.loads((folder / "card.json").read_bytes())["name"]
-    except (ValueError, KeyError, TypeError) as err:
+    except (ValueError, KeyError, TypeError, RecursionError) as err:
         raise FetchError(f"{url}: card.json names no model") from err
     if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name)):
         raise FetchError(f"{url}: the card calls the model {str(name)[:80]!r}, which is no name for a folder")
@@ -173,13 +180,22 @@ def _opened(url: str) -> Iterator[BinaryIO | Any]:
             with _fsspec().open(url, "rb") as file:
                 yield file
     except urllib.error.HTTPError as err:
-        raise FetchError(f"{url}: the server answers {err.code} {err.reason}") from err
+        raise FetchError(f"{url}: the server answers {err.code} {_first_line(err.reason)}") from err
+    except http.client.InvalidURL as err:
+        raise FetchError(f"{url}: is no address ({err})") from err
+    except http.client.HTTPException as err:  # it speaks something else, or stopped in the middle of a chunk
+        raise FetchError(f"{url}: the server's answer is cut off, or no HTTP ({_first_line(repr(err))})") from err
     except (ImportError, ValueError) as err:  # the package of a store is missing, or nobody knows the protocol
         raise FetchError(f"{url}: {err}") from err
     except FileNotFoundError as err:
         raise FetchError(f"{url}: no such file") from err
     except OSError as err:
         raise FetchError(f"{url}: cannot be read ({getattr(err, 'reason', None) or err.strerror or err})") from err
+
+
+def _first_line(told: object) -> str:
+    """What a library says; behind its first line some have a list of all that they tried."""
+    return str(told).partition("\n")[0].rstrip(": ")
 
 
 class _Whole:

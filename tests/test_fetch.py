@@ -6,6 +6,8 @@ import hashlib
 import http.server
 import io
 import json
+import re
+import socketserver
 import subprocess
 import sys
 import tarfile
@@ -150,7 +152,7 @@ def test_failures_are_one_line(source: Path, models: Path, tmp_path: Path, capsy
         for url, told in (
             (tmp_path / "nothing", "no such file"),
             (f"{site}/nothing", "the server answers 404"),
-            (tmp_path / "no.tar", "no readable tar"),
+            (tmp_path / "no.tar", "is truncated, damaged or no tar"),
             (two, "more than one model"),
             ("nowhere://x/y", "nowhere"),
             ("http://127.0.0.1:9/x", "cannot be read"),
@@ -161,6 +163,66 @@ def test_failures_are_one_line(source: Path, models: Path, tmp_path: Path, capsy
             assert told in said
             assert said.count("\n") == 1
     assert left_in(models) == []
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_damaged_archive_is_told(source: Path, models: Path, tmp_path: Path, kind: str) -> None:
+    whole = tar_of(source, tmp_path / f"x.tar.{kind}", mode=f"w:{kind}").read_bytes()
+    damaged, refused = tmp_path / f"damaged.tar.{kind}", 0
+    for at in range(0, len(whole), len(whole) // 12):
+        for content in (whole[:at], whole[:at] + b"\xff\0\xff\0" + whole[at + 4 :]):
+            damaged.write_bytes(content)
+            try:
+                fetch.fetch(str(damaged), models)  # which checks the files: the damage was elsewhere
+            except FetchError as err:
+                assert re.search("damaged|lacks", str(err))
+                refused += 1
+    assert refused > 12
+    assert left_in(models) == [] or len(left_in(models)) == len(artifacts.FILES)
+
+
+@contextlib.contextmanager
+def answering(reply: bytes) -> Iterator[str]:
+    """A server that answers everything so, and hangs up."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(reply)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1000\r\nabc", "cut off"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc", "ended 97 bytes early"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "no HTTP"),
+        (b"", "closed connection without response"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /x.tar\r\n\r\n", "infinite loop"),
+    ],
+)
+def test_server_that_stops_or_is_another(
+    models: Path, capsys: pytest.CaptureFixture[str], reply: bytes, told: str
+) -> None:
+    with answering(reply) as site:
+        assert fetch.main([f"{site}/x.tar", "--to", str(models)]) == 1
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+    assert list(models.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/a b.tar", "http://127.0.0.1:x/a.tar", "http://[::1/a.tar"])
+def test_address_that_is_none(models: Path, url: str) -> None:
+    with pytest.raises(FetchError, match="is no address"):
+        fetch.fetch(url, models)
 
 
 def test_store_without_fsspec_says_what_to_install(models: Path) -> None:
