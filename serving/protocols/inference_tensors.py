@@ -99,8 +99,8 @@ def _read_head(text: bytes, model: Model) -> Head:
         count = len(given) if isinstance(given, list) else 0
         raise InvalidRequest(f"`inputs` must be a list of one tensor, `{INPUT}`, got {count}")
     identity = content.get("id")
-    if identity is not None and not isinstance(identity, str):
-        raise InvalidRequest("`id` must be text")
+    if identity is not None and not (isinstance(identity, str) and _is_unicode(identity)):
+        raise InvalidRequest(f"`id` must be text, got {shown(identity)}")
     parameters = _parameters(content)
     kind, shape = _checked(given[0], model)
     size = _parameters(given[0]).get("binary_data_size")
@@ -110,6 +110,15 @@ def _read_head(text: bytes, model: Model) -> Head:
         raise InvalidRequest(f"`binary_data_size` must be a whole number, got {shown(size)}")
     outputs = _outputs(content, parameters, model)
     return Head(identity, outputs, _least(parameters), kind, shape, size, given[0].get("data"))
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can name half of a character, as in "\\ud800", which no answer can repeat."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 REMEMBERED_BYTES = 512  # longer heads are parsed each time: a client must not fill the memory with them
@@ -173,7 +182,7 @@ def _from_json(head: Head) -> np.ndarray | list[bytes]:
     if len(elements) != head.shape[0]:
         raise InvalidRequest(f"the shape {list(head.shape)} needs {head.shape[0]:,} pictures, got {len(elements):,}")
     # JSON text is UTF-8, which no picture's file is: an element can only be base64.
-    return [from_base64(element) for element in elements]
+    return [from_base64(element, f"`data`[{i}]") for i, element in enumerate(elements)]
 
 
 def _outputs(head: dict[str, Any], parameters: dict[str, Any], model: Model) -> tuple[Wanted, ...]:
