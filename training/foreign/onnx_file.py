@@ -10,11 +10,12 @@ from pathlib import Path
 import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError
-from onnx import external_data_helper, version_converter
+from onnx import external_data_helper, helper, version_converter
 
 from training.artifact.errors import ExportError
 
 OLDEST, OPSET = 7, 15  # the oldest that the converter reads; what an artifact has at least
+RESIZES = 11  # from which on Resize says how it finds its places
 IR = 8  # the file format that goes with OPSET
 MOST_BYTES = 2**31 - 1  # protobuf's limit for one message, and so for a file that holds its weights
 
@@ -86,6 +87,8 @@ def modern(proto: onnx.ModelProto) -> onnx.ModelProto:
         except Exception as err:  # the converter raises what it likes
             told = f"the file is of opset {version} and cannot be converted to {OPSET} ({first_line(err)})"
             raise ExportError(f"{told}; export it with opset {OPSET} or later") from err
+        if version < RESIZES:
+            _resize_as_before(proto.graph)
     else:
         copy = onnx.ModelProto()
         copy.CopyFrom(proto)
@@ -96,6 +99,15 @@ def modern(proto: onnx.ModelProto) -> onnx.ModelProto:
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
     return proto
+
+
+def _resize_as_before(graph: onnx.GraphProto) -> None:
+    """Before opset RESIZES a picture was resized from its corner, and a place rounded down. The converter leaves that
+    out, and the default has become another."""
+    for node in graph.node:
+        if node.op_type == "Resize":
+            node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(helper.make_attribute("nearest_mode", "floor"))
 
 
 def session(model: Path | onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:

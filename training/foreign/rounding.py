@@ -3,6 +3,7 @@
 The rule is `artifact/exactness.py`'s. Knows the constants of a graph and how to run it again, nothing of its origin.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,36 @@ class _Graph:
         return np.concatenate(parts)
 
     def constants(self) -> list[_Constant]:
-        """Those with floats of more than one number: what was learnt, or as good as."""
+        """Those with floats of more than one number: what was learnt, or as good as. Sizes are none of them."""
         kinds = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
-        nodes = [node for node in self.model.graph.node if node.op_type == "Constant"]
-        tensors = [*self.model.graph.initializer, *(a.t for node in nodes for a in node.attribute if a.HasField("t"))]
-        return [_Constant(t, self) for t in tensors if t.data_type in kinds and np.prod(t.dims) > 1]
+        return [
+            _Constant(tensor, self)
+            for graph in (self.model.graph, *_inner(self.model.graph))
+            for tensor in _weights(graph)
+            if tensor.data_type in kinds and np.prod(tensor.dims) > 1
+        ]
+
+
+def _inner(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside of its nodes: a Scan's body is one."""
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+            yield inner
+            yield from _inner(inner)
+
+
+def _weights(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Its constants, but for those that say how large a Resize makes its picture: 2.0000002 times is an error."""
+    sizes: set[str] = set()
+    for node in reversed(graph.node):
+        if node.op_type in ("Resize", "Upsample"):
+            sizes.update(node.input[1:])
+        elif node.op_type != "Shape" and sizes & set(node.output):
+            sizes.update(node.input)
+    yield from (tensor for tensor in graph.initializer if tensor.name not in sizes)
+    for node in graph.node:
+        if node.op_type == "Constant" and node.output[0] not in sizes:
+            yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
 
 
 def graph_spread(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
