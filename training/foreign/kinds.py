@@ -14,6 +14,7 @@ KINDS = {
 }
 NEED_TENSORFLOW = ("keras", "saved_model", "tflite")
 
+_LFS = b"version https://git-lfs"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 # What people try, and what makes a file of it that can be published
 _OTHERS = {
@@ -30,7 +31,22 @@ _OTHERS = {
     ".engine": "a TensorRT engine, made for one GPU: publish the ONNX file that it was built from",
     ".ort": "ONNX Runtime's own format: publish the ONNX file that it was made from",
     ".xml": "an OpenVINO graph: publish the ONNX file that it was made from",
-    ".zip": "an archive: unpack it and name the file inside",
+    ".ckpt": "a checkpoint: export the model to ONNX with the library that wrote it",
+}
+_ARCHIVE = "an archive: unpack it and name the file inside"
+_PICKLE = "a pickle, which is not opened: export its model to ONNX"
+# The same by the first bytes, whatever the file is called. An ONNX file begins with its version: 0x08.
+_BEGINNINGS = {
+    b"PK\3\4": _ARCHIVE,
+    b"\x1f\x8b": _ARCHIVE,
+    b"BZh": _ARCHIVE,
+    b"\xfd7zXZ": _ARCHIVE,
+    b"7z\xbc\xaf": _ARCHIVE,
+    **{b"\x80%c" % protocol: _PICKLE for protocol in range(2, 6)},
+    b"GGUF": "a GGUF file, which holds a language model",
+    b"\x93NUMPY": "an array of NumPy: name the model",
+    b"<": "a web page or XML, not the model: look at what was downloaded",
+    b"{": "JSON, not the model: name the file with the network",
 }
 
 
@@ -49,7 +65,7 @@ def kind_of(path: Path) -> str:
     suffix = path.suffix.lower()
     try:
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(64)
     except OSError as err:
         raise ExportError(f"{path}: cannot be read ({err.strerror})") from err
     if head[4:8] == b"TFL3":
@@ -58,10 +74,13 @@ def kind_of(path: Path) -> str:
         return "keras"
     if suffix == ".tflite":
         raise ExportError(f"{path}: is truncated or no .tflite file")
-    if head.startswith(b"version https://git-lfs"):
+    if head.startswith(_LFS):
         raise ExportError(f"{path}: is a pointer of Git LFS, not the model: run `git lfs pull` first")
     if suffix in _OTHERS:
         raise ExportError(f"{path}: is {_OTHERS[suffix]}")
+    for beginning, told in _BEGINNINGS.items():
+        if head.lstrip().startswith(beginning):
+            raise ExportError(f"{path}: is {told}")
     return "onnx"
 
 

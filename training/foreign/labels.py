@@ -1,8 +1,9 @@
 """What people write class names in -> a list of different names in the order of the outputs.
 
-A list on the command line, a file of one name a line, Teachable Machine's "0 name", or JSON. Knows no model.
+A list on the command line, a file of one name a line, "0 name" a line (Teachable Machine's), or JSON. Knows no model.
 """
 
+import ast
 import json
 import re
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from training.artifact.errors import ExportError
 
-_NUMBERED = re.compile(r"\s*(\d+)\s+(.*\S)\s*")
+_NUMBERED = re.compile(r"\s*(\d+)(?:\s*[:,;]\s*|\s+)(.*\S)\s*")
 
 
 def read_labels(text: str) -> list[str]:
@@ -37,10 +38,7 @@ def _from_file(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as err:
         raise ExportError(f"--labels {path}: cannot be read ({err})") from err
     if text.lstrip()[:1] in ("[", "{"):
-        try:
-            return from_json(json.loads(text), str(path))
-        except ValueError as err:
-            raise ExportError(f"--labels {path}: is no valid JSON ({err})") from err
+        return from_json(_value(text, path), str(path))
     lines = [line.strip() for line in text.rstrip().splitlines()]
     if not lines or "" in lines:
         empty = f"line {lines.index('') + 1} is empty" if lines else "the file is empty"
@@ -49,6 +47,18 @@ def _from_file(path: Path) -> list[str]:
     if all(found and int(found[1]) == i for i, found in enumerate(numbered)):
         return [found[2] for found in numbered if found]
     return lines
+
+
+def _value(text: str, path: Path) -> Any:
+    """What JSON says, or Python: the well-known list of ImageNet's names is a dictionary of Python."""
+    try:
+        return json.loads(text)
+    except ValueError as err:
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            raise ExportError(f"--labels {path}: is no valid JSON ({err})") from err
+        return {str(key): name for key, name in value.items()} if isinstance(value, dict) else value
 
 
 def from_json(value: Any, where: str) -> list[str]:
