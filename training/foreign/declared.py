@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from training.artifact.errors import ExportError
 from training.artifact.pixels import Pixels
 from training.foreign.labels import distinct, from_json
+from training.foreign.network import dims_of
 from training.foreign.resizing import Resizing
 
 # Pillow's numbers of its filters, which transformers writes
@@ -50,8 +52,17 @@ def declared_by(path: Path, proto: onnx.ModelProto) -> Declared:
     declared = _ultralytics(proto)
     folders = [path.parent, path.parent.parent] if path.parent.name == "onnx" else [path.parent]  # optimum's
     for folder in folders:
-        declared = declared.over(_timm(folder / "config.json")).over(_transformers(folder))
+        declared = declared.over(_timm(folder / "config.json", _size_of(proto))).over(_transformers(folder))
     return declared
+
+
+def _size_of(proto: onnx.ModelProto) -> tuple[int, int] | None:
+    """(H, W) of the pictures that the graph takes; None where it takes any, or says otherwise where they are."""
+    dims = dims_of(proto.graph.input[0]) if proto.graph.input else None
+    if dims is None or len(dims) != 4:
+        return None
+    height, width = dims[2:] if dims[1] in (1, 3) else dims[1:3]
+    return (height, width) if height is not None and width is not None else None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -88,8 +99,11 @@ def _ultralytics(proto: onnx.ModelProto) -> Declared:
     return Declared(where, Pixels(), size, resizing, distinct(labels), notes=("ultralytics' metadata: pixels 0-1",))
 
 
-def _timm(path: Path) -> Declared:
-    """timm's config.json: mean, std, input_size, crop_pct, crop_mode, interpolation and names, in `pretrained_cfg`."""
+def _timm(path: Path, exported: tuple[int, int] | None) -> Declared:
+    """timm's config.json: mean, std, input_size, crop_pct, crop_mode, interpolation and names, in `pretrained_cfg`.
+
+    Many networks have a second size for testing, with a crop of its own. What counts is the size that was `exported`.
+    """
     whole = _json(path)
     config = whole.get("pretrained_cfg", whole)
     if not isinstance(config, dict) or not {"mean", "std"} <= set(config):
@@ -97,9 +111,13 @@ def _timm(path: Path) -> Declared:
     where = (path.name,)
     try:
         pixels = Pixels(255.0, tuple(map(float, config["mean"])), tuple(map(float, config["std"])))
-        side = config.get("test_input_size") or config.get("input_size")
-        size = (int(side[1]), int(side[2])) if side else None
-        percent = float(config.get("test_crop_pct") or config.get("crop_pct") or 0.875)  # timm's own default
+        train, test = (
+            None if side is None else (int(side[1]), int(side[2]))
+            for side in (config.get("input_size"), config.get("test_input_size"))
+        )
+        size = exported or test or train
+        crop = config.get("test_crop_pct") if size == (test or size) else None
+        percent = float(crop or config.get("crop_pct") or 0.875)  # timm's own default
     except (TypeError, ValueError, IndexError) as err:
         raise ExportError(f"{path}: mean, std, input_size or crop_pct cannot be read ({err})") from err
     mode, resample = config.get("crop_mode", "center"), config.get("interpolation") or "bilinear"
@@ -147,34 +165,51 @@ def _prepared(config: dict[str, Any]) -> Declared:
         divisor = 1 / float(config.get("rescale_factor", 1 / 255))
         divisor = round(divisor, 6)
     if config.get("do_normalize", True) and config.get("image_mean") is not None:
-        mean, std = tuple(map(float, config["image_mean"])), tuple(map(float, config["image_std"]))
+        mean, std = _each(config["image_mean"]), _each(config["image_std"])
     if config.get("rescale_offset"):  # EfficientNet's: from 0-255 to -1-1, and then the mean
         mean = tuple(m + 1 for m in mean)
-    pixels = Pixels(divisor, mean, std, bool(config.get("do_flip_channel_order")))
+    if config.get("include_top"):  # EfficientNet's: divided by the deviation once more
+        std = tuple(np.multiply(std, _each(config["image_std"])).tolist())
+    pixels: Pixels | None = Pixels(divisor, mean, std, bool(config.get("do_flip_channel_order")))
+    if config.get("do_normalize") and config.get("image_mean") is None:
+        pixels = None  # each of the library's classes has a mean of its own, which the file leaves out
     resample = _FILTERS.get(config.get("resample", 2), "bilinear")
     side, crop = config.get("size"), config.get("crop_size")
     short = side if isinstance(side, int) else (side or {}).get("shortest_edge")
+    before = _before_crop(config, short)
     size = _size(crop) if config.get("do_center_crop") and crop is not None else _size(side)
     resizing: Resizing | None = None
     if not config.get("do_resize", True):
         resizing = None
     elif config.get("crop_pct") and short and not crop:  # ConvNext's: a crop below 384 pixels, squashed from there on
         size = (short, short)
-        to = int(short / float(config["crop_pct"])) if short < 384 else None
-        resizing = Resizing("crop", to, resample) if to else Resizing("squash", None, resample)
+        resizing = Resizing("crop", before, resample) if short < 384 else Resizing("squash", None, resample)
     elif short and config.get("do_center_crop") and crop is not None:
-        resizing = Resizing("crop", int(short), resample)
+        resizing = Resizing("crop", before, resample)
     elif config.get("do_center_crop") and crop is not None and _size(side) == size:
         resizing = Resizing("squash", None, resample)
-    elif config.get("do_center_crop") and crop is not None and (before := _size(side)) and size:
-        if before[0] * size[1] == before[1] * size[0] and before[0] == before[1]:
-            notes = (f"preprocessor_config.json squashes to {before[0]} and crops {size[0]}: the nearest is a crop",)
+    elif config.get("do_center_crop") and crop is not None and (squashed := _size(side)) and size:
+        if squashed[0] * size[1] == squashed[1] * size[0] and squashed[0] == squashed[1]:
+            notes = (f"preprocessor_config.json squashes to {squashed[0]} and crops {size[0]}: the nearest is a crop",)
             return Declared(
-                ("preprocessor_config.json",), pixels, size, Resizing("crop", before[0], resample), notes=notes
+                ("preprocessor_config.json",), pixels, size, Resizing("crop", squashed[0], resample), notes=notes
             )
     elif size:
         resizing = Resizing("squash", None, resample)
     return Declared(("preprocessor_config.json",), pixels, size, resizing)
+
+
+def _each(value: Any) -> tuple[float, ...]:
+    """transformers' mean or std: a number for all channels, or one for each."""
+    return (float(value),) if isinstance(value, int | float) else tuple(map(float, value))
+
+
+def _before_crop(config: dict[str, Any], short: int | None) -> int | None:
+    """Pixels of the shorter side before the crop: `short`, or what some of the library's classes make of it."""
+    kind = str(config.get("image_processor_type") or config.get("feature_extractor_type"))
+    if short and config.get("crop_pct"):  # ConvNext's and PoolFormer's
+        return int(short / float(config["crop_pct"]))
+    return int(256 / 224 * short) if short and kind.startswith("Levit") else short and int(short)
 
 
 def _size(value: Any) -> tuple[int, int] | None:
