@@ -23,6 +23,7 @@ from tests.fixtures.foreign import (
 )
 from training.artifact.errors import ExportError
 from training.artifact.reading import run_onnx
+from training.foreign.declared import declared_by
 from training.foreign.labels import read_labels
 from training.foreign.resizing import Resizing
 
@@ -106,6 +107,63 @@ def test_what_the_files_say_is_used(
     np.testing.assert_allclose(run_onnx(artifact, array[None]), theirs, atol=1e-4)
 
 
+@pytest.mark.parametrize(("exported", "to"), [(12, 15), (16, 16), (20, 25), ("side", 16)])
+def test_timms_second_size_counts_where_it_was_exported(tmp_path: Path, exported: int | str, to: int) -> None:
+    """As of resnet50.a1_in1k: trained with 224 pixels, tested with 288, and exported with either."""
+    config = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 12, 12], "crop_pct": 0.8}
+    config |= {"test_input_size": [3, 16, 16], "test_crop_pct": 1.0}
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": config}))
+    declared = declared_by(tmp_path / "model.onnx", network(FORM.but(size=(exported, exported))))
+    side = 16 if exported == "side" else exported
+    assert (declared.size, declared.resizing) == ((side, side), Resizing("crop", to, "bilinear"))
+
+
+IMAGENET_STD = [0.229, 0.224, 0.225]
+
+
+@pytest.mark.parametrize(
+    ("config", "resizing", "prepare"),
+    [
+        (
+            {"image_processor_type": "EfficientNetImageProcessor", "include_top": True, "image_mean": [0.1, 0.2, 0.3]}
+            | {"image_std": IMAGENET_STD, "size": {"height": 12, "width": 12}, "resample": 0},
+            Resizing("squash", None, "nearest"),
+            lambda x: (x / 255 - np.array([0.1, 0.2, 0.3])) / np.array(IMAGENET_STD) ** 2,
+        ),
+        (
+            {"feature_extractor_type": "LevitFeatureExtractor", "do_normalize": False, "do_center_crop": True}
+            | {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "resample": 3},
+            Resizing("crop", 256, "bicubic"),
+            lambda x: x / 255,
+        ),
+        (
+            {"image_processor_type": "PoolFormerImageProcessor", "crop_pct": 0.9, "do_center_crop": True}
+            | {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "do_normalize": False},
+            Resizing("crop", 248, "bilinear"),
+            lambda x: x / 255,
+        ),
+        (
+            {"image_processor_type": "ViTImageProcessor", "size": 12, "image_mean": 0.5, "image_std": 0.25},
+            Resizing("squash", None, "bilinear"),
+            lambda x: (x / 255 - 0.5) / 0.25,
+        ),
+        ({"do_normalize": True, "size": 12}, Resizing("squash", None, "bilinear"), None),  # it is asked for
+    ],
+)
+def test_what_transformers_classes_make_of_their_keys(
+    tmp_path: Path, config: dict[str, Any], resizing: Resizing, prepare: Any
+) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    declared = declared_by(tmp_path / "model.onnx", network(FORM))
+    assert declared.resizing == resizing
+    if prepare is None:
+        assert declared.pixels is None
+    else:
+        assert declared.pixels is not None
+        images = pictures(SHAPE)
+        np.testing.assert_allclose(declared.pixels.of(images), prepare(images.astype(np.float64)), rtol=1e-4, atol=1e-4)
+
+
 def test_what_the_user_says_goes_before(tmp_path: Path) -> None:
     path = timm(tmp_path / "theirs")
     options = ["--labels", "a,b,c,d,e,f", "--input-range", "imagenet", "--resize", "squash", "--resample", "box"]
@@ -142,6 +200,9 @@ def test_what_the_files_say_can_refuse(
         ("ant\nbee\n", ["ant", "bee"]),
         ("0 ant\n1 big bee\n", ["ant", "big bee"]),
         ("1 ant\n2 bee\n", ["1 ant", "2 bee"]),
+        ("0: ant\n1: bee, the small one\n", ["ant", "bee, the small one"]),
+        ("0,ant\n1,bee\n", ["ant", "bee"]),
+        ("{0: 'ant, pismire',\n 1: \"mother's bee\"}", ["ant, pismire", "mother's bee"]),
         ('["ant", "bee"]', ["ant", "bee"]),
         ('{"1": "bee", "0": "ant"}', ["ant", "bee"]),
         ('{"bee": 1, "ant": 0}', ["ant", "bee"]),

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import quantize_dynamic
 from PIL import Image
 
 from tests.fixtures.foreign import (
@@ -187,6 +188,39 @@ def test_a_token_for_one_picture_goes_one_by_one(tmp_path: Path, capsys: pytest.
     images = pictures(SHAPE)
     expected = their_answers(path, as_imagenet(images, "NHWC"))
     np.testing.assert_allclose(run_onnx(artifact, images), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("opset", "operation"), [(9, "Upsample"), (10, "Resize"), (13, "Resize")])
+def test_a_resize_inside_answers_as_before(tmp_path: Path, opset: int, operation: str) -> None:
+    """Its factors are floats and no weights. Before opset 11 it began at the corner."""
+    model = network(Form(opset=opset))
+    factors = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "factors")
+    model.graph.initializer.append(factors)
+    inputs = ["data", "factors"] if opset < 11 else ["data", "", "factors"]
+    next(node for node in model.graph.node if node.op_type == "Conv").input[0] = "larger"
+    model.graph.node.insert(0, helper.make_node(operation, inputs, ["larger"], mode="linear"))
+    path = saved(model, tmp_path)
+    artifact = publish(path, tmp_path / "models", "--input-range", "imagenet")
+    images = pictures(SHAPE)
+    np.testing.assert_allclose(run_onnx(artifact, images), their_answers(path, as_imagenet(images)), atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_a_network_that_was_quantised_dynamically_goes_one_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], batch: int | str
+) -> None:
+    """As optimum and transformers.js have it: onnx/model_quantized.onnx, whose answers depend on the whole batch."""
+    path = saved(network(Form(batch=batch)), tmp_path, "whole.onnx")
+    folder = tmp_path / "theirs"
+    (folder / "onnx").mkdir(parents=True)
+    file = folder / "onnx" / "model_quantized.onnx"
+    quantize_dynamic(str(path), str(file))
+    artifact = publish(folder, tmp_path / "models", "--input-range", "imagenet")
+    assert "one by one" in capsys.readouterr().out
+    images = pictures(SHAPE)
+    expected = their_answers(file, as_imagenet(images))
+    for count in (1, len(images)):
+        np.testing.assert_allclose(run_onnx(artifact, images[:count]), expected[:count], atol=1e-4)
 
 
 def test_scikit_learns_classifier_brings_its_classes(tmp_path: Path) -> None:

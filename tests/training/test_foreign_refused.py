@@ -71,9 +71,37 @@ def words() -> onnx.ModelProto:
     return model
 
 
+def followed_by(operation: str, kinds: dict[str, int], *inputs: str, **attributes: Any) -> onnx.ModelProto:
+    """A network whose only outputs are those of one more operation: their names and types."""
+    model = network(Form(ending="probabilities"))
+    model.graph.node.append(helper.make_node(operation, ["out0", *inputs], list(kinds), **attributes))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([3], np.int64), "three"))
+    del model.graph.output[:]
+    model.graph.output.extend(helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items())
+    return model
+
+
+def in_training() -> onnx.ModelProto:
+    model = network()
+    at = next(i for i, node in enumerate(model.graph.node) if node.op_type == "Relu")
+    constants = {"scale": np.ones(8), "bias": np.zeros(8), "mean": np.zeros(8), "var": np.ones(8)}
+    for name, array in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
+    model.graph.node[at].input[0] = "normal"
+    node = helper.make_node("BatchNormalization", ["conv", *constants], ["normal", "m", "v"], training_mode=1)
+    model.graph.node.insert(at, node)
+    return model
+
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+
+
 @pytest.mark.parametrize(
     ("make", "arguments", "told"),
     [
+        (lambda: followed_by("TopK", {"best": FLOAT, "which": INT64}, "three"), RANGE, "best comes from TopK"),
+        (lambda: followed_by("ArgMax", {"class": INT64}, axis=1, keepdims=0), RANGE, "without its ArgMax"),
+        (in_training, RANGE, "in training mode"),
         (two_inputs, RANGE, "the model takes 2 inputs (data (?, 3, 12, 10), mask (1, 2))"),
         (lambda: ending_in("Identity", ["N", 8, 5, 4]), RANGE, "gives a map, not classes of the whole picture"),
         (detector, RANGE, "a detector, for example): out0 (2, 8, 20)"),
@@ -122,11 +150,27 @@ def test_a_truncated_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert str(path) in refused(path, capsys, *RANGE)
 
 
-@pytest.mark.parametrize("content", [b"junk" * 20, b"version https://git-lfs.github.com/spec/v1\n"])
-def test_a_file_of_another_kind_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "is truncated or no ONNX file"),
+        (b"junk" * 20, "is truncated or no ONNX file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><title>404</title>", "a web page"),
+        (b"PK\3\4" + b"\0" * 60, "an archive: unpack it"),
+        (b"\x1f\x8b\x08" + b"\0" * 60, "an archive: unpack it"),
+        (b"\x80\x04\x95" + b"\0" * 60, "a pickle, which is not opened"),
+        (b'{"architectures": []}', "JSON, not the model"),
+    ],
+)
+def test_a_file_of_another_kind_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, told: str
+) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    assert str(path) in refused(path, capsys, *RANGE)
+    line = refused(path, capsys, *RANGE)
+    assert str(path) in line
+    assert told in line
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "model.pkl", "model.pdmodel", "model.engine"])

@@ -91,6 +91,24 @@ def _without_input(proto: onnx.ModelProto) -> set[str]:
     return made - reached
 
 
+# What takes the scale of a tensor from all pictures in it
+_OF_ALL_PICTURES = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
+
+
+def is_scaled_by_batch(proto: onnx.ModelProto) -> bool:
+    """Whether the answers to a picture depend on the pictures beside it, by a few thousandths: the graph was quantised
+    dynamically, and each tensor gets one scale."""
+    return any(node.op_type in _OF_ALL_PICTURES for node in proto.graph.node)
+
+
+def trains(proto: onnx.ModelProto) -> bool:
+    """Whether a BatchNormalization takes its mean from the pictures that are with it, as in training."""
+    return any(
+        node.op_type == "BatchNormalization" and any(a.name == "training_mode" and a.i for a in node.attribute)
+        for node in proto.graph.node
+    )
+
+
 def _has_graph(node: onnx.NodeProto) -> bool:
     return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
 

@@ -92,9 +92,9 @@ def onnx_in(path: Path) -> Path:
     for name in ("model.onnx", "onnx/model.onnx"):
         if (path / name).is_file():
             return path / name
-    files = sorted(path.glob("*.onnx"))
+    files = sorted([*path.glob("*.onnx"), *path.glob("onnx/*.onnx")])
     if len(files) != 1:
-        names = ", ".join(file.name for file in files) or "none"
+        names = ", ".join(str(file.relative_to(path)) for file in files) or "none"
         raise ExportError(f"{path}: needs one ONNX file in the folder, found {names}; name the file itself")
     return files[0]
 
@@ -110,7 +110,19 @@ def publish(found: Found, asked: Asked, say: Callable[[str], None] = print) -> P
     size = asked.size or (None if asked.shape else declared.size)
     run = found.run or by_onnx_runtime(session(original_proto))
     proto = modern(original_proto)
+    if batch.trains(proto):
+        raise ExportError(
+            "a BatchNormalization is in training mode, so the answers to a picture depend on those beside it: export "
+            "the model in evaluation mode (model.eval() of PyTorch)"
+        )
     source = find_input(proto, size, asked.shape, asked.layout)
+    alone = batch.is_scaled_by_batch(proto)
+    if alone:
+        told = "the network was quantised dynamically, which mixes the pictures of a batch"
+        if source.batch not in (None, 1):
+            raise ExportError(f"{told}, and takes {source.batch} at once: export it with a free batch axis")
+        source = replace(source, batch=1)
+        say(f"{told}: they go through it one by one")
     pixels = _pixels(asked, declared, source, found.quantised)
     original = Original(run, source, pixels)
     output = _output(original, proto, asked, labels)
@@ -121,7 +133,7 @@ def publish(found: Found, asked: Asked, say: Callable[[str], None] = print) -> P
     _tell(say, asked, declared, original, output, resizing, labels)
     proof.expectations(asked.expect, labels)  # a wrong one is told before the work
     spread = _spread(found, original, output)
-    served = _served(proto, original, output, asked.name, labels, spread, say)
+    served = _served(proto, original, output, asked.name, labels, spread, alone, say)
     return _written(served, original, output, resizing, asked, found, labels, spread, say)
 
 
@@ -295,9 +307,13 @@ def _served(
     name: str,
     labels: list[str],
     spread: Spread,
+    alone: bool,
     say: Callable[[str], None],
 ) -> onnx.ModelProto:
-    """The graph that is served, for any number of pictures, and tried with several. Raises ExportError."""
+    """The graph that is served, for any number of pictures, and tried with several. Raises ExportError.
+
+    Pictures go through the network one by one where they have to (`alone`), or where it knows no other way.
+    """
     source = original.source
     probes = _probes(source, 6)
     reference = original.probabilities(probes, output)
@@ -313,12 +329,13 @@ def _served(
         _check(np.concatenate(answers), reference, graph, probes, spread)
         return graph
 
-    try:
-        return attempt(batch.freed(proto, source.batch, shape), output)
-    except ExportError:
-        if source.batch != 1:
-            raise
-    say("the graph was exported for one picture alone: pictures go through it one by one (a free batch axis is faster)")
+    if not alone:
+        try:
+            return attempt(batch.freed(proto, source.batch, shape), output)
+        except ExportError:
+            if source.batch != 1:
+                raise
+        say("the graph was exported for one picture alone: they go through it one by one (a free batch axis is faster)")
     return attempt(batch.one_by_one(proto, output.name, shape), replace(output, name=f"{output.name}:all"))
 
 

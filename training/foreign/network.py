@@ -4,7 +4,7 @@ Looks at the graph's declared shapes and at what it answers, never at names. Say
 served as a classifier. Knows nothing of files of hints beside the model.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -203,9 +203,16 @@ def find_output(
         raise ExportError(f"the output {', '.join(names)} is no tensor: a classifier gives (N, K) numbers")
     answers = dict(zip(candidates, run(candidates), strict=True))
     counts = {name: count for name, answer in answers.items() if (count := _classes(answer, batch))}
+    sorted_ones = [name for name in counts if _last(proto, name) == "TopK"]
+    if sorted_ones and len(sorted_ones) == len(counts):
+        raise ExportError(
+            f"the output {sorted_ones[0]} comes from TopK: it has the best values in order, not one for each class; "
+            "export the model without it"
+        )
+    counts = {name: count for name, count in counts.items() if name not in sorted_ones}
     if not counts:
         shapes = ", ".join(f"{name} {told(answer.shape)}" for name, answer in answers.items())
-        raise ExportError(f"{_kind(answers.values())}: {shapes}; a classifier gives (N, K) numbers")
+        raise ExportError(f"{_kind(list(answers.values()))}: {shapes}; a classifier gives (N, K) numbers")
     fitting = {name: count for name, count in counts.items() if labels in (None, max(2, count))}
     if len(fitting) == 1 or (len(counts) == 1 and labels is None):
         name, count = next(iter(fitting.items()))
@@ -227,9 +234,11 @@ def _classes(answer: np.ndarray, batch: int) -> int | None:
     return count
 
 
-def _kind(answers: Iterable[np.ndarray]) -> str:
+def _kind(answers: Sequence[np.ndarray]) -> str:
     """What a model without classes seems to be, by the shapes of its outputs."""
     ranks = [answer.ndim for answer in answers]
+    if all(answer.dtype.kind in "iu" for answer in answers):
+        return "the model gives whole numbers, not how probable each class is (export it without its ArgMax)"
     if len(ranks) == 1 and ranks[0] == 4:
         return "the model gives a map, not classes of the whole picture (a segmentation or a body without its head)"
     if len(ranks) > 1 or ranks[0] == 3:
