@@ -45,7 +45,7 @@ class _Base(Generic[Http]):
         timeout: float = 30.0,
         cacert: str | None = None,
     ):
-        if not url.startswith(("http://", "https://")):
+        if not url.lower().startswith(("http://", "https://")):
             raise ValueError(f"the address must begin with http:// or https://, got {url!r}")
         if api_key and not (api_key.isascii() and api_key.isprintable()):  # httpx would repeat it in its message
             raise ValueError("the key holds what no header can carry, as a line break; it is not repeated here")

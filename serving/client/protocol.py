@@ -17,6 +17,7 @@ T = TypeVar("T")
 _FAILURES = {failure.code: failure for failure in ClassifyError.__subclasses__()}
 FIRST_WAIT = 0.2  # seconds after the first connection error, and twice as many after each further one
 BUSY_WAIT = 1.0  # seconds after a 503 that does not say when to come again
+BAD_GATEWAY = 502  # of a proxy whose service is away: as good as a connection error
 LEAST_WAIT = 0.1  # seconds after one that says "at once"
 
 
@@ -78,7 +79,7 @@ class Call(Generic[T]):
             if response.is_success:
                 return self._read(content)
             failure = _failure(content)
-        except (ValueError, LookupError, TypeError) as err:
+        except (ValueError, LookupError, TypeError, RecursionError) as err:
             kind = response.headers.get("content-type", "no content type")
             raise NotTheService(f"{response.url} answers {response.status_code}, {kind}: not this service") from err
         failure.status = response.status_code
@@ -135,15 +136,18 @@ class Attempts:
 
     def after(self, outcome: httpx.Response | httpx.RequestError) -> httpx.Response | float:
         """The response to read, or seconds to wait before the request is sent again. Raises Unreachable."""
-        if isinstance(outcome, httpx.Response):
+        if isinstance(outcome, httpx.Response) and outcome.status_code != BAD_GATEWAY:
             if outcome.status_code != 503 or (wait := _retry_after(outcome)) > self._patience:
                 return outcome
             self._patience -= wait
             return wait
         self._errors += 1
-        if why := _certificate(outcome):
+        if isinstance(outcome, httpx.Response):
+            if self._errors > self._retries:
+                raise Unreachable(f"{self._url}: a proxy answers 502, which does not reach the service behind it")
+        elif why := _certificate(outcome):
             raise Unreachable(f"{self._url}: {why}; --cacert (`cacert`) names certificates to trust") from outcome
-        if self._errors > self._retries:
+        elif self._errors > self._retries:
             raise Unreachable(f"{self._url}: {str(outcome) or type(outcome).__name__}") from outcome
         return FIRST_WAIT * 2.0 ** (self._errors - 1)
 

@@ -58,11 +58,24 @@ class Table:
             self._append((BOM if bom or marked else b"") + header)
             return
         kept = there[len(header) + (len(BOM) if marked else 0) : self._end].decode("utf-8", "surrogateescape")
-        rows = list(csv.reader(io.StringIO(kept, newline="")))
+        rows = self._rows(kept, header)
         current = [row for row in rows if self._changed.get(_plain(row[0]), row[-3]) in (row[-3], "")]
         self._take(current)
         if len(current) < len(rows):
             self._rewrite(there[: self._end - len(kept.encode("utf-8", "surrogateescape"))] + _encode(current))
+
+    def _rows(self, kept: str, header: bytes) -> list[list[str]]:
+        """Raises ValueError where somebody has written other lines into the table."""
+        width = header.count(b",") + 1
+        try:
+            rows = list(csv.reader(io.StringIO(kept, newline="")))
+        except csv.Error as err:
+            raise ValueError(f"{self._path} holds something else than answers: {err}") from err
+        for row in rows:
+            if len(row) != width:
+                told = f"a line of {len(row)} cells, not {width}, begins with {','.join(row)[:40]!a}"
+                raise ValueError(f"{self._path} holds something else than answers: {told}")
+        return rows
 
     def _rewrite(self, content: bytes) -> None:
         """Put a new table in the place of the old one, whole or not at all."""
@@ -118,6 +131,8 @@ class Table:
 
 
 def _open(path: str) -> int:
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{path} is no file: answers go into a table that can be read again")
     return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
 
 

@@ -139,6 +139,7 @@ def test_a_code_of_a_newer_service_is_kept() -> None:
         {"status_code": 200, "html": "<p>Sign in"},
         {"status_code": 200, "json": {"status": "ok"}},
         {"status_code": 200, "json": []},
+        {"status_code": 200, "text": "[" * 100_000},
         {"status_code": 502, "html": "<p>Bad gateway"},
         {"status_code": 404, "json": {"detail": "Not Found"}},
         {"status_code": 307, "headers": {"location": "http://elsewhere/"}},
@@ -194,6 +195,15 @@ def test_a_date_in_retry_after() -> None:
     assert 10 < wait <= 30
     past = format_datetime(then - timedelta(days=1), usegmt=True)
     assert Attempts("", 0, 60).after(unavailable(past)) == 0.1
+
+
+def test_proxy_whose_service_is_away_is_asked_again() -> None:
+    """As nginx answers while the service behind it starts anew."""
+    away = httpx.Response(502, html="<h1>502 Bad Gateway", request=REQUEST)
+    attempts = Attempts("http://there", 2, patience=3)
+    assert [attempts.after(away), attempts.after(away)] == [0.2, 0.4]
+    with pytest.raises(Unreachable, match="http://there: a proxy answers 502"):
+        attempts.after(away)
 
 
 def test_patience_ends() -> None:

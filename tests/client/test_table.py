@@ -71,6 +71,24 @@ def test_lock_stays_when_lines_are_dropped(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["answers.csv"]  # noqa: PTH208
 
 
+@pytest.mark.parametrize("line", ["a.png,7\r\n", "\r\n", f"{'a' * 200_000},7,1,,m,1,,,\r\n"])
+def test_lines_of_somebody_else_are_told(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "answers.csv"
+    Table(str(path), 1).close()
+    path.write_bytes(path.read_bytes() + line.encode())
+    with pytest.raises(ValueError, match=r"answers\.csv holds something else than answers"):
+        Table(str(path), 1)
+    assert path.read_bytes().endswith(line.encode())
+    path.unlink()
+    Table(str(path), 1).close()  # no lock is left
+
+
+def test_answers_go_into_a_file_only(tmp_path: Path) -> None:
+    for path in ("/dev/null", str(tmp_path)):
+        with pytest.raises(ValueError, match="is no file"):
+            Table(path, 1)
+
+
 # Changed pictures
 
 
