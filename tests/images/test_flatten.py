@@ -136,9 +136,12 @@ def test_a_jpeg_that_lacks_only_its_end_marker_is_whole(options: dict[str, Any],
         assert np.array_equal(decode_image(data + behind, COLOUR), decode_image(data, COLOUR))
 
 
-@pytest.mark.parametrize("kept", [0.5, 0.9])
-def test_a_jpeg_without_its_end_and_without_rows_is_refused(kept: float) -> None:
-    data = encode(colours((640, 480)), "JPEG", quality=95)
+@pytest.mark.parametrize("kept", [0.3, 0.5, 0.7, 0.9, 0.99])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_end_and_without_rows_is_refused(progressive: bool, kept: float) -> None:
+    noise = np.random.default_rng(0).normal(0, 20, (300, 400, 3))
+    picture = Image.fromarray((np.asarray(colours((400, 300))) + noise).clip(0, 255).astype(np.uint8))
+    data = encode(picture, "JPEG", quality=90, progressive=progressive)
     with pytest.raises(InvalidImage, match="truncated"):
         decode_image(data[: int(kept * len(data))], COLOUR)
 

@@ -158,6 +158,7 @@ BAD: dict[str, tuple[Any, int]] = {
     "size without data": (pixels(None, binary_data_size=784), 400),
     "an unknown output": ({**pixels(FLAT), "outputs": [{"name": "y"}]}, 400),
     "an id that is no text": ({**pixels(FLAT), "id": 7}, 400),
+    "an id with half a character": ({**pixels(FLAT), "id": "\ud800"}, 400),
     "thousands of lists": (b"[" * 100_000, 400),
     "an encoded picture that is none": (
         {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["aGVsbG8="]}]},

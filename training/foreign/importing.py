@@ -262,11 +262,9 @@ def _tell(
     height, width, channels = source.shape
     say(f"input {source.name}: {source.layout}, pictures of {height}x{width} with {channels} channels")
     say(f"pixels {original.pixels}{pixels_by}")
-    free = (
-        ""
-        if size_by or asked.resize or asked.resize_to or asked.convention
-        else "; --resize pad or crop says otherwise"
-    )
+    free = "; --resize pad or crop says otherwise"
+    if size_by or asked.resize or asked.resize_to or asked.convention:
+        free = ""
     say(f"other sizes: {asked.convention or resizing}{size_by}{free}")
     first = ", ".join(labels[:3]) + (" …" if labels[3:] else "")
     numbers = "" if asked.labels or declared.labels else "; --labels names them"
