@@ -171,4 +171,11 @@ class _Request:
             if self._left == 0:
                 self._finished.set_result(None)
         else:
-            self._finished.set_exception(outcome)
+            self._finished.set_exception(self._named(index, outcome))
+
+    def _named(self, index: int, failure: BaseException) -> BaseException:
+        """A picture's own failure says which of several it was."""
+        count = len(self._pictures)
+        if count == 1 or not isinstance(failure, ClassifyError) or failure.status >= SERVICE_FAILS:
+            return failure
+        return type(failure)(f"picture {index + 1} of {count}: {failure}")
