@@ -93,6 +93,16 @@ def in_training() -> onnx.ModelProto:
     return model
 
 
+def for_one_picture() -> onnx.ModelProto:
+    """A network without an axis for several pictures."""
+    model = network(Form(layout="NHWC", batch=1))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0], np.int64), "front"))
+    model.graph.node[0].input[0] = "one"
+    model.graph.node.insert(0, helper.make_node("Unsqueeze", ["data", "front"], ["one"]))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("data", TensorProto.FLOAT, [12, 10, 3]))
+    return model
+
+
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
@@ -102,6 +112,7 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
         (lambda: followed_by("TopK", {"best": FLOAT, "which": INT64}, "three"), RANGE, "best comes from TopK"),
         (lambda: followed_by("ArgMax", {"class": INT64}, axis=1, keepdims=0), RANGE, "without its ArgMax"),
         (in_training, RANGE, "in training mode"),
+        (for_one_picture, RANGE, "data (12, 10, 3) takes one picture, without an axis for several"),
         (two_inputs, RANGE, "the model takes 2 inputs (data (?, 3, 12, 10), mask (1, 2))"),
         (lambda: ending_in("Identity", ["N", 8, 5, 4]), RANGE, "gives a map, not classes of the whole picture"),
         (detector, RANGE, "a detector, for example): out0 (2, 8, 20)"),
@@ -179,6 +190,14 @@ def test_other_formats_are_told_the_way(tmp_path: Path, capsys: pytest.CaptureFi
     path.write_bytes(b"something")
     line = refused(path, capsys)
     assert "export" in line or "publish" in line or "convert" in line
+
+
+def test_a_folder_without_a_network_is_told_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "vit"
+    folder.mkdir()
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    assert "model.safetensors is weights without their network: export the model" in refused(folder, capsys, *RANGE)
 
 
 @pytest.mark.parametrize("keep", [0, 40])

@@ -31,6 +31,11 @@ _OTHERS = {
     ".engine": "a TensorRT engine, made for one GPU: publish the ONNX file that it was built from",
     ".ort": "ONNX Runtime's own format: publish the ONNX file that it was made from",
     ".xml": "an OpenVINO graph: publish the ONNX file that it was made from",
+    ".torchscript": "a TorchScript file: export the original with torch.onnx.export",
+    ".mar": "an archive of TorchServe: export the model in it with torch.onnx.export",
+    ".plan": "a TensorRT engine, made for one GPU: publish the ONNX file that it was built from",
+    ".trt": "a TensorRT engine, made for one GPU: publish the ONNX file that it was built from",
+    ".caffemodel": "a Caffe model, which is not read: convert it to ONNX",
     ".ckpt": "a checkpoint: export the model to ONNX with the library that wrote it",
 }
 _ARCHIVE = "an archive: unpack it and name the file inside"
@@ -61,7 +66,9 @@ def kind_of(path: Path) -> str:
             return "onnx"
         if (path / "keras_model.h5").is_file():
             raise ExportError(f"{path}: name the file inside: {path / 'keras_model.h5'}")
-        raise ExportError(f"{path}: holds neither a SavedModel (saved_model.pb) nor an ONNX file")
+        other = next((file for file in sorted(path.iterdir()) if file.suffix.lower() in _OTHERS), None)
+        told = f"; {other.name} is {_OTHERS[other.suffix.lower()]}" if other is not None else ""
+        raise ExportError(f"{path}: holds neither a SavedModel (saved_model.pb) nor an ONNX file{told}")
     suffix = path.suffix.lower()
     try:
         with path.open("rb") as file:

@@ -92,6 +92,11 @@ def find_input(
         raise ExportError(f"the input {value.name} takes {kind}; pictures are float32, float16, uint8 or int")
     if dims is None or len(dims) not in (2, 3, 4):
         raise ExportError(f"the input {value.name} of shape {told(dims)} takes no picture: that is (N, C, H, W)")
+    if len(dims) == 3 and layout is None and 3 in (dims[0], dims[2]):
+        raise ExportError(
+            f"the input {value.name} {told(dims)} takes one picture, without an axis for several: export it with one, "
+            "as (N, C, H, W)"
+        )
     layout = layout or _layout(proto, value.name, dims, shape)
     inside = _inside(dims, layout)
     return Input(value.name, elem_type, layout, dims[0], _picture(value.name, dims, inside, layout, size, shape))
