@@ -75,7 +75,7 @@ def test_each_has_its_outcome_in_order(sound: runtime.Model) -> None:
 @pytest.mark.parametrize("bad", [b"no picture", LARGE[:-300]])
 def test_without_partial_failure_the_first_is_raised(sound: runtime.Model, bad: bytes) -> None:
     model = served(sound)
-    with pytest.raises(InvalidImage, match="^picture 2 of 3: the "):
+    with pytest.raises(InvalidImage, match=r"^picture 2 of 3: the "):
         run(lambda: predict_many(model, [SMALL, bad, SMALL], partial=False))
     assert model.batcher.reserved == 0
 

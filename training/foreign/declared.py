@@ -173,7 +173,8 @@ def _prepared(config: dict[str, Any]) -> Declared:
     pixels: Pixels | None = Pixels(divisor, mean, std, bool(config.get("do_flip_channel_order")))
     if config.get("do_normalize") and config.get("image_mean") is None:
         pixels = None  # each of the library's classes has a mean of its own, which the file leaves out
-    resample = _FILTERS.get(config.get("resample", 2), "bilinear")
+    named = config.get("resample", 2)
+    resample = _FILTERS.get(named, named if named in _FILTERS.values() else "bilinear")
     side, crop = config.get("size"), config.get("crop_size")
     short = side if isinstance(side, int) else (side or {}).get("shortest_edge")
     before = _before_crop(config, short)
