@@ -24,7 +24,7 @@ from tests.fixtures.foreign import (
 from training.artifact.errors import ExportError
 from training.artifact.reading import run_onnx
 from training.foreign.declared import declared_by
-from training.foreign.labels import read_labels
+from training.foreign.labels import distinct, read_labels
 from training.foreign.resizing import Resizing
 
 pytestmark = pytest.mark.usefixtures("drawn_once")
@@ -214,6 +214,21 @@ def test_what_the_files_say_can_refuse(
 def test_labels_in_every_form(tmp_path: Path, content: str, expected: list[str]) -> None:
     (tmp_path / "labels.txt").write_text(content)
     assert read_labels(str(tmp_path / "labels.txt")) == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_labels_as_windows_writes_them(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "labels.txt").write_bytes("Käfer\r\nBiene\r\n".encode(encoding))
+    assert read_labels(str(tmp_path / "labels.txt")) == ["Käfer", "Biene"]
+    (tmp_path / "labels.txt").write_bytes("Käfer".encode("latin-1"))
+    with pytest.raises(ExportError, match="is no UTF-8"):
+        read_labels(str(tmp_path / "labels.txt"))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\ud800", "\0"])
+def test_names_that_are_no_line_are_refused(name: str) -> None:
+    with pytest.raises(ExportError, match="the name of class 1"):
+        distinct(["ant", name])
 
 
 @pytest.mark.parametrize("content", ["", "ant\n\nbee\n", "[]", '{"0": "a", "2": "b"}', "[1.5]", '{"a": "b"}', "[,"])

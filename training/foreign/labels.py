@@ -6,6 +6,8 @@ A list on the command line, a file of one name a line, "0 name" a line (Teachabl
 import ast
 import json
 import re
+import unicodedata
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,14 +31,19 @@ def read_labels(text: str) -> list[str]:
     labels = [label.strip() for label in text.split(",")]
     if "" in labels or len(set(labels)) < len(labels):
         raise ExportError(f"--labels must be different names, got {','.join(labels)}")
+    _check(labels)
     return labels
 
 
 def _from_file(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as err:
-        raise ExportError(f"--labels {path}: cannot be read ({err})") from err
+        content = path.read_bytes()
+        # PowerShell writes UTF-16 into files
+        text = content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
+    except OSError as err:
+        raise ExportError(f"--labels {path}: cannot be read ({err.strerror})") from err
+    except UnicodeDecodeError as err:
+        raise ExportError(f"--labels {path}: is no UTF-8 ({err.reason} at byte {err.start + 1}): save it so") from err
     if text.lstrip()[:1] in ("[", "{"):
         return from_json(_value(text, path), str(path))
     lines = [line.strip() for line in text.rstrip().splitlines()]
@@ -87,6 +94,17 @@ def _numbers(value: dict[str, Any]) -> bool:
     return all(str(key).isdecimal() for key in value)
 
 
+def _check(labels: Sequence[str]) -> None:
+    """Raise ExportError where a name cannot stand in a line: it has a line's end, or half a character of JSON's."""
+    for i, label in enumerate(labels):
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in label):
+            raise ExportError(f"the name of class {i}, {label[:80]!a}, holds what is no character of a line")
+
+
 def distinct(labels: Sequence[str]) -> list[str]:
-    """The names, each again followed by its number where another class has it too: ImageNet has two cranes."""
+    """The names, each again followed by its number where another class has it too: ImageNet has two cranes.
+
+    Raises ExportError.
+    """
+    _check(labels)
     return [f"{label} ({i})" if labels.count(label) > 1 or not label else label for i, label in enumerate(labels)]
