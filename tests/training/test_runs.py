@@ -177,11 +177,16 @@ def test_a_version_of_the_same_number_is_kept_beside(tmp_path: Path, recipe: Rec
 # The best epoch, and stopping early
 
 
-def with_validation(folder: Path, recipe: Recipe, data: Dataset, accuracies: list[float]) -> Run:
-    """A run with an epoch of each validation accuracy; its first bias holds the epoch's number."""
+def with_validation(
+    folder: Path, recipe: Recipe, data: Dataset, accuracies: list[float], head: float | None = None
+) -> Run:
+    """A run with an epoch of each validation accuracy; its first bias holds the epoch's number, or -1 of a head."""
     run = Run.open(folder, recipe, data, resume=False)
     model = run.restore()
     model.optimizer.build(model.trainable_variables)
+    if head is not None:
+        model.layers[-1].bias.assign([-1, -1])
+        run.save_head(model, {"categorical_accuracy": 0.9, "val_categorical_accuracy": head})
     for epoch, accuracy in enumerate(accuracies):
         model.layers[-1].bias.assign(np.full(2, epoch))
         run.save(model, FIGURES | {"val_categorical_accuracy": accuracy}, seconds=1.0)
@@ -245,6 +250,25 @@ def test_of_epochs_that_the_validation_images_cannot_tell_apart_the_last_is_publ
     few = replace(data, x_test=np.zeros((images, 4, 4, 1), np.uint8), y_test=np.zeros(images, np.int64))
     run = with_validation(tmp_path, replace(recipe, published="best"), few, [0.5, 0.75, 0.6, 0.72])
     assert run.best_epoch == epoch
+
+
+@pytest.mark.parametrize(
+    ("head", "accuracies", "epoch"),
+    [(0.74, [0.5, 0.75, 0.6, 0.72], 1), (0.75, [0.5, 0.75, 0.6, 0.72], -1), (0.71, [0.5, 0.75, 0.6, 0.72], 3)],
+)
+def test_an_epoch_that_is_no_better_than_the_head_is_not_published(
+    tmp_path: Path, recipe: Recipe, data: Dataset, head: float, accuracies: list[float], epoch: int
+) -> None:
+    """With 100 validation images the last epoch is as good as the best one."""
+    few = replace(data, x_test=np.zeros((100, 4, 4, 1), np.uint8), y_test=np.zeros(100, np.int64))
+    recipe = replace(recipe, published="best", epochs=4)
+    run = with_validation(tmp_path, recipe, few, accuracies, head)
+    assert run.best_epoch == epoch
+    assert run.train_accuracy == (0.9 if epoch < 0 else 0.5)
+    assert bias(run.published_model(run.restore())) == epoch
+    again = Run.open(tmp_path, replace(recipe, epochs=5), few, resume=True)
+    assert (again.head, again.best_epoch) == (run.head, epoch)
+    assert bias(again.published_model(again.restore())) == epoch
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path, recipe: Recipe, data: Dataset) -> None:

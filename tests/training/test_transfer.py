@@ -10,13 +10,16 @@ import pytest
 from keras import layers
 from PIL import Image
 
+from training.artifact.metrics import mean_recall
 from training.artifact.reading import run_onnx
+from training.data.dataset import Dataset
 from training.fit import main
 from training.networks.network import Network, Tensor, build
 from training.networks.table import NETWORKS
 from training.recipes.recipe import Recipe
 from training.recipes.table import RECIPES, recipe_for
 from training.runs.epochs import batches_of, recompute_batch_norm, train_epoch
+from training.runs.fitting import fit
 from training.runs.transfer import VIEWS, fit_head, frozen_outputs, joined, upper_part
 
 pytestmark = pytest.mark.usefixtures("keep_sigterm")
@@ -109,9 +112,11 @@ def test_a_head_alone_tells_stripes_apart(tmp_path: Path, channels: int, classes
     (images, labels), (others, targets) = striped(24), striped(12, 1)
     train, validation = (images[..., :channels], labels), (others[..., :channels], targets)
     train, validation = frozen_outputs(whole, RECIPE, train, validation, tmp_path)
-    accuracy = fit_head(upper, train, validation, balanced=True)
+    figures = fit_head(upper, train, validation, balanced=True)
     answers = upper.predict(batches_of(*validation, classes), verbose=0).argmax(axis=1)
-    assert accuracy == (answers == targets).mean() > 0.8
+    assert figures["val_categorical_accuracy"] == (answers == targets).mean() > 0.8
+    assert figures["val_mean_recall"] == mean_recall(answers, targets)
+    assert 0.8 < figures["categorical_accuracy"] <= 1
 
 
 @pytest.fixture(params=["small", pytest.param("whole", marks=pytest.mark.thorough)])
@@ -149,3 +154,20 @@ def test_a_folder_without_a_network_becomes_a_calibrated_photo_classifier(
     kept = {path.name for path in (tmp_path / "runs/efficientnet_lite0-stripes/1").iterdir()}
     assert not any(name.endswith(".float16") for name in kept)
     assert {"model.keras", "last.keras", "run.json"} <= kept
+
+
+@pytest.mark.usefixtures("photo_network", "cheaply")
+@pytest.mark.parametrize("photo_network", ["small"], indirect=True)
+def test_a_head_that_no_epoch_beats_is_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rate ruins the network: without the head as a candidate its answers are chance."""
+    (images, labels), (others, targets) = striped(24), striped(12, 1)
+    data = Dataset("stripes", "drawn", ("a", "b"), "plain", images, labels, others, targets)
+    recipe = replace(recipe_for("efficientnet_lite0", "stripes"), epochs=1, batch_size=8, learning_rate=50.0)
+    artifact = fit(recipe, data, output=tmp_path / "models", runs=tmp_path / "runs")
+    assert "published is the head on fixed features: no epoch is better" in capsys.readouterr().out
+    card, run = json.loads((artifact / "card.json").read_text()), tmp_path / "runs/efficientnet_lite0-stripes/1"
+    record = json.loads((run / "run.json").read_text())
+    assert (card["training"]["published"], record["best_epoch"]) == ("head", 0)
+    assert card["metrics"]["accuracy"] > 0.8 > record["history"]["val_mean_recall"][-1]
+    assert (run_onnx(artifact, others).argmax(axis=1) == targets).mean() == card["metrics"]["accuracy"]
+    assert "the head on fixed features: no epoch is better" in (run / "report.html").read_text()

@@ -136,7 +136,7 @@ def _fit(
     if len(run.seconds) < recipe.epochs:
         print(f"stopped early: no better validation in {recipe.early_stopping} epochs")
     if recipe.published == "best":
-        print(f"published are the weights of epoch {run.best_epoch + 1}, as good as any on the validation images")
+        print(_published_told(run))
     if strategy is not None:  # what follows is for a model of one device
         model = keras.saving.load_model(run.checkpoint)
     model = run.published_model(model)
@@ -154,8 +154,9 @@ def _fit(
         measured["threshold"] = _threshold(held_out, validation[1], folds, groups)
     distance, known = familiar(model, data, train, validation, recipe.seed)
     rate = len(train[0]) * len(run.seconds) / sum(run.seconds)
-    train_accuracy = run.history["categorical_accuracy"][run.best_epoch]
-    card = card_of_training(recipe, data, probabilities, train_accuracy, len(run.seconds), sum(run.seconds), rate)
+    card = card_of_training(recipe, data, probabilities, run.train_accuracy, len(run.seconds), sum(run.seconds), rate)
+    if run.head:
+        card["training"]["published"] = "head" if run.best_epoch < 0 else f"epoch {run.best_epoch + 1}"
     if recipe.calibrated:
         card["warnings"] += doubts_of_threshold(measured["threshold"], len(validation[0]), groups)
     if folds:
@@ -213,9 +214,10 @@ def _prepared(model: keras.Model, run: Run, train: Part, validation: Part) -> tu
         flush=True,
     )
     if not run.seconds:
-        accuracy = fit_head(model, learnt, checked, recipe.class_weights)
+        figures = fit_head(model, learnt, checked, recipe.class_weights)
+        run.save_head(model, figures)
         seconds = time.perf_counter() - started
-        print(f"head on fixed features: validation {accuracy:.4f} ({seconds:.0f} s with the features)", flush=True)
+        print(f"head on fixed features: {_validation_told(figures)} ({seconds:.0f} s with the features)", flush=True)
     return learnt, checked, time.perf_counter() - started
 
 
@@ -318,12 +320,22 @@ def classes_told(labels: Sequence[str], *parts: np.ndarray) -> str:
 
 def _epoch_line(figures: dict[str, float], done: int, epochs: int, lately: Sequence[float]) -> str:
     left = (epochs - done) * sum(lately) / len(lately)
-    recall = f", mean recall {figures['val_mean_recall']:.4f}" if "val_mean_recall" in figures else ""
     return (
         f"epoch {done}/{epochs}: loss {figures['loss']:.4f}, categorical accuracy "
-        f"{figures['categorical_accuracy']:.4f}, validation {figures['val_categorical_accuracy']:.4f}{recall} "
-        f"({lately[-1]:.0f} s" + (f", about {left / 60:.0f} min left)" if left >= 60 else ")")
+        f"{figures['categorical_accuracy']:.4f}, {_validation_told(figures)} ({lately[-1]:.0f} s"
+        + (f", about {left / 60:.0f} min left)" if left >= 60 else ")")
     )
+
+
+def _validation_told(figures: dict[str, float]) -> str:
+    recall = f", mean recall {figures['val_mean_recall']:.4f}" if "val_mean_recall" in figures else ""
+    return f"validation {figures['val_categorical_accuracy']:.4f}{recall}"
+
+
+def _published_told(run: Run) -> str:
+    if run.best_epoch < 0:
+        return "published is the head on fixed features: no epoch is better on the validation images"
+    return f"published are the weights of epoch {run.best_epoch + 1}, as good as any on the validation images"
 
 
 def result_told(card: dict[str, Any], count: int) -> str:

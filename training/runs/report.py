@@ -157,12 +157,18 @@ def _figures(record: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
         *rows,
         ("data", f"{data['origin']}: {data['train']:,} images to train on, {data['test']:,} to test on"),
-        *([("published", f"epoch {record['best_epoch']} of {training['epochs']}")] if training["epochs"] else []),
+        *([("published", _published(record))] if training["epochs"] else []),
         ("training", f"{training['seconds']:,.0f} s, {training['images_per_second']:,.0f} images/s"),
         ("hardware", training["hardware"]),
         ("parameters", f"{record['parameters']:,}"),
         ("recipe", ", ".join(f"{key} {value}" for key, value in record["recipe"].items())),
     ]
+
+
+def _published(record: dict[str, Any]) -> str:
+    if record["best_epoch"]:
+        return f"epoch {record['best_epoch']} of {record['training']['epochs']}"
+    return "the head on fixed features: no epoch is better on the validation images"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -26,6 +26,7 @@ from training.runs.parts import RunError, splits
 from training.runs.transfer import joined, upper_part
 
 ADAPTED = 5000  # training images that such layers see
+ROUNDING = 1e-6  # of a share of images: Keras computes it in float32
 
 
 class Run:
@@ -40,6 +41,7 @@ class Run:
             with Path(recipe.weights).open("rb") as file:
                 self.identity["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
         self.history: dict[str, list[float]] = {}
+        self.head: dict[str, float] = {}  # figures of a classifier that was fitted before the first epoch
         self.seconds: list[float] = []
         self.checkpoint: Path | None = None
         self.best: Path | None = None
@@ -74,12 +76,13 @@ class Run:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch to publish, from 0: the last one, or the last of those that are as good as the best.
+        """The epoch to publish, from 0: the last one, or the last of those that are as good as the best. -1: the head.
 
         That is those whose validation accuracy lies within one standard error of the best epoch's: few validation
         images rank epochs by luck, and then the one that was trained for longer is the better guess. Where the recipe
         lets every class count alike, it is the mean recall: of 500 ships and 5 cats accuracy would choose an epoch
-        that knows no cat.
+        that knows no cat. An epoch that is no better than the head, the classifier that was fitted before the first
+        one, is none of them.
         """
         last = len(self.seconds) - 1
         if self.recipe.published == "last":
@@ -87,12 +90,21 @@ class Run:
         targets = splits(self.recipe, self.data)[1][1]
         recalls = self.history.get("val_mean_recall", ())
         if len(recalls) == len(self.seconds):
-            figures, counts = np.array(recalls), np.unique(targets, return_counts=True)[1]
+            measure, counts = "val_mean_recall", np.unique(targets, return_counts=True)[1]
         else:  # a run from before mean recall was kept, too
-            figures, counts = np.array(self.history["val_categorical_accuracy"]), np.array([len(targets)])
+            measure, counts = "val_categorical_accuracy", np.array([len(targets)])
+        figures = np.array(self.history[measure])
         shares = (figures.max() * counts + 1) / (counts + 2)  # of a perfect score, too, not all is certain
         error = math.sqrt((shares * (1 - shares) / counts).sum()) / len(counts)
-        return int(np.flatnonzero(figures >= figures.max() - error)[-1])
+        better = figures > self.head.get(measure, -math.inf) + ROUNDING
+        good = np.flatnonzero(better & (figures >= figures.max() - error))
+        return int(good[-1]) if len(good) else -1
+
+    @property
+    def train_accuracy(self) -> float:
+        """That of what is published."""
+        of_epochs = self.history["categorical_accuracy"]
+        return of_epochs[self.best_epoch] if self.best_epoch >= 0 else self.head["categorical_accuracy"]
 
     @property
     def done(self) -> bool:
@@ -130,7 +142,7 @@ class Run:
             raise RunError(f"{self.folder} cannot be resumed: {told}. Leave out --resume to start again")
         if len(state["seconds"]) > self.recipe.epochs:
             raise RunError(f"{self.folder} has {len(state['seconds'])} epochs, more than --epochs {self.recipe.epochs}")
-        self.history, self.seconds = state["history"], state["seconds"]
+        self.history, self.seconds, self.head = state["history"], state["seconds"], state.get("head", {})
         self.checkpoint = self.folder / state["checkpoint"]
         self.best = self.folder / state.get("best", state["checkpoint"])
 
@@ -160,6 +172,11 @@ class Run:
             network.pretrained(model, self.recipe.weights)
         return model
 
+    def save_head(self, model: keras.Model, figures: dict[str, float]) -> None:
+        """Keep a classifier that was fitted before the first epoch, and the figures that epochs have to beat."""
+        self.head, self.best = figures, self.folder / "epoch-000.keras"
+        model.save(self.best)
+
     def save(self, model: keras.Model, figures: dict[str, float], seconds: float) -> None:
         """Checkpoint the epoch just trained. state.json is replaced last: it never names a half-written file."""
         for key, value in figures.items():
@@ -173,6 +190,7 @@ class Run:
         state = {
             "identity": self.identity,
             "history": self.history,
+            "head": self.head,
             "seconds": self.seconds,
             "checkpoint": self.checkpoint.name,
             "best": self.best.name if self.best else None,

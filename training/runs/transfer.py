@@ -76,8 +76,8 @@ def _outputs(lower: keras.Model, images: np.ndarray, rounds: int, recipe: Recipe
     return np.memmap(path, np.float16, "r", shape=shape)
 
 
-def fit_head(upper: keras.Model, train: Part, validation: Part, balanced: bool) -> float:
-    """Fit the last layer to the features before it; the accuracy on the validation images.
+def fit_head(upper: keras.Model, train: Part, validation: Part, balanced: bool) -> dict[str, float]:
+    """Fit the last layer to the features before it; the figures of an epoch that would give the same model.
 
     `balanced` lets every class count alike, however many images it has.
     """
@@ -89,13 +89,15 @@ def fit_head(upper: keras.Model, train: Part, validation: Part, balanced: bool) 
         before.predict(batches_of(*part, upper.output_shape[1]), verbose=0) for part in (train, validation)
     )
     targets = np.tile(train[1], len(features) // len(train[1]))
-    best = -1.0
+    best, measure = -1.0, "val_mean_recall" if balanced else "val_categorical_accuracy"
     for strength in STRENGTHS:
         linear = fitted(features, targets, upper.output_shape[1], strength, balanced)
         predicted = linear.answers(held_out).argmax(axis=1)
-        accuracy = float((predicted == validation[1]).mean())
-        score = mean_recall(predicted, validation[1]) if balanced else accuracy
-        if score > best:
-            best, reached, chosen = score, accuracy, linear
+        found = {"val_categorical_accuracy": float((predicted == validation[1]).mean())}
+        if balanced:
+            found["val_mean_recall"] = mean_recall(predicted, validation[1])
+        if found[measure] > best:
+            best, figures, chosen = found[measure], found, linear
     last.set_weights([chosen.kernel, chosen.bias])
-    return reached
+    learnt = chosen.answers(features).argmax(axis=1) == targets
+    return {**figures, "categorical_accuracy": float(learnt.mean())}
