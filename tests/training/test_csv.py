@@ -46,6 +46,8 @@ def test_a_csv_may_be_written_by_any_program(tmp_path: Path, end: str) -> None:
         ("name,class\na,b", "expected the columns file,label"),
         ("file,label\na.png,cat\nb.png,cat", "at least two different labels, found 1"),
         ("file,label\na.png,cat\n,dog\nb.png,dog", "line 3: expected a file and a label"),
+        ("file,label\na.png\nb.png", "line 2: expected a file and a label"),
+        ("file,label\n,\na.png,cat\nb.png,", "line 4: expected a file and a label"),
         ("file,label,split\na.png,cat,later\nb.png,dog,test", "line 2: split is train, valid or test, got 'later'"),
         ("file,label\na.png,cat\nb.png,dog\nc.png,dog\nd.png,cat", "4 of 4 files cannot be read"),
     ],
@@ -54,3 +56,13 @@ def test_what_is_wrong_with_a_csv_is_told(tmp_path: Path, text: str, told: str) 
     (tmp_path / "mine.csv").write_text(text, errors="surrogateescape")
     with pytest.raises(DatasetError, match=told):
         load(data=tmp_path / "mine.csv")
+
+
+def test_rows_that_say_nothing_or_nothing_new_count_once(tmp_path: Path) -> None:
+    """A picture that two rows name could be learnt from and tested with. Spreadsheets leave rows of commas."""
+    pictures(tmp_path / "photos", {f"{i}.png": grey(i) for i in range(20)})
+    rows = [f"photos/{i}.png,{'odd' if i % 2 else 'even'}," for i in range(20)]
+    (tmp_path / "mine.csv").write_text("\n".join(["file,label,note", *rows, *rows[:7], ",,", ", ,", ""]))
+    data = load(data=tmp_path / "mine.csv")
+    assert (len(data.x_train), len(data.x_test), data.twins) == (16, 4, 0)
+    assert f"{tmp_path / 'mine.csv'}: 7 rows say again what a row above says, and count once" in data.notes

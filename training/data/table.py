@@ -38,7 +38,7 @@ def list_csv(path: Path, seed: int, columns: Columns = FOUND, grouped: bool = Tr
     `grouped` keeps the pictures of one `group` together. `measured` asks for pictures to measure with: one class is
     enough, and none need be there to train on.
     """
-    names, rows = _read(path)
+    names, numbers, rows = _read(path)
     file = _column(path, names, columns.file, (*FILE, *FILE_TOO), "--file-column")
     group = _column(path, names, columns.group, GROUP, "--group-column", needed=False)
     others = [name for name in names if name not in (file, group, "split")]
@@ -46,34 +46,44 @@ def list_csv(path: Path, seed: int, columns: Columns = FOUND, grouped: bool = Tr
     if label is None and len(others) == 1:
         label = others[0]
     given = [row[label] if label else _hot(row, others) for row in rows]
-    if file is None or not rows or not any(given):
+    if file is None or not rows or not (label or any(given)):
         found = f"found {', '.join(names)[:200] or 'nothing'} and {len(rows)} rows"
         raise DatasetError(
             f"{path}: expected the columns file,label in its first line and a row per picture, {found}; "
             "--file-column and --label-column name others"
         )
-    labels = tuple(sorted({_plain(value) for value in given if value}))
+    for number, row, value in zip(numbers, rows, given, strict=True):
+        if not row[file] or not value:
+            raise DatasetError(f"{path}, line {number}: expected a file and a label")
+    labels = tuple(sorted({_plain(value) for value in given}))
     if len(labels) < (1 if measured else 2):
         raise DatasetError(f"{path}: needs at least two different labels, found {len(labels)}")
     parts: dict[str, list[File]] = {}
     groups: dict[Path, str] = {}
     find = _Finder(path.parent)
-    for number, (row, value) in enumerate(zip(rows, given, strict=True), start=2):
-        if not row[file] or not value:
-            raise DatasetError(f"{path}, line {number}: expected a file and a label")
+    seen, again = set(), 0
+    for number, row, value in zip(numbers, rows, given, strict=True):
         wanted = (row.get("split") or "train").strip().lower()
         part = next((name for name, synonyms in SPLITS.items() if wanted in synonyms), None)
         if part is None:
             raise DatasetError(f"{path}, line {number}: split is train, valid or test, got {wanted!r}")
         found_at = find(row[file].strip())
-        parts.setdefault(part, []).append((found_at, labels.index(_plain(value))))
+        entry = found_at, labels.index(_plain(value))
+        if (part, entry) in seen:  # twice, it could be learnt from and tested with
+            again += 1
+            continue
+        seen.add((part, entry))
+        parts.setdefault(part, []).append(entry)
         if grouped and group and row[group]:
             groups[found_at] = row[group].strip()
     notes = told_alike(labels, str(path))
+    if again:
+        notes.append(f"{path}: {again} rows say again what a row above says, and count once")
     return arrange(labels, parts, seed, notes, str(path), groups, measured=measured)
 
 
-def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+def _read(path: Path) -> tuple[list[str], list[int], list[dict[str, str]]]:
+    """The columns' names, and the number of each row's line and the row. Rows without any text are left out."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as err:
@@ -86,7 +96,12 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         lower = [name.lower() for name in names]
         known = {*FILE, *FILE_TOO, *LABEL, *GROUP, "split"}
         names = reader.fieldnames = [low if low in known else name for name, low in zip(names, lower, strict=True)]
-        return list(names), list(reader)
+        rows = [
+            (number, row)
+            for number, row in enumerate(reader, start=2)
+            if any((row[name] or "").strip() for name in names)
+        ]
+        return list(names), [number for number, _ in rows], [row for _, row in rows]
     except csv.Error as err:
         raise DatasetError(f"{path}, after line {reader.line_num}: not a readable CSV file ({err})") from err
 
