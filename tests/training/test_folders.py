@@ -74,6 +74,15 @@ def test_nested_folders_and_an_archive_unpacked_into_its_own_name_are_read(tmp_p
     assert len(data.x_train) + len(data.x_test) == 15
 
 
+def test_folders_of_the_same_names_in_all_classes_are_asked_about(tmp_path: Path) -> None:
+    names = [f"{year}/{kind}/{i}.png" for year in (2023, 2024) for kind in ("cat", "dog") for i in range(3)]
+    data = load(data=pictures(tmp_path / "years", {name: grey(20 * i) for i, name in enumerate(names)}))
+    assert data.labels == ("2023", "2024")
+    assert any("the classes 2023, 2024 all hold the folders cat, dog. If those are" in note for note in data.notes)
+    (tmp_path / "years/2023/dog").rename(tmp_path / "years/2023/wolf")
+    assert not any("If those are" in note for note in load(data=tmp_path / "years").notes)
+
+
 def test_what_tools_leave_is_skipped_and_empty_folders_are_no_classes(tmp_path: Path) -> None:
     folder = pictures(tmp_path, classes())
     for name in ("__MACOSX/x.png", "a/@eaDir/y.jpg", ".ipynb_checkpoints/z.png", "a/._1.png", "b/desktop.ini"):

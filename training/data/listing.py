@@ -53,6 +53,7 @@ def list_folder(path: Path, seed: int, grouped: bool = True, measured: bool = Fa
     least = 1 if measured else 2
     if "train" not in found:
         classes = _classes(path, notes, least)
+        notes += _told_of_folders_alike(classes, path)
         parts = {"train": _files(path, list(classes), classes, notes)}
     else:
         if "test" not in found and "valid" not in found and not measured:
@@ -87,6 +88,18 @@ def _groups(parts: Mapping[str, list[File]], classes: Sequence[Sequence[Path]], 
             "(--no-groups splits them too)"
         )
     return {file: group for (file, _), group in zip(files, found, strict=True) if group}
+
+
+def _told_of_folders_alike(classes: Mapping[str, Sequence[Path]], path: Path) -> list[str]:
+    """A note where all classes hold folders of the same names, as `2023/cat` and `2024/cat`: which are the classes?"""
+    inside = [{folder.name for parent in folders for folder in _folders(parent)} for folders in classes.values()]
+    shared = sorted(set.intersection(*inside)) if len(inside) > 1 else []
+    if len(shared) < 2:
+        return []
+    return [
+        f"{path}: the classes {some(list(classes))} all hold the folders {some(shared)}. If those are the classes, put "
+        "each one's pictures into one folder, or name the label of each picture in a CSV"
+    ]
 
 
 def told_alike(labels: Sequence[str], where: str) -> list[str]:
