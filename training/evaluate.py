@@ -7,8 +7,10 @@ import argparse
 import csv
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from training.artifact.metrics import measure
 from training.artifact.reading import latest_version, run_onnx
 from training.artifact.trust import by_class
 from training.data.contents import unseen
-from training.data.dataset import Dataset, DatasetError
+from training.data.dataset import Dataset, DatasetError, first_line
 from training.data.files import Form
 from training.data.loading import load
 from training.data.table import Columns
@@ -37,10 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         path = latest_version(args.model)
-        card = json.loads((path / "card.json").read_text())
-        if not (path / "model.onnx").is_file():
-            raise FileNotFoundError(f"{path}: has no model.onnx")
-        form = Form.of_card(card)
+        card, form = _stated(path)
+        if args.csv:
+            _check_csv(args.csv)
         height, width, _ = form.shape
         seed = args.seed if args.seed is not None else (card.get("recipe") or {}).get("seed", 0)
         size = height if height == width else None
@@ -52,14 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise DatasetError(f"the model takes images of shape {card['input_shape']}, got {list(data.input_shape)}")
         if args.csv and not data.files:
             raise DatasetError("--csv takes pictures that are files: --data FOLDER, or a CSV file,label")
-    except (DatasetError, OSError, KeyError, json.JSONDecodeError) as err:
+    except (DatasetError, OSError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
     images, targets, files, which = _to_measure(data, own, args.runs / path.parent.name / path.name)
     if not len(images):
         print(f"error: the model was trained on all {len(data.x_train):,} images of {data.origin}", file=sys.stderr)
         return 1
-    probabilities = run_onnx(path, images, _progress(len(images)))
+    try:
+        probabilities = run_onnx(path, images, _progress(len(images)))
+    except Exception as err:  # ONNX Runtime has classes of its own for files that it cannot read, and for graphs
+        print(f"error: {path / 'model.onnx'}: cannot be run ({first_line(err)})", file=sys.stderr)
+        return 1
     metrics = measure(probabilities, targets, labels)
     measured_on = f"on {len(images):,} {which} of {data.origin}"
     if files:
@@ -91,6 +96,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     agrees = abs(metrics["accuracy"] - recorded) <= TOLERANCE
     print(f"{said}: {'agrees' if agrees else 'DIFFERS'}")
     return 0 if agrees else 1
+
+
+def _stated(path: Path) -> tuple[dict[str, Any], Form]:
+    """The card of a version, and the form of the pictures that it takes. Raises OSError and DatasetError."""
+    try:
+        card = json.loads((path / "card.json").read_text())
+        form = Form.of_card(card)
+        _ = card["labels"], card["dataset"]["name"]  # which are asked for below
+    except (ValueError, KeyError, TypeError) as err:
+        told = f"lacks {err}" if isinstance(err, KeyError) else f"is no card of a model ({first_line(err)})"
+        raise DatasetError(f"{path / 'card.json'}: {told}") from err
+    if not (path / "model.onnx").is_file():
+        raise FileNotFoundError(f"{path}: has no model.onnx")
+    return card, form
+
+
+def _check_csv(path: Path) -> None:
+    """Raise DatasetError, before anything is measured, where no file could be written to `path`."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as err:
+        raise DatasetError(f"--csv {path}: cannot be written ({err.strerror})") from err
 
 
 def _to_measure(data: Dataset, own: str, run: Path) -> tuple[np.ndarray, np.ndarray, tuple[Path, ...], str]:
@@ -140,12 +170,17 @@ def _write_csv(
     path: Path, files: Sequence[Path], targets: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]
 ) -> None:
     """A row for each picture: its label, the answer and that answer's probability."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(("file", "label", "answer", "probability"))
-        for picture, target, row in zip(files, targets, probabilities, strict=True):
-            best = int(row.argmax())
-            writer.writerow((picture, labels[target], labels[best], row[best]))
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(("file", "label", "answer", "probability"))
+            for picture, target, row in zip(files, targets, probabilities, strict=True):
+                best = int(row.argmax())
+                writer.writerow((picture, labels[target], labels[best], row[best]))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -312,8 +312,25 @@ def test_a_folder_becomes_a_table_of_its_classes_and_a_csv_of_its_pictures(
 def test_a_csv_that_cannot_be_written_is_one_line(
     model: Path, mine: Path, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Before anything is measured: that takes minutes for many pictures."""
     assert main([str(model), "--data", str(mine), "--csv", str(tmp_path / place)]) == 1
-    assert re.fullmatch(r"error: .*: cannot be written \(.*\)\n", capsys.readouterr().err)
+    said = capsys.readouterr()
+    assert re.fullmatch(r"error: .*: cannot be written \(.*\)\n", said.err)
+    assert "class" not in said.out
+
+
+def test_a_csv_that_was_not_finished_leaves_the_one_before(
+    model: Path, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    table = tmp_path / "out.csv"
+    table.write_text("of yesterday")
+    monkeypatch.setattr(Path, "replace", full)
+    assert main([str(model), "--data", str(mine), "--csv", str(table)]) == 1
+    assert table.read_text() == "of yesterday"
+    assert not list(tmp_path.glob(".out.csv*"))
 
 
 def test_a_csv_needs_pictures_that_are_files(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -327,9 +344,14 @@ def test_how_far_it_is_is_told(model: Path) -> None:
     assert told == [256, 512, 600]
 
 
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"labels": ["a", "b"]}'])
 @pytest.mark.parametrize("damage", ["card.json", "model.onnx"])
-def test_a_damaged_artifact_is_told_in_one_line(model: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_artifact_is_told_in_one_line(
+    model: Path, damage: str, content: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     (model / "1" / damage).unlink()
+    if content is not None:
+        (model / "1" / damage).write_text(content)
     assert main([str(model)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")
