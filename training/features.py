@@ -20,10 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     folder = args.runs / FOLDER
     total = size_of(folder)
+    if not folder.is_dir():
+        print(f"no features are kept in {folder}")
+        return 0
     if args.clear:
         try:
-            if folder.exists():
-                shutil.rmtree(folder)
+            shutil.rmtree(folder)
         except OSError as err:
             print(f"error: {err.filename or folder}: {err.strerror or err}", file=sys.stderr)
             return 1

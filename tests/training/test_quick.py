@@ -198,6 +198,10 @@ def test_what_is_kept_is_bounded_listed_and_cleared(place: Path, capsys: pytest.
     assert features.main(["--runs", str(place / "copy"), "--clear"]) == 0
     assert not folder.exists()
     assert size_of(folder) == 0
+    capsys.readouterr()
+    for option in ([], ["--clear"]):
+        assert features.main(["--runs", str(place / "copy"), *option]) == 0
+        assert capsys.readouterr().out == f"no features are kept in {folder}\n"
 
 
 def test_films_count_once_in_every_figure(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
