@@ -1,6 +1,7 @@
 """A published model in the forms of other tools: what the files hold, and what loads them where it is installed."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,15 @@ def test_what_cannot_be_written_is_one_line(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert told in error
+
+
+def test_a_changed_graph_is_not_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = shutil.copytree(MODEL / "1", tmp_path / "mine" / "1")
+    with (model / "model.onnx").open("ab") as graph:
+        graph.write(b"more")
+    assert main([str(model), "--to", "onnx", "--output", str(tmp_path / "mine.onnx")]) == 1
+    assert "model.onnx is not the one of its card" in capsys.readouterr().err
+    assert not (tmp_path / "mine.onnx").exists()
 
 
 @pytest.mark.parametrize("folder", sorted(p.parent for p in (ROOT / "models").glob("*/config.pbtxt")))

@@ -3,6 +3,7 @@
 Copies the graph as it is and writes beside it what those tools read. Needs none of their libraries.
 """
 
+import hashlib
 import json
 import platform
 import shutil
@@ -27,6 +28,10 @@ def publish_to(form: str, artifact: Path, output: Path) -> Path:
         raise ExportError(f"{artifact}: not a published artifact ({err})") from err
     if not (artifact / "model.onnx").is_file():
         raise ExportError(f"{artifact}: has no model.onnx")
+    with (artifact / "model.onnx").open("rb") as graph:
+        stated = card.get("files", {}).get("model.onnx", {}).get("sha256")
+        if stated not in (None, hashlib.file_digest(graph, "sha256").hexdigest()):
+            raise ExportError(f"{artifact}: model.onnx is not the one of its card: it was changed, or is damaged")
     if form == "onnx" and output.is_dir():
         output = output / f"{card['name']}.onnx"
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
