@@ -22,6 +22,7 @@ import tensorflow as tf
 from training.artifact.exactness import moved
 from training.artifact.golden import pictures
 from training.artifact.graph import as_onnx, finish_onnx, frozen
+from training.artifact.reading import cpu_session
 from training.artifact.unfamiliarity import with_features
 from training.data.dataset import batch_for
 
@@ -121,9 +122,7 @@ class Body:
 
     @cached_property
     def _session(self) -> Any:
-        import onnxruntime
-
-        return onnxruntime.InferenceSession(self.folder / "body.onnx", providers=["CPUExecutionProvider"])
+        return cpu_session(self.folder / "body.onnx")
 
     def features(self, images: np.ndarray, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """The features (n, D) float32 of some of the images (N, H, W, C) uint8, one batch after the other."""
