@@ -118,6 +118,31 @@ def test_timms_second_size_counts_where_it_was_exported(tmp_path: Path, exported
     assert (declared.size, declared.resizing) == ((side, side), Resizing("crop", to, "bilinear"))
 
 
+@pytest.mark.parametrize(
+    ("file", "config", "resizing"),
+    [
+        ("config.json", {"crop_mode": "squash", "crop_pct": 0.9}, Resizing("squash", None, "bicubic")),
+        ("config.json", {"crop_mode": "border", "crop_pct": 0.9}, Resizing("pad", None, "bicubic")),
+        ("preprocessor_config.json", {"size": {"shortest_edge": 12}}, Resizing("squash", None, "bicubic")),
+        ("preprocessor_config.json", {"size": 16, "crop_size": 12, "do_center_crop": True}, Resizing("crop", 16)),
+        (
+            "preprocessor_config.json",
+            {"size": {"height": 16, "width": 16}, "crop_size": {"height": 12, "width": 12}, "do_center_crop": True},
+            Resizing("crop", 16, "bicubic"),
+        ),
+    ],
+)
+def test_what_cannot_be_followed_is_told(tmp_path: Path, file: str, config: dict[str, Any], resizing: Resizing) -> None:
+    common = {"mean": [0.5], "std": [0.5], "input_size": [3, 12, 12], "interpolation": "bicubic"}
+    common |= {"image_mean": [0.5], "image_std": [0.5], "resample": 3}
+    (tmp_path / file).write_text(json.dumps(common | config))
+    declared = declared_by(tmp_path / "model.onnx", network(FORM))
+    assert declared.resizing is not None
+    assert (declared.resizing.kind, declared.resizing.to) == (resizing.kind, resizing.to)
+    assert declared.resizing.resample == "bicubic"
+    assert (len(declared.notes) == 1) == (config.get("size") != 16)
+
+
 IMAGENET_STD = [0.229, 0.224, 0.225]
 
 

@@ -124,16 +124,20 @@ def _timm(path: Path, exported: tuple[int, int] | None) -> Declared:
     if resample not in _FILTERS.values():
         resample = "bilinear"
     resizing = None
+    notes: tuple[str, ...] = ()
     if mode == "center" and size:
         resizing = Resizing("crop", math.floor(min(size) / percent), resample)
-    elif mode in ("squash", "border") and percent == 1:
+    elif mode in ("squash", "border"):
         resizing = Resizing("squash" if mode == "squash" else "pad", None, resample)
+        if percent != 1:
+            notes = (f"{path.name} cuts {percent:g} of each side out of the middle then, which is left out here",)
     names = config.get("label_names") or whole.get("label_names")
     described = config.get("label_descriptions") or whole.get("label_descriptions")
     if isinstance(names, list) and isinstance(described, dict):
         names = [described.get(name, name) for name in names]
     labels = distinct(from_json(names, str(path))) if names else None
-    return Declared(where, pixels, size, resizing, labels, name=whole.get("architecture") or config.get("architecture"))
+    name = whole.get("architecture") or config.get("architecture")
+    return Declared(where, pixels, size, resizing, labels, name=name, notes=notes)
 
 
 def _transformers(folder: Path) -> Declared:
@@ -158,6 +162,14 @@ def _transformers(folder: Path) -> Declared:
 
 def _prepared(config: dict[str, Any]) -> Declared:
     """transformers' image processors: resize, crop, rescale, normalize, each with its own switch."""
+    size, resizing, notes = _resized(config)
+    return Declared(("preprocessor_config.json",), _normalized(config), size, resizing, notes=notes)
+
+
+def _normalized(config: dict[str, Any]) -> Pixels | None:
+    """What becomes of the pixels; None where that needs a mean, and the file leaves it to the library's class."""
+    if config.get("do_normalize") and config.get("image_mean") is None:
+        return None
     divisor = 1.0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -170,9 +182,11 @@ def _prepared(config: dict[str, Any]) -> Declared:
         mean = tuple(m + 1 for m in mean)
     if config.get("include_top"):  # EfficientNet's: divided by the deviation once more
         std = tuple(np.multiply(std, _each(config["image_std"])).tolist())
-    pixels: Pixels | None = Pixels(divisor, mean, std, bool(config.get("do_flip_channel_order")))
-    if config.get("do_normalize") and config.get("image_mean") is None:
-        pixels = None  # each of the library's classes has a mean of its own, which the file leaves out
+    return Pixels(divisor, mean, std, bool(config.get("do_flip_channel_order")))
+
+
+def _resized(config: dict[str, Any]) -> tuple[tuple[int, int] | None, Resizing | None, tuple[str, ...]]:
+    """The size (H, W), how pictures are brought to it, and what of that cannot be followed here."""
     named = config.get("resample", 2)
     resample = _FILTERS.get(named, named if named in _FILTERS.values() else "bilinear")
     side, crop = config.get("size"), config.get("crop_size")
@@ -180,6 +194,7 @@ def _prepared(config: dict[str, Any]) -> Declared:
     before = _before_crop(config, short)
     size = _size(crop) if config.get("do_center_crop") and crop is not None else _size(side)
     resizing: Resizing | None = None
+    notes: tuple[str, ...] = ()
     if not config.get("do_resize", True):
         resizing = None
     elif config.get("crop_pct") and short and not crop:  # ConvNext's: a crop below 384 pixels, squashed from there on
@@ -192,12 +207,12 @@ def _prepared(config: dict[str, Any]) -> Declared:
     elif config.get("do_center_crop") and crop is not None and (squashed := _size(side)) and size:
         if squashed[0] * size[1] == squashed[1] * size[0] and squashed[0] == squashed[1]:
             notes = (f"preprocessor_config.json squashes to {squashed[0]} and crops {size[0]}: the nearest is a crop",)
-            return Declared(
-                ("preprocessor_config.json",), pixels, size, Resizing("crop", squashed[0], resample), notes=notes
-            )
+            resizing = Resizing("crop", squashed[0], resample)
     elif size:
         resizing = Resizing("squash", None, resample)
-    return Declared(("preprocessor_config.json",), pixels, size, resizing)
+        if isinstance(side, dict) and "shortest_edge" in side:
+            notes = ("preprocessor_config.json keeps proportions and crops nothing: here pictures are squashed",)
+    return size, resizing, notes
 
 
 def _each(value: Any) -> tuple[float, ...]:
