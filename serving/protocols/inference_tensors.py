@@ -209,9 +209,11 @@ def _outputs(head: dict[str, Any], parameters: dict[str, Any], model: Model) -> 
 
 
 def _parameters(content: dict[str, Any]) -> dict[str, Any]:
-    parameters = content.get("parameters", {})
+    parameters = content.get("parameters")
+    if parameters is None:  # MLServer's own types write null for whatever is not given
+        return {}
     if not isinstance(parameters, dict):
-        raise InvalidRequest("`parameters` must be an object")
+        raise InvalidRequest(f"`parameters` must be an object, got {shown(parameters)}")
     return parameters
 
 

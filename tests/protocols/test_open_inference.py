@@ -130,6 +130,12 @@ def test_json_data_may_be_nested_or_flat(service: Client) -> None:
     assert np.argmax(nested["outputs"][0]["data"]) == 7
 
 
+def test_null_is_as_good_as_nothing(service: Client) -> None:
+    """As MLServer's own types are written to JSON."""
+    plain, nulls = pixels(FLAT), pixels(FLAT, parameters=None) | {"id": None, "parameters": None, "outputs": None}
+    assert ask(service, nulls).json() == ask(service, plain).json()
+
+
 @pytest.mark.parametrize("body", [PIXELS.tobytes(), SEVEN, len(SEVEN).to_bytes(4, "little") + SEVEN])
 def test_raw_request_is_one_picture(service: Client, body: bytes) -> None:
     answer = ask(service, body, Inference_Header_Content_Length="0")
