@@ -25,7 +25,7 @@ from serving.repository.predictor import Predictor
 
 AT_ONCE_PICTURES = 32  # read and computed together: one batch
 AT_ONCE_BYTES = 64 * 1024 * 1024  # of a Parquet file's rows, whose sizes nobody knows before they are read
-TABLE_ROWS = 512  # answers that go back together
+TABLE_ROWS = 512  # answers that are made columns together
 UNREADABLE = "unreadable_file"  # the code of what may be readable another time
 
 PREDICTION = pyarrow.struct(

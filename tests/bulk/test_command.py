@@ -68,3 +68,8 @@ def test_model_may_be_a_folder(folder: Path, tmp_path: Path) -> None:
     arguments = [str(folder), "--output", "a.parquet", "--model"]
     for named in (model, model / "1"):
         assert command._work(command._parser().parse_args([*arguments, str(named)])).version == 1
+
+
+def test_rate_leaves_the_start_out() -> None:
+    assert str(command.Rate(1500, 12.0, 2.0, 500)) == "100 images/s after a start of 2.0 s"
+    assert str(command.Rate(500, 2.0, 2.0, 500)) == "250 images/s, the start of Ray and of the model included"
