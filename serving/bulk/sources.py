@@ -24,7 +24,7 @@ CHUNK_BYTES = 32 * 1024 * 1024  # fewer where the pictures are large, so that pr
 # A task costs Ray some 20 ms of a core, whatever it computes. So it has as many chunks as compute for TASK_SECONDS. It
 # has no more than TASK_CHUNKS, since decoding takes its time too. And an actor has at least ACTOR_TASKS: with fewer the
 # last task would run alone for long.
-TASK_SECONDS = 0.5
+TASK_SECONDS = 2.0
 TASK_CHUNKS = 8
 ACTOR_TASKS = 8
 UNKNOWN_BYTES = 512 * 1024  # what a picture is taken to have, where the source does not say
