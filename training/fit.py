@@ -1,6 +1,7 @@
 """`python -m training.fit NETWORK`: recipe + data -> a trained, evaluated and published model. Parses and calls."""
 
 import argparse
+import logging
 import os
 import shlex
 import signal
@@ -112,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_quick(parser, args)
 
     stopped = _stop_on_signals()
+    tf.get_logger().setLevel(logging.ERROR)  # small sets: "retracing is expensive", and nothing a user could do
     tf.config.experimental.enable_op_determinism()  # costs nothing measurable on the CPU; exact --resume needs it
     overrides = {
         "epochs": args.epochs,

@@ -1,6 +1,7 @@
 """`python -m training.fit`: what it publishes and keeps, what it says, and how it stops."""
 
 import json
+import logging
 import os
 import re
 import resource
@@ -15,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image, ImageDraw
 
 from training import evaluate
@@ -179,6 +181,14 @@ def test_a_folder_of_pictures_becomes_a_model_that_agrees_with_its_card(
     assert low < card["metrics"]["accuracy"] <= high
     assert evaluate.main(["models/conv_resnet_shallow-discs", "--data", "discs"]) == 0
     assert capsys.readouterr().out.strip().endswith(": agrees")
+
+
+def test_tensorflow_tells_only_errors(tmp_path: Path) -> None:
+    """With few pictures it warns at length that retracing is expensive, and nothing could be done about it."""
+    tf.get_logger().setLevel(logging.WARNING)
+    assert main(["_tiny", "--data", str(tmp_path / "nowhere")]) == 1
+    assert not tf.get_logger().isEnabledFor(logging.WARNING)
+    assert tf.get_logger().isEnabledFor(logging.ERROR)
 
 
 # What is refused
