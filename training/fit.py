@@ -27,7 +27,7 @@ from training.networks.network import check_size, plain_name
 from training.networks.table import NETWORKS
 from training.recipes.table import RECIPES, recipe_for
 from training.runs.devices import KINDS, strategy
-from training.runs.fitting import InterruptedAfterPublishing, fit
+from training.runs.fitting import InterruptedAfterPublishing, check_output, fit
 from training.runs.parts import RunError, splits
 from training.runs.quick import last_resize, quick
 from training.runs.resizing import Resize, suited_resize
@@ -128,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.image_size:
                 check_size(network, args.image_size, args.image_size, chosen)
             check_model_name(chosen, name, bool(args.data))
+            check_output(args.output)  # before thousands of pictures are read, and asked how they are best resized
             recipe = recipe_for(chosen, name, args.recipe, args.weights)
             recipe = replace(recipe, **{key: value for key, value in overrides.items() if value is not None})
             spread = strategy(args.distribute, recipe.batch_size)  # before anything is computed

@@ -349,10 +349,10 @@ def test_ctrl_c_before_the_first_epoch_leaves_nothing_and_promises_nothing(
 
 
 @pytest.mark.usefixtures("cheaply")
-def test_an_output_that_cannot_be_written_is_told_before_the_training(
+def test_an_output_that_cannot_be_written_is_told_before_pictures_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(fitting, "train_epoch", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr("training.fit.load", lambda *_, **__: pytest.fail("pictures were read"))
     data = npz(tmp_path / "pets.npz")
     folders = ["--output", str(data / "models"), "--runs", str(tmp_path / "runs")]
     assert main(["_tiny", "--data", str(data), "--epochs", "1", *folders]) == 1
