@@ -90,7 +90,10 @@ def beside_each_other(name: str, files: Sequence[Path], folder: Path, processes:
     for number, path in enumerate(lists):
         path.write_text("\n".join(map(str, files[number::processes])))
     commands = [[sys.executable, "-m", "benchmarks.bulk", name, "--bare", str(path)] for path in lists]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    # Sessions of their own, as Ray's processes have: Linux shares a busy machine's cores by session.
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) for command in commands
+    ]
     told = [json.loads(process.communicate()[0]) for process in running]
     return float(sum(one["images"] / one["seconds"] for one in told))
 
