@@ -206,6 +206,22 @@ def test_a_resize_inside_answers_as_before(tmp_path: Path, opset: int, operation
 
 
 @pytest.mark.parametrize("batch", ["N", 1])
+def test_pixels_between_two_steps_are_rounded_as_the_original_does(tmp_path: Path, batch: int | str) -> None:
+    """As ONNX Runtime quantises a network for pixels from -1 to 1: each pixel lies in the middle between two steps."""
+    model = network(Form(batch=batch))
+    for name, value in (("step", np.float32(2 / 255)), ("zero", np.int8(0))):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    model.graph.node[0].input[0] = "steps"
+    model.graph.node.insert(0, helper.make_node("DequantizeLinear", ["whole", "step", "zero"], ["steps"]))
+    model.graph.node.insert(0, helper.make_node("QuantizeLinear", ["data", "step", "zero"], ["whole"]))
+    path = saved(model, tmp_path)
+    artifact = publish(path, tmp_path / "models", "--input-range=-1-1")
+    images = np.random.default_rng(0).integers(0, 256, (7, *SHAPE), np.uint8)
+    given = (images / np.float32(127.5) - np.float32(1)).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(run_onnx(artifact, images), their_answers(path, given), atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
 def test_a_network_that_was_quantised_dynamically_goes_one_by_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], batch: int | str
 ) -> None:

@@ -6,6 +6,7 @@ what the classes mean.
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from onnx import TensorProto, compose, helper, numpy_helper
 from training.artifact.pixels import Pixels
 from training.foreign.network import Input, Output
 
+_ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear")
 IMAGE, PROBABILITIES = "image", "probabilities"
 
 
@@ -26,7 +28,8 @@ def wrapped(
     if {IMAGE, PROBABILITIES} & (taken | {tensor.name for tensor in proto.graph.initializer}):
         proto = compose.add_prefix(proto, "network/")
         into, out = f"network/{into}", f"network/{out}"
-    front, front_constants = _front(source, pixels, into)
+    rounds = any(into in node.input and node.op_type in _ROUNDING for node in proto.graph.node)
+    front, front_constants = _front(source, pixels, into, rounds)
     behind, behind_constants = _behind(output, out, proto)
     height, width, channels = source.shape
     graph = helper.make_graph(
@@ -73,8 +76,14 @@ class _Chain:
         self.nodes[-1].output[0] = name
 
 
-def _front(source: Input, pixels: Pixels, into: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """From `image` to what the network takes. What moves pixels comes first, while they are bytes."""
+def _front(
+    source: Input, pixels: Pixels, into: str, rounds: bool
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """From `image` to what the network takes. What moves pixels comes first, while they are bytes.
+
+    Where the network `rounds` what it takes, each step is `Pixels.of`'s own: of pixels from -1 to 1 in 256 steps each
+    lies between two of them, and the last bit decides.
+    """
     chain = _Chain(IMAGE, IMAGE)
     if pixels.bgr:
         chain.add("Gather", np.array([2, 1, 0], np.int64), axis=3)
@@ -85,10 +94,13 @@ def _front(source: Input, pixels: Pixels, into: str) -> tuple[list[onnx.NodeProt
     if scaled:
         chain.add("Cast", to=TensorProto.FLOAT)
         axes = (-1, 1, 1) if source.layout == "NCHW" else (-1,)
-        if (scale != 1).any():
-            chain.add("Mul", scale.reshape(axes))
-        if (offset != 0).any():
-            chain.add("Add", offset.reshape(axes))
+        steps: list[tuple[str, Any, int]] = [("Mul", scale, 1), ("Add", offset, 0)]
+        if rounds:
+            steps = [("Div", pixels.divisor, 1), ("Sub", pixels.mean, 0), ("Div", pixels.std, 1)]
+        for operation, numbers, neutral in steps:
+            values = np.array(numbers, np.float32)
+            if (values != neutral).any():
+                chain.add(operation, values.reshape(axes))
     if source.elem_type != (TensorProto.FLOAT if scaled else TensorProto.UINT8):
         chain.add("Cast", to=source.elem_type)
     if source.layout in ("NHW", "flat"):
