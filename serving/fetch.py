@@ -37,7 +37,10 @@ TEMPORARY = r"\S*/\.tmp-[^/]*/(fetched|models)/"  # a reader's business is the f
 
 
 class FetchError(RuntimeError):
-    """One line that says which model could not be fetched, and why."""
+    """One line that says which model could not be fetched, and why. It repeats no user and password of an address."""
+
+    def __init__(self, text: str):
+        super().__init__(re.sub(r"(?<=://)[^/\s]*@", "", text))
 
 
 def fetch(url: str, models: Path, sha256: str | None = None, version: int | None = None) -> Path:

@@ -225,6 +225,14 @@ def test_address_that_is_none(models: Path, url: str) -> None:
         fetch.fetch(url, models)
 
 
+@pytest.mark.parametrize("address", ["http://xavier:s3cret@127.0.0.1:9/a.tar", "http://xavier:a@s3cret@[::1/a.tar"])
+def test_no_password_is_repeated(models: Path, address: str) -> None:
+    with pytest.raises(FetchError) as failed:
+        fetch.fetch(address, models)
+    assert "xavier" not in str(failed.value)
+    assert "s3cret" not in str(failed.value)
+
+
 def test_store_without_fsspec_says_what_to_install(models: Path) -> None:
     """In a process of its own, in which fsspec cannot be imported."""
     script = "import sys; sys.modules['fsspec'] = None; from serving import fetch; sys.exit(fetch.main(sys.argv[1:]))"
