@@ -23,10 +23,11 @@ from serving.edge.states import (
     IDLE,
     LINGERING,
     OVER,
+    WAITING,
 )
 from serving.edge.uploads import Upload
 from serving.edge.worker import Edge
-from serving.errors import ClassifyError, Overloaded, RequestTimeout
+from serving.errors import ClassifyError, RequestTimeout
 from serving.operations import metrics
 
 # A refused upload is read and dropped for this long, so that the client sees the answer and not a reset connection.
@@ -34,6 +35,8 @@ LINGER_SECONDS = 2.0
 DROPPED_AT_ONCE = 256 * 1024  # bytes; then it is not read for as long as they take at
 DROP_RATE = 64_000_000  # bytes a second: a sender who does not stop must not keep a core busy
 PROBE_SECONDS = 1.0  # for the head of a request on a spare place
+PLACE_SECONDS = 1.5  # that a request waits there for a place: until one that others hold idle must be given up
+PLACE_EVERY = 0.05  # seconds
 PATIENCE_SECONDS = 0.25  # a body that goes on arriving is marked so no more often
 MAX_PIPELINED = 16  # requests that are answered in one turn of the event loop; then others have theirs
 CLIENT_GONE = 499  # the status in metrics of a request whose client did not wait for its answer
@@ -60,6 +63,7 @@ class Connection(asyncio.Protocol):
         self._ahead = b""  # one read that waits behind an answer, from `_ahead_at` on; reading is paused meanwhile
         self._ahead_at = 0
         self._request: Request | None = None  # the one that has no answer yet
+        self._route: Route | None = None  # of a request that waits for a place
         self._upload: Upload | None = None  # its body, from BODY until the answer
         self._unread: Body | None = None  # what is still to come of a body that nobody takes
         self._dropped = 0  # bytes that nobody takes, since reading last paused for them
@@ -201,27 +205,44 @@ class Connection(asyncio.Protocol):
         if not whole:  # what comes of a body that is not taken is dropped behind the answer
             self._unread = Body(length, 0)
         try:
-            route = self._accept_probe(request) if self._place.spare else self._edge.accept(request)
+            route = self._route or self._edge.accept(request)
+            if self._place.spare and not self._may_enter(route, request):
+                return start
             if whole:
                 request.body = data[start:end]
             elif route.max_bytes:
                 self._receive(route, request)
                 return start
         except Exception as err:  # refused before its body has come
+            request.close = request.close or self._place.spare
             self._send(request, failed(request, err))
         else:
             self._handle(route, request)
         return end
 
-    def _accept_probe(self, request: Request) -> Route:
-        """On a spare place one request is answered, if it is a probe's."""
-        request.close = True
+    def _may_enter(self, route: Route, request: Request) -> bool:
+        """On a spare place a probe's request is answered, as the last one; any other waits until it gets a place."""
+        if route.probe:
+            request.close = True
+        elif not self._edge.places.give(self._place, peer_of(self._transport), self._loop.time()):
+            if self._state is not WAITING:
+                self._stop_timer()
+                self._start_timer(PLACE_SECONDS, self.refuse_full)
+            self._route, self._state, self._unread = route, WAITING, None
+            self._loop.call_later(PLACE_EVERY, self._enter)
+            return False
         self._stop_timer()
-        route = self._edge.accept(request)
-        if not route.probe:
-            metrics.refused(Overloaded.status)
-            raise self._edge.places.full()
-        return route
+        self._route = None
+        return True
+
+    def _enter(self) -> None:
+        """Try again to go on with the request that waits for a place."""
+        request = self._request
+        if self._state is WAITING and request is not None:
+            data, at, self._ahead = self._ahead, self._ahead_at, b""
+            self._run(data, self._begin(request, data, at))
+            if not self._ahead and self._state not in OVER and not self._write_paused:
+                self._transport.resume_reading()
 
     def _receive(self, route: Route, request: Request) -> None:
         """Make ready for a request's body. Raises Overloaded if there is no room for it."""

@@ -2,7 +2,8 @@
 
 A connection is unproductive while it waits for its client: idle, or with a request that does not go on arriving. When
 all places are taken, the peer with the most unproductive connections loses the one that is so for the longest. If there
-is none, the new one gets a spare place, on which only probes are answered. Knows addresses and counts, no bytes.
+is none, the new one gets a spare place, on which only probes are answered; any other request waits there for a place.
+Knows addresses and counts, no bytes.
 """
 
 import ipaddress
@@ -45,13 +46,16 @@ _NOBODY: Holder = _Nobody()
 class Place:
     """One connection's."""
 
-    def __init__(self, places: "Places", holder: Holder, peer: _Peer | None):
+    def __init__(self, places: "Places", holder: Holder):
         self.holder = holder
-        self.spare = peer is None  # for a probe only
+        self.spare = True  # for a probe only, until a peer has it
         self.since = 0.0  # when it became unproductive
         self._places = places
-        self._peer = peer
-        self._waiting = {} if peer is None else peer.waiting
+        self._peer: _Peer | None = None
+        self._waiting: dict[Place, None] = {}
+
+    def belong_to(self, peer: _Peer) -> None:
+        self.spare, self._peer, self._waiting = False, peer, peer.waiting
 
     def wait(self, now: float) -> None:
         """The connection is unproductive from now on, until more arrives."""
@@ -81,18 +85,25 @@ class Places:
 
     def enter(self, holder: Holder, key: str, now: float) -> Place:
         """A place for a new connection of the peer `key`: a spare one if no other was left."""
-        if self.taken >= self.limit and not self._make_room(now):
-            place = Place(self, holder, None)
+        place = Place(self, holder)
+        if not self.give(place, key, now):
             self._spare[place] = None
             if len(self._spare) > SPARE_PLACES:
                 next(iter(self._spare)).holder.refuse_full()
-            return place
+        return place
+
+    def give(self, place: Place, key: str, now: float) -> bool:
+        """Make a place that is new or spare one of the peer `key`. False if there is none to be had."""
+        if self.taken >= self.limit and not self._make_room(now):
+            return False
+        self._spare.pop(place, None)
         peer = self._peers.get(key)
         if peer is None:
             peer = self._peers[key] = _Peer(key)
         peer.connections += 1
         self.taken += 1
-        return Place(self, holder, peer)
+        place.belong_to(peer)
+        return True
 
     def full(self) -> Overloaded:
         """What a request on a spare place gets."""

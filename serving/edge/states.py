@@ -7,6 +7,9 @@
 | HEAD | the head is whole, the route takes the body that is to come | BODY |
 | HEAD | the head is whole, and refused | *answered* |
 | HEAD | the head is whole, the route takes no body whatever there is | HANDLING |
+| HEAD | the head is whole, all places are taken, and it is no probe's | WAITING |
+| WAITING | a place is free | as from HEAD |
+| WAITING | no place was free for PLACE_SECONDS | LINGERING |
 | BODY | the last byte of the body | HANDLING |
 | HANDLING | the handler returned the response, or gave it by `respond` | *answered* |
 | HANDLING | the handler returned a coroutine or nothing | ANSWERING |
@@ -29,6 +32,7 @@ class State(Enum):
 
     IDLE = "between two requests, or before the first"
     HEAD = "a request's head has begun to arrive"
+    WAITING = "a request's head has arrived, and the connection waits for a place"
     BODY = "a request's body arrives"
     HANDLING = "the request's handler is being called"
     ANSWERING = "the answer is made elsewhere, and comes later"
@@ -41,7 +45,7 @@ class State(Enum):
 
 
 # By names of their own: to look one up in the class takes eight times as long, and a request passes eight states.
-IDLE, HEAD, BODY, HANDLING, ANSWERING, DROPPING, LINGERING, CLOSING = State
+IDLE, HEAD, WAITING, BODY, HANDLING, ANSWERING, DROPPING, LINGERING, CLOSING = State
 
 OVER = frozenset((LINGERING, CLOSING))  # what still arrives means nothing, and no answer is due
-DUE = frozenset((HANDLING, ANSWERING))  # an answer is due before anything else is read
+DUE = frozenset((WAITING, HANDLING, ANSWERING))  # an answer is due before anything else is read

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from serving.edge import places
-from serving.edge.connection import PROBE_SECONDS
-from serving.edge.places import SPARE_PLACES, Places, peer_of
+from serving.edge.connection import PLACE_EVERY, PLACE_SECONDS, PROBE_SECONDS
+from serving.edge.places import GRACE_SECONDS, SPARE_PLACES, Places, peer_of
 from tests.fixtures.wire import LIMITS, Clock, Transport, Wire, on_a_clock
 
 GET = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -39,9 +39,20 @@ def test_a_connection_that_waits_for_its_client_makes_room_the_longest_so_first(
     on_a_clock(run)
 
 
+def busy() -> list[Wire]:
+    """As many connections as there may be, none of which can give way: their answers are due."""
+    wires = [Wire(limits=FEW, peer=ATTACKER)]
+    wires[0].answers_later = True
+    wires += [Wire(beside=wires[0], peer=ATTACKER) for _ in range(FEW.connections - 1)]
+    for wire in wires:
+        wire.send(GET)
+    wires[0].answers_later = False
+    return wires
+
+
 def test_only_a_probe_is_answered_while_no_connection_can_give_way() -> None:
     async def run(clock: Clock) -> None:
-        held = full(GET[:10])  # their requests have only begun
+        held = busy()
         probe, upload, other = (Wire(beside=held[0], peer=ATTACKER) for _ in range(3))
         probe.edge.router.probe = True  # type: ignore[attr-defined]
         probe.send(GET)
@@ -49,12 +60,64 @@ def test_only_a_probe_is_answered_while_no_connection_can_give_way() -> None:
         upload.send(POST)
         other.send(GET)
         assert probe.transport.written.startswith(b"HTTP/1.1 200 ")
+        for waiting in (upload, other):
+            assert not waiting.transport.written
+        await clock.advance(PLACE_SECONDS + 0.1)
         for refused in (upload, other):
             assert refused.transport.written.startswith(b"HTTP/1.1 503 ")
         for wire in (probe, upload, other):
             assert b"connection: close\r\n" in wire.transport.written
             assert wire.transport.closed
         assert not any(wire.transport.closed for wire in held)
+
+    on_a_clock(run)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_a_request_waits_for_a_place_and_keeps_it(pieces: int) -> None:
+    sent = POST + b"a" * 1000 + GET
+    size = -(-len(sent) // pieces)
+
+    async def run(clock: Clock) -> None:
+        held = busy()
+        new = Wire(beside=held[0], peer=HONEST)
+        for start in range(0, len(sent), size):
+            new.send(sent[start : start + size])
+            await clock.advance(PLACE_EVERY)
+        assert not new.transport.written
+        held[0].answer_now()  # all are idle now
+        await clock.advance(GRACE_SECONDS)
+        await clock.advance(PLACE_EVERY)
+        assert new.transport.written.count(b"HTTP/1.1 200 ") == 2
+        assert [len(seen.body) for seen in held[0].seen[-2:]] == [1000, 0]
+        assert not new.transport.closed
+        assert not new.transport.paused
+        assert [wire.transport.closed for wire in held] == [True, False, False, False]
+        places = new.edge.places
+        assert (places.taken, len(places._spare)) == (FEW.connections, 0)
+        await clock.advance(PLACE_SECONDS)
+        new.send(GET)
+        assert new.transport.written.count(b"HTTP/1.1 200 ") == 3
+
+    on_a_clock(run)
+
+
+def test_nobody_is_left_of_a_client_that_went_while_it_waited() -> None:
+    async def run(clock: Clock) -> None:
+        held = busy()
+        gone, refused = (Wire(beside=held[0], peer=HONEST) for _ in range(2))
+        gone.send(GET)
+        gone.end()
+        refused.edge.router.refuse = 404  # type: ignore[attr-defined]
+        refused.send(GET)
+        assert refused.transport.written.startswith(b"HTTP/1.1 404 ")
+        assert refused.transport.closed
+        refused.end()
+        held[0].answer_now()
+        seen = len(held[0].seen)
+        await clock.advance(GRACE_SECONDS + PLACE_SECONDS)
+        assert len(held[0].seen) == seen
+        assert not held[0].edge.places._spare
 
     on_a_clock(run)
 
@@ -115,6 +178,7 @@ def test_a_request_whose_answer_is_due_never_loses_its_place() -> None:
         await clock.advance(5)
         new = Wire(beside=first)
         new.send(GET)
+        await clock.advance(PLACE_SECONDS)
         assert new.transport.written.startswith(b"HTTP/1.1 503 ")
         first.answer_now()
         assert first.transport.written.startswith(b"HTTP/1.1 200 ")
