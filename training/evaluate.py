@@ -169,8 +169,10 @@ def _table(targets: np.ndarray, predicted: np.ndarray, labels: Sequence[str], gr
 def _write_csv(
     path: Path, files: Sequence[Path], targets: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]
 ) -> None:
-    """A row for each picture: its label, the answer and that answer's probability."""
-    partial = path.with_name(f".{path.name}.partial")
+    """A row for each picture: its label, the answer and that answer's probability. A file is written whole or not at
+    all; a link or a device, as /dev/stdout, is not replaced."""
+    whole = not path.is_symlink() and (path.is_file() or not path.exists())
+    partial = path.with_name(f".{path.name}.partial") if whole else path
     try:
         with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
@@ -178,9 +180,11 @@ def _write_csv(
             for picture, target, row in zip(files, targets, probabilities, strict=True):
                 best = int(row.argmax())
                 writer.writerow((picture, labels[target], labels[best], row[best]))
-        partial.replace(path)
+        if whole:
+            partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        if whole:
+            partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

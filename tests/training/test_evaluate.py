@@ -333,6 +333,15 @@ def test_a_csv_that_was_not_finished_leaves_the_one_before(
     assert not list(tmp_path.glob(".out.csv*"))
 
 
+def test_a_link_is_written_through_and_stays(model: Path, mine: Path, tmp_path: Path) -> None:
+    """As /dev/stdout is one, which a root user could replace for everybody."""
+    table, link = tmp_path / "out.csv", tmp_path / "link.csv"
+    link.symlink_to(table)
+    assert main([str(model), "--data", str(mine), "--csv", str(link)]) == 0
+    assert link.is_symlink()
+    assert table.read_text().startswith("file,label,answer,probability")
+
+
 def test_a_csv_needs_pictures_that_are_files(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(model), "--csv", str(tmp_path / "out.csv")]) == 1
     assert "--csv takes pictures that are files" in capsys.readouterr().err
