@@ -171,6 +171,11 @@ class Connection(asyncio.Protocol):
         self._ahead, self._ahead_at = data, at
         self._transport.pause_reading()
 
+    def _read_on(self) -> None:
+        """After what had to wait: unless a part of it waits again, or nothing more is wanted."""
+        if not self._ahead and self._state not in OVER and not self._write_paused:
+            self._transport.resume_reading()
+
     def _go_on(self) -> None:
         """Parse what had to wait."""
         if self._write_paused or self._state in DUE or self._state in OVER:
@@ -178,8 +183,7 @@ class Connection(asyncio.Protocol):
         if self._ahead:
             data, at, self._ahead = self._ahead, self._ahead_at, b""
             self._run(data, at)
-            if not self._ahead and self._state not in OVER and not self._write_paused:
-                self._transport.resume_reading()
+            self._read_on()
         elif self._half_closed:
             self._close()
 
@@ -241,8 +245,7 @@ class Connection(asyncio.Protocol):
         if self._state is WAITING and request is not None:
             data, at, self._ahead = self._ahead, self._ahead_at, b""
             self._run(data, self._begin(request, data, at))
-            if not self._ahead and self._state not in OVER and not self._write_paused:
-                self._transport.resume_reading()
+            self._read_on()
 
     def _receive(self, route: Route, request: Request) -> None:
         """Make ready for a request's body. Raises Overloaded if there is no room for it."""

@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from training.foreign.network import dims_of
+from training.foreign.onnx_file import graphs_in
 
 
 def freed(proto: onnx.ModelProto, batch: int | None, shape: Sequence[int]) -> onnx.ModelProto:
@@ -87,7 +88,7 @@ def _without_input(proto: onnx.ModelProto) -> set[str]:
     reached = {proto.graph.input[0].name}
     made: set[str] = set()
     for node in proto.graph.node:
-        (reached if reached & set(node.input) or _has_graph(node) else made).update(node.output)
+        (reached if reached & set(node.input) or graphs_in(node) else made).update(node.output)
     return made - reached
 
 
@@ -107,10 +108,6 @@ def trains(proto: onnx.ModelProto) -> bool:
         node.op_type == "BatchNormalization" and any(a.name == "training_mode" and a.i for a in node.attribute)
         for node in proto.graph.node
     )
-
-
-def _has_graph(node: onnx.NodeProto) -> bool:
-    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
 
 
 def one_by_one(proto: onnx.ModelProto, output: str, shape: Sequence[int]) -> onnx.ModelProto:

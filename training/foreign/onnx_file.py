@@ -59,18 +59,27 @@ def _check_weights(path: Path, tensor: onnx.TensorProto) -> None:
         raise ExportError(f"{file}: is truncated: the model needs {need:,} bytes of weights, the file has {have:,}")
 
 
+def graphs_in(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Those that a node holds, as an If's branches and a Scan's body."""
+    return [graph for a in node.attribute for graph in ([a.g] if a.HasField("g") else []) + list(a.graphs)]
+
+
+def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """It, and those inside of its nodes at any depth."""
+    yield graph
+    for node in graph.node:
+        for inner in graphs_in(node):
+            yield from all_graphs(inner)
+
+
 def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every constant in the model, those in nodes and in graphs inside of graphs too."""
-    graphs = [proto.graph]
-    while graphs:
-        graph = graphs.pop()
+    for graph in all_graphs(proto.graph):
         yield from graph.initializer
         for attribute in (attribute for node in graph.node for attribute in node.attribute):
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            graphs += [attribute.g] if attribute.HasField("g") else []
-            graphs += attribute.graphs
 
 
 def opset(proto: onnx.ModelProto) -> int:

@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 
 from training.artifact.exactness import spread_of
 from training.data.dataset import batch_for
-from training.foreign.onnx_file import session
+from training.foreign.onnx_file import all_graphs, session
 from training.foreign.wrapping import IMAGE, PROBABILITIES
 
 _PRECISIONS = {TensorProto.BFLOAT16: "bfloat16", TensorProto.FLOAT16: "float16"}  # the coarsest first
@@ -54,18 +54,10 @@ class _Graph:
         kinds = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
         return [
             _Constant(tensor, self)
-            for graph in (self.model.graph, *_inner(self.model.graph))
+            for graph in all_graphs(self.model.graph)
             for tensor in _weights(graph)
             if tensor.data_type in kinds and np.prod(tensor.dims) > 1
         ]
-
-
-def _inner(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graphs inside of its nodes: a Scan's body is one."""
-    for attribute in (attribute for node in graph.node for attribute in node.attribute):
-        for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-            yield inner
-            yield from _inner(inner)
 
 
 def _weights(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

@@ -14,6 +14,7 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 from training.artifact.pixels import Pixels
 from training.foreign.network import Input, Output
+from training.foreign.onnx_file import graphs_in
 
 _ROUNDING = ("QuantizeLinear", "DynamicQuantizeLinear")
 IMAGE, PROBABILITIES = "image", "probabilities"
@@ -154,8 +155,7 @@ def _prune(graph: onnx.GraphProto) -> None:
 def _captured(node: onnx.NodeProto) -> set[str]:
     """The names that graphs inside a node use; some of them come from outside."""
     found: set[str] = set()
-    inner = [a.g for a in node.attribute if a.HasField("g")] + [g for a in node.attribute for g in a.graphs]
-    for graph in inner:
+    for graph in graphs_in(node):
         found.update(value.name for value in graph.output)
         for child in graph.node:
             found.update(child.input)
