@@ -209,13 +209,21 @@ def test_a_large_picture_whose_client_has_gone_is_not_computed(alone: Client) ->
     connections = [socket.create_connection(("127.0.0.1", alone.port), timeout=60) for _ in range(40)]
     for connection in connections:
         connection.sendall(post(large))
-    time.sleep(0.5)
+    while counted(alone, 200) == before[0]:
+        time.sleep(0.01)
     for connection in connections:
         connection.close()
     assert alone.post("/classify", large).status == 200
-    answered, gone = counted(alone, 200) - before[0], counted(alone, 499) - before[1]
-    assert gone >= 15  # a picture takes some 50 ms, two at a time
+    # A few of the closed connections count as half-closed, whose clients may still read: their pictures may be
+    # answered after the last one, which another thread decodes beside them.
+    deadline = time.monotonic() + 60
+    while True:
+        answered, gone = counted(alone, 200) - before[0], counted(alone, 499) - before[1]
+        if answered + gone >= 41 or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
     assert answered + gone == 41
+    assert gone >= 15  # they go after the first answer, and two are decoded at a time
 
 
 def test_a_batch_of_many_leaves_the_event_loop_to_others_between_them(alone: Client) -> None:
