@@ -153,7 +153,7 @@ def section(records: Records, models: Path | None, folder: Path, table: Callable
         machines = sorted({f"{row['cores']} cores of {row['cpu']} ({row['cpu_kind']}), {row['date']}" for row in rows})
         parts.append(
             "Throughput was measured by `benchmarks.served`: one picture of the network's own size a request, "
-            f"32 connections, {'; '.join(machines)}.\n"
+            f"32 connections. It ran on {'; '.join(machines)}.\n"
         )
     found = entries(records, models)
     if not found:

@@ -77,7 +77,7 @@ _LITE0 = replace(
     achieved=0.9253,
 )
 
-_CIFAR10 = ("densenet_bc", "preact_resnet", "resnext", "highway_conv")
+_CIFAR10 = ("densenet_bc", "preact_resnet", "resnext")
 
 ROWS: tuple[Recipe, ...] = (
     _RESNET9,
@@ -94,7 +94,8 @@ ROWS: tuple[Recipe, ...] = (
     replace(_DIGITS, network="dense_sum", dataset="mnist", achieved=0.9841),
     # 1,438 pictures make 11 steps an epoch: in the notebook's ten epochs it learns 68 % (the 8s: 9 %).
     replace(_DIGITS, network="dense_resnet", dataset="digits", epochs=40),  # 97.5 %
-    *(replace(_ADAM, network=network) for network in ("stochastic_depth", "dense_sum_bottleneck")),
+    # Nothing normalises highway_conv either: four epochs of CIFAR-10 give it 53.9 % with Adam, 30.7 % with SGD.
+    *(replace(_ADAM, network=network) for network in ("highway_conv", "stochastic_depth", "dense_sum_bottleneck")),
     *(replace(_DIGITS_ADAM, network=network, dataset=d) for network in _NOT_NORMALISED for d in ("mnist", "digits")),
     *(replace(_ADAM, network=network, dataset="*") for network in _NOT_NORMALISED),
     replace(_DIGITS, network="highway", dataset="mnist"),
