@@ -16,8 +16,8 @@ from deploy import sbom
 from tests.edge.test_draining import Balancer
 from tests.fixtures import podman, toy
 from tests.fixtures.pictures import colours, digit, encode
-from tests.fixtures.podman import inside, running, wait_until
-from tests.fixtures.server import PYTHON, ROOT, Client, committed_artifacts, free_port
+from tests.fixtures.podman import inside, running
+from tests.fixtures.server import PYTHON, ROOT, Client, committed_artifacts, free_port, wait_until
 
 pytestmark = pytest.mark.container
 MAX_BYTES = 700_000_000

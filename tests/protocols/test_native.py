@@ -4,6 +4,7 @@ import base64
 import gzip
 import io
 import json
+import select
 import socket
 import time
 import zlib
@@ -18,7 +19,7 @@ from serving.protocols import native
 from tests.fixtures import toy
 from tests.fixtures.inside import running_inside
 from tests.fixtures.pictures import colours, digit, encode, with_chunks
-from tests.fixtures.server import Client, assert_failure, form
+from tests.fixtures.server import Client, assert_failure, form, wait_until
 
 SEVEN = encode(digit("7"))
 JSON = "application/json"
@@ -206,22 +207,21 @@ def counted(client: Client, status: int) -> float:
 def test_a_large_picture_whose_client_has_gone_is_not_computed(alone: Client) -> None:
     large = encode(colours((3000, 2000)))
     before = counted(alone, 200), counted(alone, 499)
+
+    def since() -> tuple[float, float]:
+        return counted(alone, 200) - before[0], counted(alone, 499) - before[1]
+
     connections = [socket.create_connection(("127.0.0.1", alone.port), timeout=60) for _ in range(40)]
     for connection in connections:
         connection.sendall(post(large))
-    while counted(alone, 200) == before[0]:
-        time.sleep(0.01)
+    assert select.select(connections, [], [], 60)[0]  # /metrics would know of the first answer too late
     for connection in connections:
         connection.close()
     assert alone.post("/classify", large).status == 200
     # A few of the closed connections count as half-closed, whose clients may still read: their pictures may be
     # answered after the last one, which another thread decodes beside them.
-    deadline = time.monotonic() + 60
-    while True:
-        answered, gone = counted(alone, 200) - before[0], counted(alone, 499) - before[1]
-        if answered + gone >= 41 or time.monotonic() > deadline:
-            break
-        time.sleep(0.05)
+    wait_until(lambda: sum(since()) >= 41, 60, lambda: f"(answered, gone) is {since()}")
+    answered, gone = since()
     assert answered + gone == 41
     assert gone >= 15  # they go after the first answer, and two are decoded at a time
 
