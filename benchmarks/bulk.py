@@ -2,7 +2,7 @@
 
 `.venv-bulk/bin/python -m benchmarks.bulk [MODEL …]`, from the repository's root, with nothing else running. The bare
 side is two processes that read, decode and compute the same files with the synchronous predictor, and keep nothing.
-Both are timed without their start, in turn. The memory is that of all processes of a run, by PSS.
+Both are timed in turn, without their start. The memory is that of all processes of a run, by PSS.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from benchmarks.pictures import subject
 
 MODELS = ("digits_cnn-mnist", "efficientnet_lite0-imagenet")
 BATCH = 32  # as bulk work's actors have it
+WARM = 256  # pictures before a bare process is timed: in as many it may find a faster backend, as an actor at its start
 ACTORS = 2
 RATE = re.compile(r"([\d,]+) images/s after a start of")
 LOOK_SECONDS = 1.0
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bulk", description=__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"default: {' '.join(MODELS)}")
     parser.add_argument("--pictures", type=int, default=100_000, help="files of a small model (default: 100,000)")
-    parser.add_argument("--photos", type=int, default=1_500, help="files of a model for photos (default: 1,500)")
+    parser.add_argument("--photos", type=int, default=3_000, help="files of a model for photos (default: 3,000)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--one-actor", action="store_true", help="measure one actor and one bare process too")
     parser.add_argument("--bare", type=Path, metavar="LIST", help=argparse.SUPPRESS)
@@ -85,7 +86,7 @@ def write(folder: Path, name: str, args: argparse.Namespace) -> list[Path]:
 
 
 def beside_each_other(name: str, files: Sequence[Path], folder: Path, processes: int) -> float:
-    """Images a second of so many bare processes together, each from its own first batch on."""
+    """Images a second of so many bare processes together, each once it is warm."""
     lists = [folder / f"list-{number}" for number in range(processes)]
     for number, path in enumerate(lists):
         path.write_text("\n".join(map(str, files[number::processes])))
@@ -99,7 +100,7 @@ def beside_each_other(name: str, files: Sequence[Path], folder: Path, processes:
 
 
 def bare(name: str, list_of_files: Path) -> int:
-    """One process: the rate over all files but the first batch."""
+    """One process: the rate over all files but the first ones."""
     from serving.engine.selection import Options
     from serving.repository.predictor import Predictor
 
@@ -107,10 +108,10 @@ def bare(name: str, list_of_files: Path) -> int:
     predictor = Predictor.open(Path("models") / name, options=Options())
     began = 0.0
     for start in range(0, len(files), BATCH):
-        if start == BATCH:
+        if start == WARM:
             began = time.perf_counter()
         predictor.predict([path.read_bytes() for path in files[start : start + BATCH]])
-    print(json.dumps({"images": len(files) - BATCH, "seconds": time.perf_counter() - began}))
+    print(json.dumps({"images": len(files) - WARM, "seconds": time.perf_counter() - began}))
     return 0
 
 
