@@ -1,8 +1,9 @@
 """`python -m benchmarks.queueing`: measured service times -> the p99 that a load will see, beside the p99 that it saw.
 
 A worker is simulated as one server that takes all that waits, up to 32, as one batch (bulk service: Bailey 1954, "On
-queueing processes with bulk service"). What a batch takes is the server's own measure of it in closed loops. The
-simulated requests come at the very moments of the measured ones. Knows a started server and its load generators.
+queueing processes with bulk service"). What a batch takes is the server's own measure of it in closed loops. A batch
+after a pause takes longer, since caches and clock are not as they were. By how much, lone requests tell. The simulated
+requests come at the very moments of the measured ones. Knows a started server and its load generators.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -30,6 +31,9 @@ from benchmarks.servers import CONTENDERS, OURS_CPU, Server, ServerError
 CLIENTS = (1, 2, 4, 8, 16, 32)  # of the closed loops
 MOST = 32  # images of a batch
 ALONE = 400  # requests of one client, whose times tell how much a service time varies
+PAUSES = (0.5, 1, 2, 4, 8, 16)  # before a lone request, in times of one without a pause
+AFTER_PAUSE = 60  # lone requests for each of PAUSES
+QUANTILES = np.linspace(0, 1, 21)
 SHARES = (0.3, 0.5, 0.7, 0.8)  # of the capacity
 SIMULATED_SECONDS = 300.0
 DRAWS = 20  # of what the batches of a measured load may have taken
@@ -60,15 +64,21 @@ class Closed(NamedTuple):
 @dataclass(frozen=True)
 class ServiceTimes:
     """`seconds` (MOST + 1,) that a worker is busy with a batch of so many images, and `around` that a request takes
-    beside: its client and its way. `varies` (n,) times by which a batch may take longer or shorter; their mean is 1."""
+    beside: its client and its way. `varies` (n,) times by which a batch may take longer or shorter; their mean is 1.
+    `extra` (P, Q) seconds more that the first batch takes after each of `pauses` (P,) seconds, at Q even quantiles."""
 
     seconds: np.ndarray
     varies: np.ndarray
     around: float = 0.0
+    pauses: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    extra: np.ndarray = field(default_factory=lambda: np.zeros((1, 1)))
 
     @classmethod
-    def of(cls, loops: Mapping[int, Closed], alone: Sequence[float]) -> "ServiceTimes":
-        """`loops` by their clients. `alone` are the seconds of one client's requests.
+    def of(
+        cls, loops: Mapping[int, Closed], alone: Sequence[float], paused: Mapping[float, Sequence[float]]
+    ) -> "ServiceTimes":
+        """`loops` by their clients. `alone` are the seconds of one client's requests without a pause between them,
+        `paused` those after a pause of so many seconds.
 
         Computing a batch is a line over its images: what any batch costs, and what an image costs. Where the clients
         are most, the worker never rests: what an image takes there beyond its computing is reading and answering it.
@@ -83,12 +93,22 @@ class ServiceTimes:
         around = max(min(loops) / single.rate - single.seconds - handling, 0.0)
         sizes = np.arange(MOST + 1)
         computing = np.where(sizes > 0, start + slope * sizes, 0.0)
-        return cls(computing + handling * sizes, np.asarray(alone) / np.mean(alone), around)
+        # After no pause as before; after a longer one at least what a shorter one costs, as noise aside it must be.
+        extra = [np.zeros(len(QUANTILES))]
+        for _, seconds in sorted(paused.items()):
+            extra.append(np.maximum(np.quantile(seconds, QUANTILES) - np.median(alone), extra[-1]))
+        pauses = np.array([0.0, *sorted(paused)])
+        return cls(computing + handling * sizes, np.asarray(alone) / np.mean(alone), around, pauses, np.array(extra))
 
     @property
     def capacity(self) -> float:
         """Images a second in full batches."""
         return float(MOST / self.seconds[MOST])
+
+    def after_pause(self, pause: float, quantile: float) -> float:
+        """Seconds more that a batch takes after a pause of so many seconds; as after the longest for longer ones."""
+        at = np.array([np.interp(pause, self.pauses, column) for column in self.extra.T])
+        return float(np.interp(quantile, np.linspace(0, 1, len(at)), at))
 
 
 def simulate(
@@ -105,13 +125,14 @@ def simulate(
 
 def served(times: ServiceTimes, arrivals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The latencies, in seconds, of requests that come at one worker at these moments, in order."""
-    varies = rng.choice(times.varies, len(arrivals))
+    varies, quantiles = rng.choice(times.varies, len(arrivals)), rng.random(len(arrivals))
     latencies = np.empty(len(arrivals))
     first, now = 0, 0.0
     while first < len(arrivals):
+        pause = max(arrivals[first] - now, 0.0) if first else 0.0
         now = max(now, arrivals[first])
         last = min(int(np.searchsorted(arrivals, now, "right")), first + MOST)
-        now += times.seconds[last - first] * varies[first]
+        now += times.seconds[last - first] * varies[first] + times.after_pause(pause, quantiles[first])
         latencies[first:last] = now - arrivals[first:last]
         first = last
     return latencies + times.around
@@ -125,11 +146,13 @@ def predicted(times: ServiceTimes, rate: float, seconds: float) -> np.ndarray:
     return found
 
 
-def alone(port: int, path: str, body: bytes, kind: str, requests: int = ALONE) -> list[float]:
-    """Seconds of one client's requests, one after the other on one connection."""
+def alone(port: int, path: str, body: bytes, kind: str, requests: int = ALONE, pause: float = 0.0) -> list[float]:
+    """Seconds of one client's requests, one after the other on one connection, each after a pause in seconds."""
     found = []
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         for _ in range(requests):
+            if pause:
+                time.sleep(pause)
             began = time.perf_counter()
             connection.request("POST", path, body, {"Content-Type": kind})
             response = connection.getresponse()
@@ -205,6 +228,7 @@ def _measured(
         load.closed(MOST, 1)
         closed: dict[int, list[Closed]] = {clients: [] for clients in CLIENTS}
         varies: list[float] = []
+        paused: dict[float, list[float]] = {}
         opened: dict[float, list[Opened]] = {share: [] for share in shares}
         times: ServiceTimes | None = None
         for _ in range(rounds):  # all in turn, so that what else the machine does meets them alike
@@ -213,9 +237,12 @@ def _measured(
                 figures = load.closed(clients, seconds).all_answered(f"{clients} clients")
                 server.settle()
                 closed[clients].append(Closed.between(figures.rate, before, batches(server.port)))
-            varies += alone(server.port, server.path, *ours.body(chosen.small[0].data))
+            one = (server.port, server.path, *ours.body(chosen.small[0].data))
+            varies += alone(*one)
+            for pause in paused or [times_alone * np.median(varies) for times_alone in PAUSES]:
+                paused.setdefault(pause, []).extend(alone(*one, AFTER_PAUSE, pause))
             loops = {clients: Closed(*np.median(found, axis=0)) for clients, found in closed.items()}
-            times = ServiceTimes.of(loops, varies)
+            times = ServiceTimes.of(loops, varies, paused)
             for share in shares:
                 rate = share * times.capacity
                 figures = load.open(rate, 3 * seconds).all_answered(f"{share:.0%} of the capacity")
@@ -282,8 +309,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     found = conditions()
     sizes = {size: round(1000 * float(times.seconds[size]), 3) for size in CLIENTS}
+    later = {f"{1000 * p:.1f}": round(1000 * times.after_pause(p, 0.5), 2) for p in times.pauses[1:]}
     print(table(rows, times.capacity))
     print(f"\n{args.model}, one worker: ms a batch {json.dumps(sizes)}, {1000 * times.around:.2f} ms around;", end=" ")
+    print(f"ms more after a pause of so many ms {json.dumps(later)};", end=" ")
     print(f"{times.capacity:,.0f} images/s; {found['cpu_kind']}, {found['cores']} cores,", end=" ")
     print(f"something else took {busy:.1f} of them.")
     return 0

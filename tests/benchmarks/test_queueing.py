@@ -49,7 +49,7 @@ def test_what_varies_makes_the_tail() -> None:
 def test_service_times_of_closed_loops() -> None:
     """A batch takes 2 ms and 3 ms an image; reading and answering each takes 1 ms, and the client 4 ms."""
     loops = {1: Closed(1 / 0.010, 1, 0.005), 4: Closed(200.0, 2, 0.008), 32: Closed(16 / 0.066, 16, 0.050)}
-    times = ServiceTimes.of(loops, [1.0, 3.0])
+    times = ServiceTimes.of(loops, [1.0, 3.0], {})
     assert times.seconds[[1, 2, 32]] == pytest.approx([0.006, 0.010, 0.130])
     assert times.seconds[0] == 0
     assert times.around == pytest.approx(0.004)
@@ -58,8 +58,20 @@ def test_service_times_of_closed_loops() -> None:
 
 
 def test_batches_of_one_size_make_no_line() -> None:
-    times = ServiceTimes.of({1: Closed(90.0, 1, 0.01), 2: Closed(100.0, 1.1, 0.0099)}, [1.0])
+    times = ServiceTimes.of({1: Closed(90.0, 1, 0.01), 2: Closed(100.0, 1.1, 0.0099)}, [1.0], {})
     assert (np.diff(times.seconds) > 0).all()
+
+
+def test_a_batch_after_a_pause_takes_longer() -> None:
+    """0.1 s more after a second's pause; half of that after half a second, and no more after two."""
+    loops = {1: Closed(90.0, 1, 0.01), 2: Closed(100.0, 1.1, 0.0099)}
+    times = ServiceTimes.of(loops, [0.3], {1.0: [0.4], 0.1: [0.29]})
+    assert [times.after_pause(pause, 0.7) for pause in (0.0, 0.1, 0.55, 1.0, 2.0)] == pytest.approx(
+        [0, 0, 0.05, 0.1, 0.1]
+    )
+    steady = replace(fixed(0.01), pauses=times.pauses, extra=times.extra)
+    arrivals = np.array([0.0, 0.001, 1.02, 1.025])  # the second waits for the first, the fourth for the third
+    assert served(steady, arrivals, np.random.default_rng(0)) == pytest.approx([0.01, 0.019, 0.11, 0.115])
 
 
 def test_what_is_around_a_batch_delays_nobody_else() -> None:
