@@ -96,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         compared = ways(args.network, args.dataset, args.beside_keras)
     except ValueError as err:
-        parser.error(str(err))
+        hint = "" if args.beside_keras else "; --beside-keras compares with plain Keras instead"
+        parser.error(f"{err}{hint}")
     found = rates(compared, SHAPES[args.dataset], args.images, args.rounds)
     against = "plain Keras'" if args.beside_keras else "the notebook's"
     for way, rate in zip(compared, found, strict=True):

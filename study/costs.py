@@ -37,6 +37,12 @@ class Entry:
     minutes: tuple[float, ...]
     hardware: tuple[str, ...]
     served: float | None = None  # throughput in requests/s, by `benchmarks.served`
+    classes: int = 10
+
+    @property
+    def learnt(self) -> bool:
+        """Whether it is right more often than guessing is."""
+        return fmean(self.accuracies) > ABOVE_CHANCE / self.classes
 
     @property
     def label(self) -> str:
@@ -49,6 +55,7 @@ COSTS: dict[str, Callable[[Entry], float | None]] = {
     "minutes of training": lambda entry: fmean(entry.minutes) if entry.minutes else None,
     "microseconds a request (1 / throughput)": lambda entry: 1e6 / entry.served if entry.served else None,
 }
+ABOVE_CHANCE = 1.2  # times guessing, from which on a network has learnt something
 SERVED = "served.json"  # beside the folder of the records
 
 
@@ -114,6 +121,7 @@ def _entry(group: Sequence[Record]) -> Entry:
         next((record["macs"] for record in group if record.get("macs")), None) or _counted(first),
         tuple(s / 60 for s in seconds),
         tuple(sorted(hardware - {""})),
+        classes=len(first["metrics"]["per_class_accuracy"]),
     )
 
 
@@ -131,8 +139,14 @@ def _counted(record: Record) -> int | None:
 
 
 def unbeaten(group: Sequence[Entry], cost: Callable[[Entry], float | None]) -> list[Entry]:
-    """The entries to which no other is as accurate at a lower cost, or more accurate at the same; cheapest first."""
-    known = [(fmean(entry.accuracies), value, entry) for entry in group if (value := cost(entry)) is not None]
+    """The entries to which no other is as accurate at a lower cost, or more accurate at the same; cheapest first.
+
+    What only guesses is none of them, however little it costs."""
+    known = [
+        (fmean(entry.accuracies), value, entry)
+        for entry in group
+        if entry.learnt and (value := cost(entry)) is not None
+    ]
     best = [
         (value, entry)
         for accuracy, value, entry in known

@@ -8,8 +8,8 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from training.artifact.errors import ExportError
 from training.artifact.versions import check_name
-from training.data.dataset import DatasetError
+from training.data.dataset import Dataset, DatasetError
 from training.data.loading import load, name_of, told_of_few
 from training.data.named import NAMED
 from training.data.pictures import RESIZES
@@ -25,30 +25,91 @@ from training.data.table import Columns
 from training.networks.keras_applications import check_weights
 from training.networks.network import check_size, plain_name
 from training.networks.table import NETWORKS
+from training.recipes.recipe import Recipe
 from training.recipes.table import RECIPES, recipe_for
+from training.runs.bodies import BEST, BODIES, suited_body
 from training.runs.devices import KINDS, strategy
 from training.runs.fitting import InterruptedAfterPublishing, check_output, fit
 from training.runs.parts import RunError, splits
 from training.runs.quick import last_resize, quick
 from training.runs.resizing import Resize, suited_resize
-from training.runs.suitability import Findings, said_of, suited, without
+from training.runs.suitability import said_of, suited, without
 
-FOR_PHOTOS = "efficientnet_lite0"  # the network for --data where none is named
+FOR_PHOTOS = BODIES[0]  # the network for --data where none is named
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    _check(parser, args)
+
+    stopped = _stop_on_signals()
+    tf.get_logger().setLevel(logging.ERROR)  # small sets: "retracing is expensive", and nothing a user could do
+    tf.config.experimental.enable_op_determinism()  # costs nothing measurable on the CPU; exact --resume needs it
+    try:
+        try:
+            recipe, data, asked, spread = _prepared(args)
+            if args.quick:
+                artifact = quick(recipe, told_of_few(data), output=args.output, runs=args.runs, asked=asked)
+            else:
+                artifact = fit(
+                    recipe,
+                    told_of_few(data),
+                    output=args.output,
+                    runs=args.runs,
+                    resume=args.resume,
+                    asked=asked,
+                    strategy=spread,
+                )
+        except Exception as err:
+            if stopped:  # TensorFlow makes an error of its own of what is raised while it traces a function
+                raise stopped[0] from err
+            raise
+    except (DatasetError, RunError, ExportError, ValueError) as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 1
+    except OSError as err:  # a full disk, mostly; other problems with files have messages of their own
+        print(f"error: {err.filename or args.runs}: {err.strerror or err}", file=sys.stderr)
+        return 1
+    except InterruptedAfterPublishing as err:
+        print(f"\ninterrupted: {err}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        networks = BODIES if args.network == BEST else (args.network,)
+        folders = (args.runs / f"{plain_name(network)}-{_name(args)}" for network in networks)
+        begun = any(any(folder.glob("unfinished-*/state.json")) for folder in folders)
+        told = (
+            "the same command with --resume continues" if begun else "no epoch was trained: there is nothing to resume"
+        )
+        told = "the same command goes on: features that were computed are kept" if args.quick else told
+        print(f"\ninterrupted: nothing was published; {told}", file=sys.stderr)
+        return 130
+    models = "" if args.output == Path("models") else f"SHORTCUT_MODELS={args.output} "
+    if args.quick:
+        whole = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--quick"]
+        print(
+            "the classifier alone has learnt from these pictures. To train the network, too, which takes minutes:\n"
+            f"  python -m training.fit {shlex.join(whole)}"
+        )
+    print(f"published {artifact}\nserve it: {models}SHORTCUT_DEFAULT_MODEL={artifact.parent.name} make serve")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training.fit",
         description="Train a network with its recipe, evaluate it and publish it as an artifact that can be served.",
     )
-    networks = [name for name in NETWORKS if not name.startswith("_")]
     parser.add_argument(
         "network",
         type=_network,
         metavar="NETWORK",
         nargs="?",
-        help=", ".join(networks) + f", or keras:<Name> of keras.applications (default with --data: {FOR_PHOTOS})",
+        help=", ".join(_named_networks())
+        + f", or keras:<Name> of keras.applications (default with --data: {FOR_PHOTOS}); "
+        f"{BEST} compares {', '.join(BODIES)} on the pictures of --data",
     )
+    parser.add_argument("--network", dest="named", type=_network, help="the same as NETWORK, for --network best")
     parser.add_argument(
         "--dataset", help="mnist, cifar10, digits; with --data: its name (default: the network's first)"
     )
@@ -103,115 +164,107 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="mirrored: split each batch among all GPUs of this machine; multi-worker: not with Keras 3, and says why",
     )
     parser.add_argument("--resume", action="store_true", help="continue the newest interrupted run of this model")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with an error where the options do not go together; set the network that is meant."""
+    if args.network and args.named:
+        parser.error(f"NETWORK is named twice: {args.network}, and --network {args.named}")
+    args.network = args.network or args.named
+    if args.network == BEST and args.data is None:
+        parser.error(f"{BEST} compares networks on pictures of your own: give --data")
+    if args.network == BEST and (args.recipe not in (None, "transfer") or args.weights not in (None, "imagenet")):
+        parser.error(f"{BEST} compares networks with ImageNet's weights: leave out --recipe and --weights")
     if args.network is None and args.data is None:
-        parser.error(f"name a NETWORK ({', '.join(networks)}), or give --data")
+        parser.error(f"name a NETWORK ({', '.join(_named_networks())}), or give --data")
     if args.resize and args.data is None:
         parser.error("--resize is for pictures of your own: give --data")
-    chosen = args.network or FOR_PHOTOS
     if args.quick or args.recipe == "quick":
         _check_quick(parser, args)
-
-    stopped = _stop_on_signals()
-    tf.get_logger().setLevel(logging.ERROR)  # small sets: "retracing is expensive", and nothing a user could do
-    tf.config.experimental.enable_op_determinism()  # costs nothing measurable on the CPU; exact --resume needs it
-    overrides = {
-        "epochs": args.epochs,
-        "batch_size": args.batch_size,
-        "seed": args.seed,
-        "learning_rate": args.learning_rate,
-    }
-    name = args.dataset or (name_of(args.data) if args.data else NETWORKS[chosen].datasets[0])
-    try:
-        try:
-            network = NETWORKS[chosen]
-            if args.image_size:
-                check_size(network, args.image_size, args.image_size, chosen)
-            check_model_name(chosen, name, bool(args.data))
-            check_output(args.output)  # before thousands of pictures are read, and asked how they are best resized
-            recipe = recipe_for(chosen, name, args.recipe, args.weights)
-            recipe = replace(recipe, **{key: value for key, value in overrides.items() if value is not None})
-            spread = strategy(args.distribute, recipe.batch_size)  # before anything is computed
-            read = partial(
-                load,
-                name,
-                args.data,
-                seed=recipe.seed,
-                labels=tuple(args.labels.split(",")) if args.labels else None,
-                image_size=args.image_size or (network.image_size if args.data else None),
-                origin=args.origin,
-                strict=args.strict,
-                store=args.runs / "data",
-                columns=Columns(args.file_column, args.label_column, args.group_column),
-                grouped=not args.no_groups,
-            )
-            asked = args.resize or (last_resize(args.output / recipe.model_name) if args.quick else None)
-            data = read(resize=asked or "squash")
-            resize = Resize(asked, {}) if asked else suited_resize(recipe, data, args.runs)
-            if resize.stated:
-                print(resize.told, flush=True)
-            if resize.name != (asked or "squash"):
-                data = read(resize=resize.name)
-            if args.no_flip:
-                recipe = without(recipe, "flip")
-            found: Findings = {}
-            if args.data and name not in NAMED and not args.quick:  # of those by name it is known
-                learnt, _ = splits(recipe, data)
-                recipe, found = suited(recipe, learnt, () if recipe.drawn_ones else data.groups[: len(learnt[1])])
-            print(said_of(found), end="\n" if found else "", flush=True)
-            if args.quick:
-                artifact = quick(recipe, told_of_few(data), output=args.output, runs=args.runs, resize=resize.stated)
-            else:
-                artifact = fit(
-                    recipe,
-                    told_of_few(data),
-                    output=args.output,
-                    runs=args.runs,
-                    resume=args.resume,
-                    found=found,
-                    strategy=spread,
-                    resize=resize.stated,
-                )
-        except Exception as err:
-            if stopped:  # TensorFlow makes an error of its own of what is raised while it traces a function
-                raise stopped[0] from err
-            raise
-    except (DatasetError, RunError, ExportError, ValueError) as err:
-        print(f"error: {err}", file=sys.stderr)
-        return 1
-    except OSError as err:  # a full disk, mostly; other problems with files have messages of their own
-        print(f"error: {err.filename or args.runs}: {err.strerror or err}", file=sys.stderr)
-        return 1
-    except InterruptedAfterPublishing as err:
-        print(f"\ninterrupted: {err}", file=sys.stderr)
-        return 130
-    except KeyboardInterrupt:
-        begun = any((args.runs / f"{plain_name(chosen)}-{name}").glob("unfinished-*/state.json"))
-        told = (
-            "the same command with --resume continues" if begun else "no epoch was trained: there is nothing to resume"
-        )
-        told = "the same command goes on: features that were computed are kept" if args.quick else told
-        print(f"\ninterrupted: nothing was published; {told}", file=sys.stderr)
-        return 130
-    models = "" if args.output == Path("models") else f"SHORTCUT_MODELS={args.output} "
-    if args.quick:
-        whole = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--quick"]
-        print(
-            "the classifier alone has learnt from these pictures. To train the network, too, which takes minutes:\n"
-            f"  python -m training.fit {shlex.join(whole)}"
-        )
-    print(f"published {artifact}\nserve it: {models}SHORTCUT_DEFAULT_MODEL={recipe.model_name} make serve")
-    return 0
+    args.network = args.network or FOR_PHOTOS
 
 
 def _check_quick(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """--quick and `--recipe quick` are one; what belongs to epochs does not go with it."""
     if args.recipe not in (None, "quick"):
         parser.error(f"--quick is a recipe of its own: leave out --recipe {args.recipe}")
+    if args.network == BEST:
+        parser.error(f"--quick goes on with one network: name it in place of {BEST}")
     for option in ("resume", "epochs", "batch_size", "learning_rate", "no_flip", "distribute"):
         if getattr(args, option):
             parser.error(f"--quick trains no epochs: leave out --{option.replace('_', '-')}")
     args.quick, args.recipe = True, "quick"
+
+
+def _prepared(args: argparse.Namespace) -> tuple[Recipe, Dataset, dict[str, Any], tf.distribute.Strategy | None]:
+    """The recipe, the data, what was asked of the data and found, for the card, and the devices to train on.
+
+    What was found is printed. Raises DatasetError, ExportError, RunError and ValueError.
+    """
+    name, candidates = _name(args), BODIES if args.network == BEST else (args.network,)
+    for network in candidates:
+        if args.image_size:
+            check_size(NETWORKS[network], args.image_size, args.image_size, network)
+        check_model_name(network, name, bool(args.data))
+    check_output(args.output)  # before thousands of pictures are read, and asked how they are best resized
+    recipes = [_recipe(args, network) for network in candidates]
+    recipe = recipes[0]
+    spread = strategy(args.distribute, recipe.batch_size)  # before anything is computed
+
+    def read(resize: str) -> Dataset:
+        return load(
+            name,
+            args.data,
+            seed=recipe.seed,
+            labels=tuple(args.labels.split(",")) if args.labels else None,
+            image_size=args.image_size or (NETWORKS[recipe.network].image_size if args.data else None),
+            origin=args.origin,
+            strict=args.strict,
+            store=args.runs / "data",
+            columns=Columns(args.file_column, args.label_column, args.group_column),
+            grouped=not args.no_groups,
+            resize=resize,
+        )
+
+    asked: dict[str, Any] = {}
+    given = args.resize or (last_resize(args.output / recipe.model_name) if args.quick else None)
+    first = given or "squash"
+    data = read(first)
+    if len(recipes) > 1:
+        choice = suited_body(recipes, data, first, args.runs, args.image_size)
+        print(choice.told, flush=True)
+        asked["bodies"] = choice.stated
+        if choice.network != recipe.network:
+            recipe = _recipe(args, choice.network)
+            data = read(first)
+    resize = Resize(given, {}) if given else suited_resize(recipe, data, args.runs)
+    if resize.stated:
+        print(resize.told, flush=True)
+        asked["resize"] = resize.stated
+    if resize.name != first:
+        data = read(resize.name)
+    if args.no_flip:
+        recipe = without(recipe, "flip")
+    if args.data and name not in NAMED and not args.quick:  # of those by name it is known
+        learnt, _ = splits(recipe, data)
+        recipe, found = suited(recipe, learnt, () if recipe.drawn_ones else data.groups[: len(learnt[1])])
+        if found:
+            print(said_of(found), flush=True)
+            asked["augmentation"] = found
+    return recipe, data, asked, spread
+
+
+def _name(args: argparse.Namespace) -> str:
+    """The data's."""
+    return args.dataset or (name_of(args.data) if args.data else NETWORKS[args.network].datasets[0])
+
+
+def _recipe(args: argparse.Namespace, network: str) -> Recipe:
+    """Raises ValueError."""
+    recipe = recipe_for(network, _name(args), args.recipe, args.weights)
+    options = {key: getattr(args, key) for key in ("epochs", "batch_size", "seed", "learning_rate")}
+    return replace(recipe, **{key: value for key, value in options.items() if value is not None})
 
 
 def _stop_on_signals() -> list[BaseException]:
@@ -235,11 +288,18 @@ def check_model_name(network: str, dataset: str, own: bool) -> None:
         raise ExportError(f"{err}; --dataset NAME names the data" if own else str(err)) from err
 
 
+def _named_networks() -> list[str]:
+    return [name for name in NETWORKS if not name.startswith("_")]
+
+
 def _network(text: str) -> str:
+    if text == BEST:
+        return text
     try:
         NETWORKS[text]
     except KeyError as err:
-        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(NETWORKS)})") from err
+        known = ", ".join([BEST, *_named_networks()])
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {known})") from err
     except ValueError as err:
         raise argparse.ArgumentTypeError(str(err)) from err
     return text

@@ -1,6 +1,7 @@
 """Networks beside each other, from records of trainings that nobody ran."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,15 @@ def test_unbeaten_is_what_no_other_beats_in_both(made: Path) -> None:
     cheap = {entry.label for entry in unbeaten(group, macs)}
     assert "resnet9, tuned" in cheap
     assert "no_longer_there, tuned" not in cheap  # its operations are not known
+
+
+def test_what_only_guesses_beats_nobody(made: Path) -> None:
+    group = entries(records(made), None)["cifar10"]
+    best = group[0]
+    guessing = replace(best, network="guessing", accuracies=(0.1,), parameters=1)
+    assert unbeaten([best, guessing], lambda entry: entry.parameters) == [best]
+    assert unbeaten([best, replace(guessing, classes=11)], lambda entry: entry.parameters) == [best]
+    assert len(unbeaten([best, replace(guessing, classes=100)], lambda entry: entry.parameters)) == 2
 
 
 def test_the_section_has_a_table_and_a_plot_for_each_data_set(made: Path) -> None:

@@ -8,7 +8,7 @@ from training.networks import (
     dense,
     densenet_bc,
     digits_cnn,
-    efficientnet_lite0,
+    efficientnet_lite,
     highway,
     keras_applications,
     preact_resnet,
@@ -42,7 +42,7 @@ NETWORKS: dict[str, Network] = _Networks(
             densenet_bc,
             resnet9,
             digits_cnn,
-            efficientnet_lite0,
+            efficientnet_lite,
         )
         for name, row in family.ROWS.items()
     }

@@ -22,4 +22,4 @@ _ANY = Recipe(
     frozen="head_dropout",
     calibrated=True,
 )
-ROWS: tuple[Recipe, ...] = (replace(_ANY, network="efficientnet_lite0*", weights="imagenet"), _ANY)
+ROWS: tuple[Recipe, ...] = (replace(_ANY, network="efficientnet_lite*", weights="imagenet"), _ANY)

@@ -29,4 +29,10 @@ _LITE0 = Recipe(
     published="best",
 )
 
-ROWS: tuple[Recipe, ...] = (_LITE0, replace(_LITE0, network="keras:*", frozen=FEATURES))
+_LARGER = ("efficientnet_lite1", "efficientnet_lite2")  # their fifth stage ends four blocks later
+
+ROWS: tuple[Recipe, ...] = (
+    _LITE0,
+    *(replace(_LITE0, network=network, frozen="block14_add") for network in _LARGER),
+    replace(_LITE0, network="keras:*", frozen=FEATURES),
+)

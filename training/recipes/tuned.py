@@ -57,7 +57,7 @@ _DENSE = replace(
 # one has 10 % right with SGD as above, which is chance, and 30 % with Adam.
 _ADAM = replace(_FAMILY, optimizer="adam", learning_rate=0.002, weight_decay=0.05)
 _DIGITS_ADAM = replace(_ADAM, augmentation=("small_shift",), epochs=10, label_smoothing=0.0)
-_NOT_NORMALISED = ("conv_resnet_*", "plain", "stochastic_depth", "dense_sum_bottleneck")
+_NOT_NORMALISED = ("conv_resnet_*", "plain", "stochastic_depth", "dense_sum_bottleneck", "highway_conv")
 
 # ImageNet's weights, of which those of the lower blocks and the depthwise kernels stay. More augmentation than for a
 # network of its own, or it learns the training images by heart: at 96 pixels with flips and shifts alone, 97.3 % of

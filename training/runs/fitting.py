@@ -46,7 +46,6 @@ from training.runs.kept import FOLDER
 from training.runs.parts import Part, RunError, splits, validation_groups
 from training.runs.report import write_report
 from training.runs.run import Run
-from training.runs.suitability import Findings
 from training.runs.transfer import fit_head, frozen_outputs
 
 SHOWN = 30  # classes whose counts are printed
@@ -65,15 +64,14 @@ def fit(
     output: Path,
     runs: Path,
     resume: bool = False,
-    found: Findings | None = None,
+    asked: dict[str, Any] | None = None,
     strategy: tf.distribute.Strategy | None = None,
-    resize: dict[str, Any] | None = None,
 ) -> Path:
     """Train `recipe` on `data`, evaluate on the test split, publish; returns the artifact's folder.
 
-    `runs/MODEL/VERSION/` keeps weights, history, plots and the run's record. `found` is what was found of the recipe's
-    augmentations, and `resize` of ways to resize, for the card. With a `strategy` the epochs run on its devices. Raises
-    RunError, also where the loss is no finite number any more, and ExportError.
+    `runs/MODEL/VERSION/` keeps weights, history, plots and the run's record. `asked` is what the data were asked
+    before, for the card. With a `strategy` the epochs run on its devices. Raises RunError, also where the loss is no
+    finite number any more, and ExportError.
     """
     check_name(recipe.model_name)  # now, not after the training
     check_output(output)
@@ -81,8 +79,7 @@ def fit(
     run = Run.open(runs / recipe.model_name, recipe, data, resume)
     try:
         folds = examined(recipe, data, runs)
-        asked = {key: value for key, value in {"augmentation": found, "resize": resize}.items() if value}
-        artifact = _fit(run, train, validation, output, asked, folds, strategy)
+        artifact = _fit(run, train, validation, output, asked or {}, folds, strategy)
     finally:
         run.discard_untrained()
     if recipe.frozen and data.files:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import binomtest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
@@ -83,6 +84,12 @@ def lost_and_won(before: np.ndarray, after: np.ndarray, groups: Sequence[str]) -
     """
     change = np.bincount(np.unique(named(groups, len(before)), return_inverse=True)[1], after.astype(float) - before)
     return int((change < 0).sum()), int((change > 0).sum())
+
+
+def by_luck(before: np.ndarray, after: np.ndarray, groups: Sequence[str]) -> float:
+    """In what share of cases luck alone makes answers `after` as much better than `before` as they are (sign test)."""
+    lost, won = lost_and_won(before, after, groups)
+    return float(binomtest(won, won + lost, alternative="greater").pvalue) if won + lost else 1.0
 
 
 def parts_of(folds: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

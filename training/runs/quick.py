@@ -49,9 +49,10 @@ class _Network:
     known: Memory | None
 
 
-def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resize: dict[str, Any] | None = None) -> Path:
+def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, asked: dict[str, Any] | None = None) -> Path:
     """Fit the classifier, evaluate on the test split, publish; returns the artifact's folder.
 
+    `asked` is what the data were asked before, for the card.
     `runs/MODEL/VERSION/` keeps the record and the report. Raises RunError and ExportError.
     """
     started = time.perf_counter()
@@ -78,7 +79,7 @@ def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, resize: di
     divisor = temperature(held_out, targets, groups) if len(counted) else 1.0
     before = linear.answers(test)
     probabilities, held_out = tempered(before, divisor), tempered(held_out, divisor)
-    measured: dict[str, Any] = {"resize": resize} if resize else {}
+    measured: dict[str, Any] = {**(asked or {})}
     measured["calibration"] = calibration(before, probabilities, data.y_test, divisor)
     measured["threshold"] = threshold(held_out, targets, groups) if len(counted) else None
     distance, values = _distance(train[:few], data.y_train[:few], folds)

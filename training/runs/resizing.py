@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
 
 from training.data.dataset import Dataset, DatasetError
 from training.data.pictures import RESIZES, decode, header
 from training.recipes.recipe import Recipe
 from training.runs.features import features_of, pretrained_body
-from training.runs.linear import cross_fitted, folds_of, lost_and_won
+from training.runs.linear import by_luck, cross_fitted, folds_of
 
 SAMPLE = 240  # pictures that the question is asked of, at most
 LEAST = 40  # pictures, under which too few answers differ to tell
@@ -68,9 +67,7 @@ def suited_resize(recipe: Recipe, data: Dataset, runs: Path) -> Resize:
         return squashed
     best = "squash"
     for name, hits in right.items():
-        lost, won = lost_and_won(right["squash"], hits, groups)
-        luck = binomtest(won, won + lost, alternative="greater").pvalue if won + lost else 1.0
-        if luck < CHANCE and hits.sum() > right[best].sum():
+        if by_luck(right["squash"], hits, groups) < CHANCE and hits.sum() > right[best].sum():
             best = name
     accuracies = {name: round(float(hits.mean()), 4) for name, hits in right.items()}
     return Resize(best, {"chosen": best, "accuracy": accuracies, "pictures": len(chosen)})

@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from training.data.dataset import independent
-from training.networks.efficientnet_lite0 import put_weights
+from training.networks.efficientnet_lite import put_weights
 from training.networks.network import build
 from training.networks.table import NETWORKS
 from training.recipes.augmentation import AUGMENTATIONS, Augmentation

@@ -1,10 +1,13 @@
-"""EfficientNet-Lite0: inverted residuals for 224x224 photos, and ImageNet's weights for them.
+"""EfficientNet-Lite0 to Lite2: inverted residuals for photos, and ImageNet's weights for them.
 
-Tan and Le 2019, "EfficientNet" (1905.11946), table 1, in its Lite form (no squeeze-and-excitation, ReLU6, the stem and
-the head not scaled); the block is that of Sandler et al. 2018, "MobileNetV2" (1801.04381), section 3.3 and table 1.
+Tan and Le 2019, "EfficientNet" (1905.11946), table 1 and equation 3, in the Lite form: no squeeze-and-excitation,
+ReLU6, and neither stem nor head scaled (github.com/tensorflow/tpu, models/official/efficientnet/lite). The block is
+that of Sandler et al. 2018, "MobileNetV2" (1801.04381), section 3.3 and table 1.
 """
 
+import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +21,6 @@ from training.networks.connections import residual
 from training.networks.network import ENLARGING, Network, Tensor
 
 EPSILON = 1e-3  # of batch norm, as the checkpoint was trained
-DROPOUT = 0.2
 MOMENTUM = 0.99
 ENLARGED = 4  # times, of the pictures of `efficientnet_lite0_small`: 32 pixels become 128
 STILL = ("stem", "block0_", "block1_", "block2_")  # layers of `efficientnet_lite0_small` that stay as they are
@@ -34,7 +36,22 @@ class Stage(NamedTuple):
     filters: int
 
 
-STAGES = (
+class Size(NamedTuple):
+    """How much wider and deeper than Lite0 one is, the side of its photos in pixels, and its dropout."""
+
+    width: float
+    depth: float
+    image_size: int
+    dropout: float
+
+
+SIZES = {
+    "efficientnet_lite0": Size(1.0, 1.0, 224, 0.2),
+    "efficientnet_lite1": Size(1.0, 1.1, 240, 0.2),
+    "efficientnet_lite2": Size(1.1, 1.2, 260, 0.3),
+}
+LITE0 = SIZES["efficientnet_lite0"]
+STAGES = (  # of Lite0
     Stage(1, 3, 1, 1, 16),
     Stage(2, 3, 2, 6, 24),
     Stage(2, 5, 2, 6, 40),
@@ -43,6 +60,18 @@ STAGES = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
+
+
+def stages(size: Size) -> tuple[Stage, ...]:
+    """STAGES with more blocks, but in the first and the last one, and more filters: whole eights, within a tenth."""
+
+    def filters(count: int) -> int:
+        wider = count * size.width
+        rounded = max(8, int(wider + 4) // 8 * 8)
+        return rounded if rounded >= 0.9 * wider else rounded + 8
+
+    first, *middle, last = (stage._replace(filters=filters(stage.filters)) for stage in STAGES)
+    return first, *(stage._replace(blocks=math.ceil(size.depth * stage.blocks)) for stage in middle), last
 
 
 @keras.saving.register_keras_serializable("shortcut")
@@ -104,7 +133,7 @@ def inverted_residual(x: Tensor, name: str, stage: Stage, stride: int, folded: b
     return residual([x], body, name, 1.0) if body.shape == x.shape else body
 
 
-def lite0_family(image: Tensor, network: Network, folded: bool = False) -> Tensor:
+def lite_family(image: Tensor, network: Network, size: Size, folded: bool = False) -> Tensor:
     """(N, H, W, C) in [0, 1] -> (N, 1280). The first layer brings the pixels to (x - 127) / 128, x from 0 to 255.
 
     If `folded`, the batch norms are part of the convolutions, as they are when a network answers.
@@ -114,13 +143,13 @@ def lite0_family(image: Tensor, network: Network, folded: bool = False) -> Tenso
     x = layers.Rescaling(255 / 128, -127 / 128, name="rescaling")(image)
     x = _normalised(x, _convolution(32, 3, 2, folded, "stem"))
     number = 0
-    for stage in STAGES:
+    for stage in stages(size):
         for k in range(stage.blocks):
             x = inverted_residual(x, f"block{number}", stage, stage.stride if k == 0 else 1, folded)
             number += 1
     x = _normalised(x, _convolution(1280, 1, 1, folded, "top"))
     x = layers.GlobalAveragePooling2D(name="head_pool")(x)
-    return layers.Dropout(DROPOUT, name="head_dropout")(x)
+    return layers.Dropout(size.dropout, name="head_dropout")(x)
 
 
 def small_lite0_family(image: Tensor, network: Network) -> Tensor:
@@ -131,7 +160,7 @@ def small_lite0_family(image: Tensor, network: Network) -> Tensor:
     weights, and on a CPU their gradient is a third of a step.
     """
     height, width = (ENLARGED * side for side in image.shape[1:3])
-    features = lite0_family(layers.Resizing(height, width, name=ENLARGING)(image), network, folded=True)
+    features = lite_family(layers.Resizing(height, width, name=ENLARGING)(image), network, LITE0, folded=True)
     for layer in keras.Model(image, features).layers:
         if isinstance(layer, layers.DepthwiseConv2D) or layer.name.startswith(STILL):
             layer.trainable = False
@@ -144,13 +173,13 @@ def _no_block(x: Tensor, name: str) -> Tensor:
 
 # Weights
 
-WEIGHTS = Path(__file__).with_name("efficientnet_lite0.npz")  # float16, without pickle; NOTICE says whose
+WEIGHTS = Path(__file__).parent  # <network>.npz, float16, without pickle; NOTICE says whose
 
 
-def pretrained() -> dict[str, list[np.ndarray]]:
-    """ImageNet's weights of each layer, the last one's too."""
+def pretrained(name: str) -> dict[str, list[np.ndarray]]:
+    """ImageNet's weights of each layer of the network NAME, a key of SIZES; the last layer's too."""
     found: dict[str, list[np.ndarray]] = {}
-    with np.load(WEIGHTS, allow_pickle=False) as archive:
+    with np.load(WEIGHTS / f"{name}.npz", allow_pickle=False) as archive:
         for key in archive.files:  # in the order in which they were written
             found.setdefault(key.partition("/")[0], []).append(archive[key])
     return found
@@ -188,25 +217,28 @@ def _with_norm(
     return [kernel * scale[:, None], shift]  # of a depthwise one, (h, w, channels, 1)
 
 
-def put_weights(model: keras.Model, weights: str) -> None:
+def put_weights(model: keras.Model, weights: str, name: str = "efficientnet_lite0") -> None:
     """Put ImageNet's weights into all layers but the last one. Raises ValueError for any other ones."""
     if weights != "imagenet":
-        raise ValueError(f"efficientnet_lite0 has ImageNet's weights only (--weights imagenet), not {weights}")
-    set_weights(model, pretrained(), head=False)
+        raise ValueError(f"{name} has ImageNet's weights only (--weights imagenet), not {weights}")
+    set_weights(model, pretrained(name), head=False)
 
 
-_PHOTOS = Network(
-    lite0_family,
-    _no_block,
-    sum(stage.blocks for stage in STAGES),
-    residual,
-    ("imagenet",),
-    8,
-    "Tan and Le 2019, 1905.11946; Sandler et al. 2018, 1801.04381",
-    224,
-    put_weights,
+def _row(name: str, size: Size) -> Network:
+    return Network(
+        partial(lite_family, size=size),
+        _no_block,
+        sum(stage.blocks for stage in stages(size)),
+        residual,
+        ("imagenet",),
+        8,
+        "Tan and Le 2019, 1905.11946; Sandler et al. 2018, 1801.04381",
+        size.image_size,
+        partial(put_weights, name=name),
+    )
+
+
+ROWS = {name: _row(name, size) for name, size in SIZES.items()}
+ROWS["efficientnet_lite0_small"] = replace(
+    ROWS["efficientnet_lite0"], family=small_lite0_family, datasets=("cifar10",), image_size=None
 )
-ROWS = {
-    "efficientnet_lite0": _PHOTOS,
-    "efficientnet_lite0_small": replace(_PHOTOS, family=small_lite0_family, datasets=("cifar10",), image_size=None),
-}

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 as its authors built it: its size, its weights, and what it says of two real photos."""
+"""EfficientNet-Lite as its authors built it: its sizes, its weights, and what it says of two real photos."""
 
 import json
 import shutil
@@ -15,24 +15,26 @@ from sklearn.datasets import load_sample_image
 from serving.images.picture import decode_image
 from tests.fixtures.pictures import encode
 from tests.fixtures.server import ROOT, running
-from training.networks.efficientnet_lite0 import pretrained, set_weights
+from training.networks.efficientnet_lite import pretrained, set_weights
 from training.networks.network import build, macs_of
 from training.networks.table import NETWORKS
+from training.recipes.table import recipe_for
+from training.runs.transfer import upper_part
 
 ARTIFACT = ROOT / "models" / "efficientnet_lite0-imagenet" / "1"
 LABELS = json.loads((ARTIFACT / "card.json").read_text())["labels"]
 SEEN = {"china.jpg": "palace", "flower.jpg": "daisy"}
 
 
-def photo(name: str) -> np.ndarray:
+def photo(name: str, side: int = 224) -> np.ndarray:
     picture = encode(Image.fromarray(load_sample_image(name)), "JPEG", quality=95)
-    return decode_image(picture, (224, 224, 3), "centre_crop")
+    return decode_image(picture, (side, side, 3), "centre_crop")
 
 
 @pytest.fixture(scope="module")
 def network() -> keras.Model:
     model = build(NETWORKS["efficientnet_lite0"], (224, 224, 3), 1000, "efficientnet_lite0")
-    set_weights(model, pretrained(), head=True)
+    set_weights(model, pretrained("efficientnet_lite0"), head=True)
     return model
 
 
@@ -49,6 +51,34 @@ def test_the_stored_weights_and_the_artifact_see_what_is_in_the_photos(network: 
         (halved,) = network.predict(pixels / np.float32(255), verbose=0)
         assert LABELS[exact.argmax()] == LABELS[halved.argmax()] == label
         assert np.abs(exact - halved).max() < 0.01  # float16 changes no answer
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "parameters", "millions", "seen"),
+    # Millions of parameters and of operations as the authors count them, with what is no product.
+    [
+        ("efficientnet_lite1", 240, 5.4, 631, ("palace", "daisy")),
+        ("efficientnet_lite2", 260, 6.1, 899, ("palace", "honeycomb")),  # as it is in PyTorch with the same weights
+    ],
+)
+def test_the_larger_ones_have_their_authors_sizes_and_answers(
+    name: str, side: int, parameters: float, millions: int, seen: tuple[str, str]
+) -> None:
+    model = build(NETWORKS[name], (side, side, 3), 1000, name)
+    set_weights(model, pretrained(name), head=True)
+    assert model.count_params() / 1e6 == pytest.approx(parameters, abs=0.1)
+    assert 0.94 < macs_of(model) / (millions * 1e6) < 1
+    answers = model.predict(np.stack([photo(file, side) for file in SEEN]) / np.float32(255), verbose=0)
+    assert tuple(LABELS[k] for k in answers.argmax(axis=1)) == seen
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
+def test_what_is_not_trained_ends_before_the_last_two_stages(name: str) -> None:
+    model = build(NETWORKS[name], (64, 64, 3), 2, name)
+    last = recipe_for(name, "own").frozen
+    learnt = upper_part(model, last).layers
+    strided = [layer.name for layer in learnt if getattr(layer, "strides", None) == (2, 2)]
+    assert strided == [f"block{int(last[5:-4]) + 1}_depthwise"]  # the sixth stage begins with a stride
 
 
 def test_its_labels_can_be_told_apart() -> None:
@@ -72,9 +102,9 @@ def test_it_is_served_and_says_over_http_what_is_in_the_photos(tmp_path: Path) -
 
 def test_the_small_one_is_the_same_network_on_enlarged_pictures(network: keras.Model) -> None:
     small = build(NETWORKS["efficientnet_lite0_small"], (32, 32, 3), 1000, "efficientnet_lite0_small")
-    set_weights(small, pretrained(), head=True)
+    set_weights(small, pretrained("efficientnet_lite0"), head=True)
     whole = build(NETWORKS["efficientnet_lite0"], (128, 128, 3), 1000, "efficientnet_lite0")
-    set_weights(whole, pretrained(), head=True)
+    set_weights(whole, pretrained("efficientnet_lite0"), head=True)
     pictures = np.stack([decode_image(encode(Image.fromarray(load_sample_image(name))), (32, 32, 3)) for name in SEEN])
     pixels = pictures / np.float32(255)
     enlarged = np.asarray(tf.image.resize(pixels, (128, 128)))
@@ -97,7 +127,7 @@ def test_the_small_ones_first_blocks_and_depthwise_kernels_stay() -> None:
 
 def test_a_checkpoint_of_the_small_one_holds_all_of_its_weights(tmp_path: Path) -> None:
     small = build(NETWORKS["efficientnet_lite0_small"], (8, 8, 3), 2, "efficientnet_lite0_small")
-    set_weights(small, pretrained(), head=False)
+    set_weights(small, pretrained("efficientnet_lite0"), head=False)
     small.save(tmp_path / "small.keras")
     restored = keras.saving.load_model(tmp_path / "small.keras")
     assert len(restored.weights) == len(small.weights)
