@@ -24,7 +24,7 @@ BEST = "best"  # in place of a network's name
 BODIES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")  # the cheapest first
 SAMPLE = 600  # training pictures, at most
 LEAST = 40  # pictures, under which too few answers differ to tell
-CHANCE = 0.2  # a larger network is taken where luck alone would be as much better in less than this share
+CHANCE = 0.05  # a larger network costs more in every answer: luck alone must be as much better in fewer cases
 TIMED, ROUNDS = 16, 3  # images of a run that is timed, and its repetitions
 
 
