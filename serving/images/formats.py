@@ -102,8 +102,9 @@ def _without_signature(head: bytes) -> str | None:
         return None
     if head[:4] == b"\0\0\2\0" and any(head[4:6]):
         return "CUR"
-    # Truevision TGA 2.0: kind of image, colour map (a length where there is one), size, bits of a pixel, reserved bits
+    # Truevision TGA 2.0: kind of image, colour map (a length, bits of a colour), size, bits of a pixel, reserved bits
     mapped, kind = head[1], head[2]
+    colours = any(head[5:7]) and head[7] in (15, 16, 24, 32) if mapped else not any(head[5:7])
     plausible = mapped in (0, 1) and kind in (1, 2, 3, 9, 10, 11) and head[16] in (8, 15, 16, 24, 32)
     sized = any(head[12:14]) and any(head[14:16]) and not head[17] & 0xC0
-    return "TGA" if plausible and sized and (mapped == any(head[5:7])) else None
+    return "TGA" if plausible and sized and colours else None
