@@ -73,13 +73,17 @@ def rates(ways: Sequence[Way], shape: tuple[int, int, int], images: int, rounds:
 
 def ways(network: str, dataset: str, beside_keras: bool) -> list[Way]:
     """What is compared, the reference first. Raises ValueError where a recipe has no row for the network."""
-    # Images as large as in the last epochs, so that all do the same work.
-    tuned = replace(recipe_for(network, dataset, "tuned"), reduced=0.0)
+    recipe = recipe_for(network, dataset, "tuned")
+    tuned = replace(recipe, reduced=0.0)  # images as large as in the last epochs, so that all do the same work
     if beside_keras:
         compared = [Way("plain Keras, float32", tuned, keras_alone=True)]
     else:
         compared = [Way("notebook", recipe_for(network, dataset, "notebook"))]
     compared.append(Way(f"tuned, {tuned.precision}", tuned))
+    if recipe.reduced:
+        compared.append(
+            Way(f"tuned, {tuned.precision}, smaller images, as in {recipe.reduced:.0%} of its epochs", recipe)
+        )
     if tuned.precision != "float32":
         compared.append(Way("tuned, float32", replace(tuned, precision="float32")))
     return compared

@@ -29,6 +29,12 @@ def test_the_tuned_recipe_is_timed_beside_plain_keras(capsys: pytest.CaptureFixt
     assert machine.startswith("on ")
 
 
+def test_a_recipe_that_begins_with_smaller_images_is_timed_with_these_too() -> None:
+    names = [way.name for way in ways("efficientnet_lite0_small", "cifar10", beside_keras=True)]
+    assert sum("smaller images, as in 70% of its epochs" in name for name in names) == 1
+    assert not [way for way in ways("resnet9", "cifar10", beside_keras=True) if "smaller" in way.name]
+
+
 def test_keras_alone_trains_the_same_network_with_the_same_batch() -> None:
     plain, tuned = ways("dense_sum", "mnist", beside_keras=True)[:2]
     images = np.zeros((300, 28, 28, 1), np.uint8), np.arange(300) % CLASSES
