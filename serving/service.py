@@ -26,7 +26,7 @@ from serving.operations import deaths, logs, metrics, shared, tracing
 from serving.platforms import Platform
 from serving.processes import give_memory_back
 from serving.protocols import bentoml_client, doors
-from serving.repository import models, watching
+from serving.repository import models, unsure, watching
 from serving.repository.models import Repository
 from serving.settings import Settings
 
@@ -90,6 +90,9 @@ class ImageClassifier(_METHODS):
             folder = shared.create(WORKERS * metrics.FOLDER_BYTES)
             if address is not None:
                 address.check()
+            if SETTINGS.unsure_pictures is not None:
+                unsure.need_folder(SETTINGS.unsure_pictures)
+                log.info("pictures whose answer is unsure are kept in %s", SETTINGS.unsure_pictures)
             for name, known in models.verify(SETTINGS, THREADS, Measurements(SETTINGS.cache, folder), folder):
                 log.info("%s: %s, %s images/s", name, known.backend, f"{known.rate:,.0f}")
             for sentence in artifacts.misnamed(SETTINGS.models):

@@ -123,6 +123,12 @@ class Settings:
         0,
         2**40,
     )
+    unsure_pictures: Path | None = _text(
+        None, "folder that keeps pictures whose answer was unsure, for sorting and training; empty keeps none"
+    )
+    unsure_bytes: int = _number(
+        256 * MIB, "bytes that pictures in that folder may take, of all workers and models together", 1, 2**50
+    )
     watch: int = _number(0, "1 takes up new and removed versions in the models folder without a restart", 0, 1)
     drain_seconds: int = _number(5, "seconds that requests are still answered after SIGTERM", 0, 20)
     protocols: str = _text(
@@ -199,7 +205,7 @@ def _parse(name: str, text: str, default: Any, limits: Mapping[str, Any]) -> Any
         return tuple(limits["each"](name, part.strip()) for part in text.split(","))
     if limits.get("pattern") and not re.fullmatch(limits["pattern"], text):
         raise StartError(f"{name}={text}: must be {limits['must']}")
-    return _expanded(name, text) if isinstance(default, Path) else type(default)(text)
+    return _expanded(name, text) if default is None or isinstance(default, Path) else type(default)(text)
 
 
 def _expanded(name: str, text: str) -> Path:

@@ -168,7 +168,9 @@ def test_table_of_settings_is_the_dataclass() -> None:
     rows = dict(re.findall(r"^\| `(SHORTCUT_\w+)` \| (.*?) \| .+ \|$", text_of("docs/settings.md"), re.M))
     assert set(rows) == {f"SHORTCUT_{spec.name.upper()}" for spec in fields(Settings)}
     for spec in fields(Settings):
-        assert rows[f"SHORTCUT_{spec.name.upper()}"].strip("` ") == ("" if spec.default == () else str(spec.default))
+        assert rows[f"SHORTCUT_{spec.name.upper()}"].strip("` ") == (
+            "" if spec.default in ((), None) else str(spec.default)
+        )
 
 
 def test_every_code_of_a_failure_is_documented() -> None:

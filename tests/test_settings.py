@@ -27,6 +27,7 @@ def test_every_field_is_read_from_its_variable() -> None:
         "access_log": "on",
         "root_path": "/a/b-c",
         "shadow": "a-b:2@0.1",
+        "unsure_pictures": "unsure",
     }
     hashes = ("0" * 64, "a" * 64)
     numbers = {spec.name: str(spec.metadata["low"]) for spec in fields(Settings) if "low" in spec.metadata}

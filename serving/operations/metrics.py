@@ -115,6 +115,9 @@ _ROOM = Gauge("shortcut_queue_room_images", "Images that may wait now", _MODEL, 
 _REJECTED = Counter("shortcut_rejected_images", "Images refused because the queue was full", _MODEL)
 _EXPIRED = Counter("shortcut_expired_images", "Images dropped because their deadline had passed", _MODEL)
 _UNSURE = Counter("shortcut_unsure_answers", "Answers that should not be relied on, and why", (*_MODEL, "reason"))
+_UNSURE_PICTURES = Counter(
+    "shortcut_unsure_pictures", "Pictures with unsure answers, by what came of keeping them", ("model", "result")
+)
 _FAILED = Counter("shortcut_failed_batches", "Batches that the execution provider failed on", _MODEL)
 _REFUSED = Counter("shortcut_refused_connections", "Connections closed for what arrived on them", ("status",))
 _CACHED = Counter("shortcut_cached_answers", "Pictures looked up among the answers that are kept", ("result",))
@@ -351,6 +354,11 @@ def cached(result: str) -> None:
 @functools.cache
 def _of_cache(result: str) -> Tally:
     return Tally(_CACHED.labels(result))
+
+
+def unsure_picture(model: str, result: str) -> None:
+    """A picture was to be kept: `kept`, `known` already, the folder `full`, `dropped` or `failed`. On any thread."""
+    _UNSURE_PICTURES.labels(model, result).inc()
 
 
 def resident(size: int) -> None:

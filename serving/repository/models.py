@@ -24,6 +24,7 @@ from serving.repository.cache import AnswerCache
 from serving.repository.residency import Residency
 from serving.repository.runner import Lost, stay
 from serving.repository.served import ServedModel
+from serving.repository.unsure import UnsurePictures
 from serving.settings import Settings
 
 Stamp = tuple[str, tuple[tuple[str, int, int, int, int], ...]]
@@ -153,6 +154,7 @@ class Repository:
         self._settings, self._threads, self._measurements, self._lost = settings, threads, measurements, lost
         self._cache: AnswerCache | None = _cache(settings) if before is None else before._cache
         self._residency: Residency | None = _residency(settings) if before is None else before._residency
+        self._unsure: UnsurePictures | None = _unsure(settings) if before is None else before._unsure
         self._contents = contents or {}
         self.models: dict[str, dict[int, ServedModel]] = {}  # by name and version
         # A worker that replaces another, in a service that does not watch its folder, serves what that has served.
@@ -239,7 +241,7 @@ class Repository:
         if path in _shadows(self._settings):  # of which nothing may end the worker
             serve = functools.partial(serve, background=True)
         else:
-            serve = functools.partial(serve, lost=self._lost, cache=self._cache)
+            serve = functools.partial(serve, lost=self._lost, cache=self._cache, unsure=self._unsure)
         if residency is None:
             load = functools.partial(selection.load, artifact, self._measurements, wanted)
             return serve(load(checked=checked), load=load)
@@ -310,6 +312,11 @@ def _cache(settings: Settings) -> AnswerCache | None:
 
 def _residency(settings: Settings) -> Residency | None:
     return Residency(settings.resident_bytes) if settings.resident_bytes else None
+
+
+def _unsure(settings: Settings) -> UnsurePictures | None:
+    folder = settings.unsure_pictures
+    return None if folder is None else UnsurePictures(folder, settings.unsure_bytes)
 
 
 def _load_again(

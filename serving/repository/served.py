@@ -28,6 +28,7 @@ from serving.repository.cache import AnswerCache, Cancellable, key_of
 from serving.repository.decoding import Decoder, OnThread
 from serving.repository.residency import Residency
 from serving.repository.runner import Faster, Load, Lost, Runner, stay
+from serving.repository.unsure import UnsurePictures
 from serving.settings import Settings
 
 Done = Callable[[Outcome], None]
@@ -51,12 +52,14 @@ class ServedModel:
         faster: Faster = lambda model: model,
         lost: Lost = stay,
         cache: AnswerCache | None = None,
+        unsure: UnsurePictures | None = None,
         residency: Residency | None = None,
         resident: bool = True,
         background: bool = False,
     ):
         self.artifact = model.artifact if residency is None else model.artifact.without_contents()
         self._cache = cache
+        self._unsure = unsure
         self._bounded = residency is not None
         self.max_pixels = settings.max_pixels
         # Where another version is to be asked too, once this one has answered (shadow.Shadow.after).
@@ -150,6 +153,8 @@ class ServedModel:
         asked = time.perf_counter()
         if self.after is not None:
             done = self.after(done, data)
+        if self._unsure is not None:
+            done = self._unsure.after(done, data, min_probability)
         if permit is None:
             self.check()  # nothing else runs until a small picture is queued, so that its place need not be reserved
         artifact = self.artifact
