@@ -80,7 +80,9 @@ def deployments() -> Iterator[Any]:
     for folder in OVERLAYS:
         # KServe makes its Deployment itself.
         for extra in (
-            ((), ("cache",), ("fetch",), ("cache", "fetch", "openshift")) if folder.name != "kserve" else ((),)
+            ((), ("cache",), ("fetch",), ("cache", "fetch", "openshift"), ("cache", "volume"))
+            if folder.name != "kserve"
+            else ((),)
         ):
             yield pytest.param(built(folder, extra), id="-".join([folder.name, *extra]))
 
@@ -180,6 +182,19 @@ def test_cache_component_replaces_the_volume() -> None:
     (pod,) = pods(built(FOLDER / "base", ("cache",)))
     (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "cache"]
     assert volume == {"name": "cache", "persistentVolumeClaim": {"claimName": "shortcut-cache"}}
+
+
+def test_volume_component_serves_the_claims_models() -> None:
+    resources = built(FOLDER / "base", ("volume",))
+    assert ("PersistentVolumeClaim", "shortcut-models") in resources
+    (pod,) = pods(resources)
+    (container,) = pod["containers"]
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "models"]
+    assert volume["persistentVolumeClaim"] == {"claimName": "shortcut-models", "readOnly": True}
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "models"]
+    assert mount["readOnly"]
+    assert mount["mountPath"] == environment(container)["SHORTCUT_MODELS"]
+    assert (ROOT / "models" / environment(container)["SHORTCUT_DEFAULT_MODEL"]).is_dir()
 
 
 def test_selectors_mean_the_pods() -> None:
