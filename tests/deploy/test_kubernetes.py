@@ -161,6 +161,7 @@ def test_pods_run_as_nobody_special_on_a_root_that_takes_nothing(resources: dict
         for container in [*pod["containers"], *pod.get("initContainers", ())]:
             own = pod.get("securityContext", {}) | container["securityContext"]
             assert own["runAsNonRoot"]
+            assert own["seccompProfile"] == {"type": "RuntimeDefault"}
             assert own.get("runAsGroup", 0) == 0
             assert own["readOnlyRootFilesystem"]
             assert not own["allowPrivilegeEscalation"]
@@ -259,4 +260,9 @@ def test_kserve_speaks_version_2(service: Client) -> None:
     assert model["protocolVersion"] in runtime["protocolVersions"]
     assert model["modelFormat"]["name"] in {form["name"] for form in runtime["supportedModelFormats"]}
     assert "open_inference" in environment(runtime["containers"][0])["SHORTCUT_PROTOCOLS"].split(",")
-    assert service.get("/v2/models/digits_cnn-mnist/ready").status == 200
+    # What a client must ask for is the model's own name. The service's name cannot be that: it may hold no underscore.
+    default = environment(runtime["containers"][0])["SHORTCUT_DEFAULT_MODEL"]
+    assert service.get(f"/v2/models/{default}/ready").status == 200
+    assert service.get("/v2/models/digits-cnn-mnist/ready").status == 404
+    told = (FOLDER / "overlays" / "kserve" / "inferenceservice.yaml").read_text()
+    assert f"/v2/models/{default}/infer" in told
