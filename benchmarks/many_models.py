@@ -48,10 +48,21 @@ def copies(model: Path, number: int, folder: Path) -> list[str]:
 
 
 class Service:
-    """One worker with all models of a folder, on the CPU provider, ready."""
+    """One worker with all models of a folder, on the CPU provider, ready. `within` is a command that runs the rest of
+    its command line in a place of its own; whether it is ready is asked every `every` seconds."""
 
-    def __init__(self, models: Path, default: str, resident_bytes: int, port: int):
+    def __init__(
+        self,
+        models: Path,
+        default: str,
+        resident_bytes: int,
+        port: int,
+        within: Sequence[str] = (),
+        every: float = 0.05,
+        **more: str,
+    ):
         self.port = port
+        self._every = every
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (stop() closes it)
         settings = {
             "SHORTCUT_MODELS": str(models),
@@ -66,8 +77,8 @@ class Service:
         command = [SERVING_BIN / "bentoml", "serve", "serving.service:ImageClassifier", "--port", str(port)]
         began = time.perf_counter()
         self._process = subprocess.Popen(
-            [*map(str, command), "--host", "127.0.0.1"],
-            env=clean | settings,
+            [*within, *map(str, command), "--host", "127.0.0.1"],
+            env=clean | settings | more,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -87,7 +98,7 @@ class Service:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if self.request("GET", "/readyz")[0] == 200:
                     return
-            time.sleep(0.05)
+            time.sleep(self._every)
         raise ServerError(f"the service is not ready after {READY_SECONDS} s: {self._said()}")
 
     def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes, float]:

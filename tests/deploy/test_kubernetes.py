@@ -174,6 +174,22 @@ def test_pods_run_as_nobody_special_on_a_root_that_takes_nothing(resources: dict
         assert volumes["shm"]["emptyDir"]["medium"] == "Memory"
 
 
+@every_build
+def test_every_pod_has_the_three_probes(resources: dict[tuple[str, str], Resource]) -> None:
+    for pod in pods(resources):
+        (container,) = pod["containers"]
+        assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys()
+        start = container["startupProbe"]
+        assert start["periodSeconds"] * start["failureThreshold"] >= 2 * slowest_start()
+
+
+def slowest_start() -> float:
+    """Seconds that docs/scaling.md states of a start on a fifth of a core."""
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    table = text.partition("| models | ready after, two starts |")[2].partition("\n\n")[0]
+    return max(map(float, re.findall(r"([\d.]+) s\b", table)))
+
+
 def test_openshift_chooses_the_user() -> None:
     (pod,) = pods(built(FOLDER / "base", ("openshift",)))
     assert not {"runAsUser", "runAsGroup", "fsGroup"} & pod["securityContext"].keys()
