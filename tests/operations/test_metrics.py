@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.operations import metrics
 from tests.fixtures import toy
 from tests.fixtures.pictures import colours, encode
 from tests.fixtures.server import ROOT, Client, command, environment, free_port, running
@@ -69,7 +71,8 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client,
     os.environ["OTEL_TRACES_EXPORTER"] = "console"
     os.environ["OTEL_BSP_SCHEDULE_DELAY"] = "200"
     try:
-        with running(folder / "log", **settings, log_format="json", access_log="on", deadline_ms="5000") as client:
+        settings |= {"log_format": "json", "access_log": "without_probes", "deadline_ms": "5000"}
+        with running(folder / "log", **settings) as client:
             yield client, folder / "log"
     finally:
         del os.environ["OTEL_TRACES_EXPORTER"], os.environ["OTEL_BSP_SCHEDULE_DELAY"]
@@ -120,6 +123,39 @@ def test_the_log_is_json_and_names_each_request(observed: tuple[Client, Path]) -
     good, bad = named["find-me"], named["find-me-too"]
     assert (good["status"], bad["status"]) == (200, 400)
     assert good.keys() >= {"level", "message", "route", "seconds", "decode_seconds", "queue_seconds", "compute_seconds"}
+
+
+def test_only_successful_probes_are_left_out_of_the_log(observed: tuple[Client, Path]) -> None:
+    client, log = observed
+    asked = [("GET", "/livez"), ("GET", "/readyz"), ("GET", "/healthz"), ("POST", "/livez"), ("GET", "/models")]
+    connection = client.connection()  # one for all: the same worker writes their lines, in their order
+    statuses = {}
+    for method, path in asked:
+        connection.request(method, path, headers={"X-Request-Id": f"{method}-{path[1:]}-probed"})
+        response = connection.getresponse()
+        response.read()
+        statuses[f"{method}-{path[1:]}-probed"] = response.status
+    connection.close()
+    assert list(statuses.values()) == [200, 200, 200, 405, 200]
+    deadline = time.monotonic() + 60
+    named: set[str] = set()
+    while "GET-models-probed" not in named:  # the line follows the answer
+        assert time.monotonic() < deadline, named
+        time.sleep(0.1)
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"time"')]
+        named = {line.get("request_id") for line in lines}  # spans name probes too
+    assert named & statuses.keys() == {"POST-livez-probed", "GET-models-probed"}
+
+
+def test_probes_are_in_the_log_where_all_requests_are(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(metrics, "detailed", True)
+    caplog.set_level(logging.INFO, metrics.access_log.name)
+    for quiet in (set[str](), {"/livez"}):
+        monkeypatch.setattr(metrics, "_quiet", quiet)
+        metrics.finished("/livez", 200, time.perf_counter(), "asked")
+    assert [record.getMessage() for record in caplog.records] == ["/livez 200"]
 
 
 def test_spans_are_exported_where_an_exporter_is_configured(observed: tuple[Client, Path]) -> None:
