@@ -95,7 +95,7 @@ def promtool(*arguments: str | Path) -> str:
         ["promtool", *map(str, arguments)], cwd=PROMETHEUS, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def test_the_configuration_and_the_rules_are_sound() -> None:
