@@ -29,6 +29,8 @@ from serving.artifacts import FILES, Artifact
 from serving.errors import StartError
 
 WITHOUT_FSSPEC = ("", "file", "http", "https")
+# The package of each object store, beside fsspec.
+STORES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_BYTES = 8 * 1024**3  # of all files together: what is larger is no model of this service, and would fill a disk
 PIECE = 1024 * 1024
@@ -180,7 +182,7 @@ def _opened(url: str) -> Iterator[BinaryIO | Any]:
                 expected = answer.headers.get("content-length")
                 yield _Whole(answer, int(expected) if expected else None)
         else:
-            with _fsspec().open(url, "rb") as file:
+            with _fsspec(split.scheme).open(url, "rb") as file:
                 yield file
     except urllib.error.HTTPError as err:
         raise FetchError(f"{url}: the server answers {err.code} {_first_line(err.reason)}") from err
@@ -216,13 +218,13 @@ class _Whole:
         return piece
 
 
-def _fsspec() -> Any:
+def _fsspec(scheme: str) -> Any:
+    """Where a store's own package is missing, fsspec names it."""
     try:
         import fsspec
     except ImportError as err:
-        raise ImportError(
-            "object stores need fsspec and the store's package, as `pip install fsspec s3fs` (gcsfs, adlfs)"
-        ) from err
+        packages = f"fsspec {STORES.get(scheme, '')}".rstrip()
+        raise ImportError(f"{scheme}:// needs packages that are not here: `pip install {packages}`") from err
     return fsspec
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import importlib.util
 import io
 import json
 import re
@@ -231,6 +232,22 @@ def test_no_password_is_repeated(models: Path, address: str) -> None:
         fetch.fetch(address, models)
     assert "xavier" not in str(failed.value)
     assert "s3cret" not in str(failed.value)
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("abfs", "adlfs")])
+def test_store_without_its_package_says_what_to_install(
+    models: Path, scheme: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec(package) is not None:
+        pytest.skip(f"{package} is here")
+    address = f"{scheme}://bucket/model/1"
+    with pytest.raises(FetchError, match=f"(?i)install.*{package}"):
+        fetch.fetch(address, models)
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(FetchError, match=f"pip install fsspec {package}`"):
+        fetch.fetch(address, models)
+    elsewhere = " ".join((ROOT / "docs" / "scaling.md").read_text().split())
+    assert f"| `{scheme}://` | `{package}` |" in elsewhere
 
 
 def test_store_without_fsspec_says_what_to_install(models: Path) -> None:

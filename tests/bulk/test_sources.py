@@ -1,5 +1,6 @@
 """Every kind of source names each picture once, and says in one line what it cannot take."""
 
+import importlib.util
 import io
 import tarfile
 from pathlib import Path
@@ -131,3 +132,11 @@ def test_what_cannot_be_taken_is_named(tmp_path: Path) -> None:
         with pytest.raises(SourceError, match=told) as caught:
             list(chunks(str(source)))
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("abfs", "adlfs")])
+def test_store_without_its_package_says_what_to_install(scheme: str, package: str) -> None:
+    if importlib.util.find_spec(package) is not None:
+        pytest.skip(f"{package} is here")
+    with pytest.raises(SourceError, match=f"(?i)install.*{package}"):
+        list(chunks(f"{scheme}://bucket/prefix"))
