@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,20 @@ def test_a_folder_without_models_is_told(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         served.main(["--models", str(tmp_path)])
     assert "has no models" in capsys.readouterr().err
+
+
+def test_the_page_of_scaling_quotes_the_figures() -> None:
+    """What it computes from them follows: a core's figure, and the hours of a million pictures."""
+    page = Path("docs/scaling.md").read_text()
+    latest = {row["model"]: row for row in json.loads(Path("docs/served.json").read_text())}  # in order of versions
+    rows = re.findall(r"^\| [\w×]+ \w+, `(\S+)` \| ([\d,.]+) \| ([\d,.]+) \| ([\d.]+) \|$", page, re.M)
+    quoted = [row for row in rows if "." not in row[1]]  # the third is of another command
+    assert [row[0] for row in quoted] == ["digits_cnn-mnist", "efficientnet_lite0-imagenet"]
+    for model, *figures in quoted:
+        rate, core, hours = (float(figure.replace(",", "")) for figure in figures)
+        measured = latest[model]["requests_per_second"]
+        assert abs(rate - measured) <= 0.5
+        assert abs(core - measured / 2) <= 0.5
+        assert abs(hours - 1e6 / (measured / 2) / 3600) <= 0.005
+        assert f"({core:,.0f} × 0.65)" in page
+        assert latest[model]["date"] in page
