@@ -177,7 +177,7 @@ ATTACKS: dict[str, Callable[[int], None]] = {
 
 
 @contextlib.contextmanager
-def attacked(port: int, attack: Callable[..., None], *arguments: int) -> Iterator[None]:
+def attacked(port: int, attack: Callable[..., None], *arguments: object) -> Iterator[None]:
     """While it lasts, a process of its own attacks the service at `port`."""
     process = multiprocessing.get_context("spawn").Process(target=attack, args=(port, *arguments), daemon=True)
     process.start()
