@@ -262,12 +262,13 @@ def test_labels_put_the_classes_of_a_folder_in_another_order_by_name(tmp_path: P
 
 def test_labels_that_start_at_one_make_no_silent_class(tmp_path: Path) -> None:
     images, labels = np.zeros((9, 4, 4), np.uint8), np.arange(9) % 3 + 1
-    np.savez(tmp_path / "toys.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    other = np.random.default_rng(0).integers(0, 256, (9, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "toys.npz", x_train=other, y_train=labels, x_test=images, y_test=labels)
     data = load(data=tmp_path / "toys.npz")
     assert (data.labels, sorted(set(data.y_train))) == (("1", "2", "3"), [0, 1, 2])
     assert data.notes == ("labels start at 1: class 0 of the model is label 1",)
     assert load(data=tmp_path / "toys.npz", labels=("x", "y", "z")).labels == ("x", "y", "z")
-    np.savez(tmp_path / "gap.npz", x_train=images, y_train=(labels - 1) * 2, x_test=images, y_test=(labels - 1) * 2)
+    np.savez(tmp_path / "gap.npz", x_train=other, y_train=(labels - 1) * 2, x_test=images, y_test=(labels - 1) * 2)
     gap = told_of_few(load(data=tmp_path / "gap.npz"))
     assert gap.notes == ("no image to train on: 1, 3", "few images to train on: 0 (3), 2 (3), 4 (3)")
 

@@ -59,7 +59,78 @@ def test_a_split_that_changes_is_looked_at_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pattern", ["cat.{}.jpg", "IMG_{}.jpg", "{}.jpg", "a1b{}"])
 def test_a_camera_or_a_class_is_no_film(pattern: str) -> None:
     files = [(Path("x") / "ab"[i % 2] / pattern.format(i), i % 2) for i in range(60)]
-    assert by_name(files) == [None] * 60
+    assert by_name(files) == ([None] * 60, [])
+
+
+def test_the_splits_folders_make_no_films_of_a_camera(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        for label in "ab":
+            pictures(tmp_path / "mine" / split / label, {f"IMG_{i}.png": grey(i) for i in range(6)})
+    data = load(data=tmp_path / "mine")
+    assert data.groups == ()
+    assert not any("film" in note for note in data.notes)
+
+
+def test_imagenets_names_are_no_films() -> None:
+    rng = np.random.default_rng(0)
+    files = [
+        (Path(folder) / f"{wnid}_{number}.JPEG", k)
+        for folder, wnid, k in (("dogs", "n02099601", 0), ("dogs", "n02099712", 0), ("n01440764", "n01440764", 1))
+        for number in rng.choice(15000, 50, replace=False)
+    ]
+    assert by_name(files) == ([None] * 150, [])
+
+
+@pytest.mark.parametrize("beside", ["cover.png", "cover1.png", None])
+def test_two_films_are_split_in_two(tmp_path: Path, beside: str | None) -> None:
+    films(tmp_path / "films", "film{film}_{frame:04}.png", frames=30, count=2)
+    if beside:
+        pictures(tmp_path / "films/a", {beside: grey(250)})
+    for seed in range(4):
+        data = load(data=tmp_path / "films", seed=seed)
+        assert not {*data.x_train[:, 0, 0, 0].tolist()} & {*data.x_test[:, 0, 0, 0].tolist()}
+        assert min(len(data.x_train), len(data.x_test)) >= 60
+        assert data.validation == 0
+        assert any("too few groups are left to hold some out for validation" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(("pattern", "frames"), [("film0_{}.png", 30), ("clip 7 {:03}.png", 12)])
+def test_one_film_a_class_is_warned_of(tmp_path: Path, pattern: str, frames: int) -> None:
+    for k, label in enumerate("ab"):
+        pictures(tmp_path / "films" / label, {pattern.format(i): grey(100 * k + i) for i in range(frames)})
+    data = load(data=tmp_path / "films")
+    assert data.groups == ()
+    (note,) = [note for note in data.notes if note.startswith("warning: these names look like films")]
+    assert pattern.partition("{")[0].rstrip("_ ") in note
+    assert "CSV `group`" in note
+    assert not any("look like films" in note for note in load(data=tmp_path / "films", grouped=False).notes)
+
+
+def test_films_of_one_class_stay_together_though_another_has_one_only(tmp_path: Path) -> None:
+    films(tmp_path / "films", "film{film}_{frame:04}.png", frames=6, count=5)
+    pictures(tmp_path / "films/c", {f"film0_{i:04}.png": grey(200 + i) for i in range(20)})
+    data = load(data=tmp_path / "films")
+    alone = [group for group, file in zip(data.groups, data.files, strict=True) if file.parent.name == "c"]
+    assert set(alone) == {""}
+    assert len(set(data.groups)) == 11
+    assert any("look like films" in note and "film0" in note for note in data.notes)
+
+
+def test_films_by_name_beside_films_by_folder(tmp_path: Path) -> None:
+    for film in range(3):
+        pictures(tmp_path / f"films/a/f{film}", {f"{i}.png": grey(20 * film) for i in range(5)})
+        pictures(tmp_path / "films/b", {f"film{film}_{i}.png": grey(100 + 20 * film) for i in range(5)})
+    data = load(data=tmp_path / "films")
+    assert len(set(data.groups)) == 6
+
+
+def test_films_in_a_csv_are_found_by_name(tmp_path: Path) -> None:
+    films(tmp_path / "films", "film{film}_{frame:04}.png")
+    rows = [f"{file.relative_to(tmp_path)},{file.parent.name}" for file in sorted(tmp_path.rglob("*.png"))]
+    (tmp_path / "mine.csv").write_text("\n".join(["file,label", *rows]))
+    data = load(data=tmp_path / "mine.csv")
+    assert (len(set(data.groups)), data.test_groups) == (10, 2)
+    assert load(data=tmp_path / "mine.csv", grouped=False).groups == ()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -134,3 +205,39 @@ def test_drawings_of_few_lines_are_no_twins_and_their_copies_are(tmp_path: Path,
     data = load(data=tmp_path / "mine")
     assert data.twins == 1
     assert "1 test pictures are near-identical with training pictures:" in data.notes
+
+
+def panned(rng: np.random.Generator, side: int, frames: int) -> list[Image.Image]:
+    """A noisy camera moves over a drawn scene by a pixel from frame to frame."""
+    scene = Image.new("RGB", (side + frames, side), "grey")
+    draw = ImageDraw.Draw(scene)
+    for _ in range(12):
+        x, y, r = rng.uniform(0, side + frames), rng.uniform(0, side), rng.uniform(2, side / 5)
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=tuple(rng.integers(0, 256, 3).tolist()))
+    pixels = np.asarray(scene).astype(int)
+    found = (pixels[:, i : i + side] + rng.integers(-6, 7, (side, side, 3)) for i in range(frames))
+    return [Image.fromarray(frame.clip(0, 255).astype(np.uint8)) for frame in found]
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_frames_of_a_moving_camera_are_twins_and_other_scenes_are_not(tmp_path: Path, side: int) -> None:
+    rng = np.random.default_rng(5)
+    for label in "abc":
+        for film in range(2):
+            folder = tmp_path / "films" / label
+            folder.mkdir(parents=True, exist_ok=True)
+            for i, frame in enumerate(panned(rng, side, 30)):
+                frame.save(folder / f"film{film}_{i:04}.png")
+    assert load(data=tmp_path / "films").twins == 0  # whole films are on one side
+    apart = load(data=tmp_path / "films", grouped=False)
+    assert apart.twins > 0.6 * len(apart.x_test)
+
+
+def test_twins_in_arrays_are_named_by_their_places_in_the_file(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    targets = np.arange(40) % 2
+    images[35] = images[7]
+    np.savez(tmp_path / "m.npz", x_train=images[:30], y_train=targets[:30], x_test=images[30:], y_test=targets[30:])
+    data = load(data=tmp_path / "m.npz")
+    assert data.twins == 1
+    assert "x_test[5] = x_train[7]" in data.notes

@@ -13,8 +13,10 @@ import numpy as np
 from training.data.dataset import named
 from training.data.splits import TEST_FRACTION, split, spread
 
-_NUMBERED = re.compile(r"(.*\w)[\s._-]+\d+|(.*[^\W\d])\d+")  # film3_0012, film three 12, frame12
-FEWEST = 3  # groups of a class, and pictures of a group on average: fewer name a camera or a class, not a film
+_NUMBERED = re.compile(r"(.*\w)[\s._-]+(\d+)|(.*[^\W\d])(\d+)")  # film3_0012, film three 12, frame12
+FEWEST = 3  # films of a class, and pictures of a film: fewer name a camera or a class, unless the films are numbered
+MOST = 0.9  # share of a class that one film may hold: more of it is the class itself, or one camera
+STATE = "put each film's pictures into a folder inside of its class, or name its CSV `group`"
 
 Group = str | None  # None: alone
 
@@ -31,24 +33,55 @@ def _inside(file: Path, folder: Path) -> Group:
     return str(file.parent) if file.parent != folder else None
 
 
-def by_name(files: Sequence[tuple[Path, int]]) -> list[Group]:
-    """What stands before the number at the end of each name, where it seems to name a film: every class has FEWEST of
-    them at least, with FEWEST pictures on average. Else nothing belongs together."""
-    found = [_NUMBERED.fullmatch(file.stem) for file, _ in files]
-    groups = [f"{file.parent}/{m[1] or m[2]}" if m else None for (file, _), m in zip(files, found, strict=True)]
+def by_name(files: Sequence[tuple[Path, int]]) -> tuple[list[Group], list[str]]:
+    """What stands before the number at the end of each name, where it seems to name a film; and what looks like films
+    and is left apart, for a note. A file without a number stands alone.
+
+    Films without a number of their own, as `park_01`, are found where every class has two and one has FEWEST: they may
+    as well be cameras. Films that are numbered, as `film3_01`, are found in each class that has two.
+    """
+    found: list[Group] = []
+    numbers: dict[str, list[int]] = {}
     of_class: dict[int, Counter[Group]] = {}
-    for (_, label), group in zip(files, groups, strict=True):
+    for file, label in files:
+        m = _NUMBERED.fullmatch(file.stem)
+        group = f"{label}/{m[1] or m[3]}" if m else None  # in whichever split's folder its frames lie
+        if m and group and (m[1] or m[3]) != file.parent.name:  # ImageNet's files are called as their class
+            numbers.setdefault(group, []).append(int(m[2] or m[4]))
         of_class.setdefault(label, Counter())[group] += 1
-    for counts in of_class.values():
-        if None in counts or len(counts) < FEWEST or counts.total() < FEWEST * len(counts):
-            return [None] * len(files)
-    return groups
+        found.append(group)
+    several = {label: films for label, counts in of_class.items() if len(films := _films(counts)) > 1}
+    most = max(map(len, several.values()), default=0)
+    if len(several) == len(of_class) and most >= FEWEST:
+        return found, []
+    seen = {label: [name for name in _films(of_class[label], 1.0) if _counted(name, numbers)] for label in of_class}
+    grouped = {label for label in several if len(seen[label]) > 1}
+    left = {name for label in of_class if label not in grouped for name in seen[label]}
+    if most >= FEWEST:  # some classes are of films, whatever those are called
+        left |= {name for label, names in several.items() if label not in grouped for name in names}
+    groups = [group if label in grouped else None for group, (_, label) in zip(found, files, strict=True)]
+    return groups, sorted({name.partition("/")[2] for name in left})
+
+
+def _films(counts: Counter[Group], most: float = MOST) -> list[str]:
+    """The names that could be films of a class with these `counts`: empty where numbers mostly mean something else."""
+    numbered = {name: count for name, count in counts.items() if name is not None}
+    films = [name for name, count in numbered.items() if count >= FEWEST]
+    whole = sum(numbered.values()) < FEWEST * len(numbered) or max(numbered.values(), default=0) > most * counts.total()
+    return [] if whole else films
+
+
+def _counted(film: str, numbers: dict[str, list[int]]) -> bool:
+    """Whether a film has a number of its own, and its frames are counted on without gaps."""
+    steps = Counter(np.diff(sorted(numbers.get(film, ()))).tolist()).most_common(1)
+    return film[-1].isdecimal() and bool(steps) and steps[0][1] >= len(numbers[film]) / 2
 
 
 def split_groups(targets: np.ndarray, groups: Sequence[Group], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """As `splits.split`, but a group is on one side: whole groups until TEST_FRACTION of each class is set aside.
 
-    The last group of a class stays for training. Pictures without a group are groups of their own.
+    What is left of a class to train on is never less than a group that is set aside. Pictures without a group are
+    groups of their own.
     """
     if not any(groups):
         return split(targets, seed)
@@ -58,12 +91,13 @@ def split_groups(targets: np.ndarray, groups: Sequence[Group], seed: int) -> tup
     for k in np.unique(targets):
         sizes = Counter(index[targets == k].tolist())
         wanted = max(1, round(sizes.total() * TEST_FRACTION))
-        have, left = sum(sizes[g] for g in aside), len([g for g in sizes if g not in aside])
+        have = sum(sizes[g] for g in aside)
         for group in rng.permutation([g for g in sizes if g not in aside]).tolist():
-            if have >= wanted or left < 2:
+            if have >= wanted:
                 break
-            aside.add(group)
-            have, left = have + sizes[group], left - 1
+            if sizes[group] <= sizes.total() - have - sizes[group]:
+                aside.add(group)
+                have += sizes[group]
     test = np.isin(index, list(aside))
     train = np.flatnonzero(~test)
     return train[spread(targets[train], rng)], rng.permutation(np.flatnonzero(test))

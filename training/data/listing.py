@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from training.data.dataset import DatasetError
-from training.data.groups import Group, by_folder, by_name, split_groups
-from training.data.splits import spread
+from training.data.groups import STATE, Group, by_folder, by_name, split_groups
+from training.data.splits import TEST_FRACTION, spread
 
 File = tuple[Path, int]  # and the index of its class
 
@@ -25,6 +25,10 @@ _TOOLS = {"__MACOSX", "@eaDir", "__pycache__", "$RECYCLE.BIN", "lost+found", "Th
 CAMERA = (".heic", ".heif")
 _FILMS = {"MPEG"}  # formats of which Pillow reads the header alone
 _SHOWN = 20  # names in a note
+_TOO_FEW = (
+    "warning: too few groups are left to hold some out for validation: pictures of one group are learnt from and "
+    "validated on, so that the validation figures are too good; add groups"
+)
 
 
 @dataclass
@@ -78,16 +82,34 @@ def list_folder(path: Path, seed: int, grouped: bool = True, measured: bool = Fa
 
 def _groups(parts: Mapping[str, list[File]], classes: Sequence[Sequence[Path]], notes: list[str]) -> dict[Path, str]:
     files = [file for part in parts.values() for file in part]
-    found, what = by_folder(files, classes), "lie in one folder"
-    if not any(found):
-        found, what = by_name(files), "have the same name but for a number"
-    if any(found):
-        count = len({group for group in found if group})
+    found = by_folder(files, classes)
+    foldered = {label for (_, label), group in zip(files, found, strict=True) if group}
+    groups = {file: group for (file, _), group in zip(files, found, strict=True) if group}
+    if groups:
+        notes.append(_told_of_groups("lie in one folder", groups))
+    return groups | grouped_by_name([file for file in files if file[1] not in foldered], notes)
+
+
+def grouped_by_name(files: Sequence[File], notes: list[str]) -> dict[Path, str]:
+    """The groups that the names of `files` tell; a note of them, and a warning of what looks like more of them."""
+    found, left = by_name(files)
+    groups = {file: group for (file, _), group in zip(files, found, strict=True) if group}
+    if groups:
+        notes.append(_told_of_groups("have the same name but for a number", groups))
+    if left:
         notes.append(
-            f"pictures that {what} stay together in one split, as frames of one film must: {count} groups "
-            "(--no-groups splits them too)"
+            f"warning: these names look like films, of which a class has too few to split: {some(left)}. Frames of "
+            f"one film may be on both sides of the split, and then the accuracy is too high; {STATE}"
         )
-    return {file: group for (file, _), group in zip(files, found, strict=True) if group}
+    return groups
+
+
+def _told_of_groups(what: str, groups: Mapping[Path, str]) -> str:
+    count = len(set(groups.values()))
+    return (
+        f"pictures that {what} stay together in one split, as frames of one film must: {count} groups "
+        "(--no-groups splits them too)"
+    )
 
 
 def _told_of_folders_alike(classes: Mapping[str, Sequence[Path]], path: Path) -> list[str]:
@@ -136,7 +158,11 @@ def arrange(
         targets = np.array([label for _, label in train], int)
         train = [train[i] for i in spread(targets, np.random.default_rng(seed))]
     if groups and not valid:
-        train, valid = set_aside(train, seed + 1)
+        kept, aside = set_aside(train, seed + 1)
+        if 2 * len(aside) >= TEST_FRACTION * len(train):
+            train, valid = kept, aside
+        elif not measured:
+            notes = [*notes, _TOO_FEW]
     if not measured and (not train or not test):
         told = "".join(f"\n  {note}" for note in notes)
         found = f"found {len(train)} and {len(test)}"

@@ -49,7 +49,7 @@ def load(
         listing = _listed(path, seed, columns, grouped, measured=form is not None)
         called = name or name_of(path)
         if listing is None:
-            dataset = read_npz(path, called, seed)
+            dataset = read_npz(path, called, seed, measured=form is not None)
         else:
             origin_of = f"folder {path.resolve().name}" if path.is_dir() else f"file {path.name}"
             options: dict[str, Any] = {"image_size": image_size, "strict": strict, "store": store, "form": form}

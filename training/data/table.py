@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from training.data.dataset import DatasetError
-from training.data.listing import SPLITS, File, Listing, arrange, some, told_alike
+from training.data.listing import SPLITS, File, Listing, arrange, grouped_by_name, some, told_alike
 
 FILE = ("file", "filename", "file_name", "path", "filepath", "file_path", "image", "image_id", "image_name")
 FILE_TOO = ("image_path", "img", "id")
@@ -35,8 +35,8 @@ FOUND = Columns()
 def list_csv(path: Path, seed: int, columns: Columns = FOUND, grouped: bool = True, measured: bool = False) -> Listing:
     """The pictures that a CSV names, relative to its own folder. Raises DatasetError.
 
-    `grouped` keeps the pictures of one `group` together. `measured` asks for pictures to measure with: one class is
-    enough, and none need be there to train on.
+    `grouped` keeps the pictures of one `group` together, or those of a film by their names. `measured` asks for
+    pictures to measure with: one class is enough, and none need be there to train on.
     """
     names, numbers, rows = _read(path)
     file = _column(path, names, columns.file, (*FILE, *FILE_TOO), "--file-column")
@@ -77,6 +77,8 @@ def list_csv(path: Path, seed: int, columns: Columns = FOUND, grouped: bool = Tr
         if grouped and group and row[group]:
             groups[found_at] = row[group].strip()
     notes = told_alike(labels, str(path))
+    if grouped and not group:
+        groups = grouped_by_name([entry for part in parts.values() for entry in part], notes)
     if again:
         notes.append(f"{path}: {again} rows say again what a row above says, and count once")
     return arrange(labels, parts, seed, notes, str(path), groups, measured=measured)

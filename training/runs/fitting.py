@@ -53,8 +53,17 @@ WIDE = 0.1  # of an interval of a precision: above, the user is told
 NONE = ("none", "other")  # the names of a class that holds pictures of none of the classes
 TWINS = (
     "{:,} of {:,} test pictures are near-identical with training pictures, as frames of one film are: new pictures "
-    "will be answered worse. Put what belongs together into one folder inside of its class, or name its CSV `group`"
+    "will be answered worse. {}"
 )
+
+
+def told_of_twins(data: Dataset) -> list[str]:
+    """The warning of test pictures that were learnt from, or nearly."""
+    if not data.twins:
+        return []
+    place = "Put what belongs together into one folder inside of its class, or name its CSV `group`"
+    advice = place if data.files else "Leave them out of x_train or of x_test"
+    return [TWINS.format(data.twins, len(data.x_test), advice)]
 
 
 def fit(
@@ -159,8 +168,7 @@ def _fit(
     if folds:
         measured["folds"] = folds.stated
         card["warnings"] += folds.warnings
-    if data.twins:
-        card["warnings"].append(TWINS.format(data.twins, len(data.x_test)))
+    card["warnings"] += told_of_twins(data)
     card |= {"macs": macs_of(model), **measured, **known}
     print(result_told(card, len(data.x_test)), flush=True)
     artifact = export(model, recipe.model_name, labels=data.labels, output=output, card=card, distance=distance)

@@ -30,7 +30,7 @@ from training.data.twins import with_twins
 from training.recipes.recipe import Recipe
 from training.runs.advice import Earlier
 from training.runs.features import features_of, pretrained_body, trained_body
-from training.runs.fitting import TWINS, check_output, classes_told, doubts_of_threshold, earlier, result_told
+from training.runs.fitting import check_output, classes_told, doubts_of_threshold, earlier, result_told, told_of_twins
 from training.runs.folds import judged
 from training.runs.linear import Linear, cross_fitted, fitted, folds_of, parts_of
 from training.runs.parts import RunError
@@ -97,8 +97,7 @@ def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, asked: dic
         measured["folds"], doubted = judgement.stated, judgement.listed(data.labels, counted)
         card["warnings"] += judgement.warnings
     card["warnings"] += doubts_of_threshold(measured["threshold"], len(counted), groups)
-    if data.twins:
-        card["warnings"].append(TWINS.format(data.twins, len(data.x_test)))
+    card["warnings"] += told_of_twins(data)
     card |= {"macs": network.body.macs + linear.kernel.size, "network_of_version": network.version, **measured}
     print(result_told(card, len(data.x_test)), flush=True)
     artifact = publish_headed(
