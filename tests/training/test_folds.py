@@ -1,5 +1,8 @@
 """Folds: an accuracy that all pictures measure, and labels that they doubt."""
 
+import csv
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,15 +56,37 @@ def test_a_fifth_of_wrong_labels_is_noticed_and_the_pictures_are_found(apart: fl
     assert wrong.nonzero()[0].size * 0.7 < wrong[list(found.doubted)].sum()
 
 
-def test_doubted_pictures_are_named() -> None:
+def test_doubted_pictures_are_named(tmp_path: Path) -> None:
     answers = np.repeat([[0.9, 0.1], [0.1, 0.9]], [20, 20], axis=0).astype(np.float32)
     targets = np.repeat([0, 1], [20, 20])
     targets[3] = 1
     found = judged(answers, targets)
     assert found.doubted == (3,)
     files = [Path(f"pets/{i}.jpg") for i in range(40)]
-    assert "pets/3.jpg: is it dog, or cat?" in found.told(("cat", "dog"), files)
-    assert found.listed(("cat", "dog"), np.arange(100, 140))[0]["picture"] == 103
+    told = found.told(("cat", "dog"), files, tmp_path)
+    assert "pets/3.jpg: is it dog, or cat?" in told
+    assert str(tmp_path / "doubted.csv") in told
+    (row,) = found.listed(("cat", "dog"), files, np.arange(100, 140))
+    assert (row["picture"], row["file"]) == (103, "pets/3.jpg")
+
+
+def test_all_doubted_pictures_are_in_a_csv_whatever_their_names(tmp_path: Path) -> None:
+    answers = np.repeat([[0.9, 0.1], [0.1, 0.9]], [40, 40], axis=0).astype(np.float32)
+    targets = np.repeat([0, 1], [40, 40])
+    targets[:30] = 1
+    answers[40:70, 1] = 0.95  # as sure of the other class as that class' own pictures are
+    files = [Path(os.fsdecode(f"pets/\N{LATIN SMALL LETTER E WITH ACUTE},{i}".encode("latin-1"))) for i in range(80)]
+    found = judged(answers, targets)
+    assert len(found.doubted) == 30
+    found.write(tmp_path, ("cat", "dog"), files)
+    with (tmp_path / "doubted.csv").open(newline="", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["file", "label", "looks_like", "probability_of_label"]
+    assert {Path(row["file"]) for row in rows} == set(files[:30])
+    assert {(row["label"], row["looks_like"]) for row in rows} == {("dog", "cat")}
+    (tmp_path / "told.txt").write_text(found.told(("cat", "dog"), files, tmp_path), encoding="utf-8")
+    assert json.loads(json.dumps(found.listed(("cat", "dog"), files)))[0]["file"].startswith("pets/\\xe9,")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["doubted.csv", "told.txt"]
 
 
 def test_folds_hold_every_class_and_never_part_a_group() -> None:
@@ -125,7 +150,7 @@ def test_frames_of_a_film_count_once() -> None:
     assert alone["interval"][0] > 0.98
     assert together["interval"] == wilson_interval(1.0, films / SHARED)
     assert together["groups"] == films
-    assert "450 images of 15 groups)" in judged(answers, targets, groups).told("abc", ())
+    assert "450 images of 15 groups)" in judged(answers, targets, groups).told("abc", (), Path())
     found = judged(answers, targets, groups).threshold
     assert found
     assert found["interval"] == wilson_interval(1.0, films)

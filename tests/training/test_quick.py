@@ -1,5 +1,6 @@
 """`fit --data DIR --quick`: the next version in seconds, from a classifier alone on features that are kept."""
 
+import csv
 import json
 import os
 import re
@@ -134,6 +135,11 @@ def test_the_report_compares_with_the_version_before(place: Path) -> None:
 def test_pictures_in_the_wrong_folder_are_named(place: Path) -> None:
     record = json.loads((place / "runs/tiny-colours/3/run.json").read_text())
     assert {(found["label"], found["looks_like"]) for found in record["doubted"][:2]} == {("red", "blue")}
+    assert {Path(found["file"]).name for found in record["doubted"][:2]} == {"red-e60x.png", "red-f61x.png"}
+    with (place / "runs/tiny-colours/3/doubted.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [found["file"] for found in record["doubted"]]
+    assert all(Path(row["file"]).is_file() for row in rows)
     report = (place / "runs/tiny-colours/3/report.html").read_text()
     assert "Labels in doubt" in report
     assert "red/red-e60x.png" in report

@@ -154,6 +154,11 @@ def test_a_folder_without_a_network_becomes_a_calibrated_photo_classifier(
     kept = {path.name for path in (tmp_path / "runs/efficientnet_lite0-stripes/1").iterdir()}
     assert not any(name.endswith(".float16") for name in kept)
     assert {"model.keras", "last.keras", "run.json"} <= kept
+    run = tmp_path / "runs/efficientnet_lite0-stripes/1"
+    doubted = json.loads((run / "run.json").read_text())["doubted"]
+    listed = (run / "doubted.csv").read_text().splitlines()[1:] if doubted else []
+    assert [line.partition(",")[0] for line in listed] == [found["file"] for found in doubted]
+    assert (f"labels in doubt: {run / 'doubted.csv'}\n" in told) == bool(doubted)
 
 
 @pytest.mark.usefixtures("photo_network", "cheaply")

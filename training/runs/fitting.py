@@ -41,7 +41,7 @@ from training.runs.advice import Earlier
 from training.runs.epochs import Lines, Progress, batches_of, train_epoch
 from training.runs.familiar import familiar
 from training.runs.features import features_of, trained_body
-from training.runs.folds import Folds, examined
+from training.runs.folds import DOUBTED, Folds, examined
 from training.runs.kept import FOLDER
 from training.runs.parts import Part, RunError, splits, validation_groups
 from training.runs.report import write_report
@@ -125,7 +125,8 @@ def _fit(
         model = run.restore()
     print(_plan(recipe, data, model, train, validation, output, run), flush=True)
     if folds:
-        print(folds.told(data.labels, data.files), flush=True)
+        folds.write(run.folder, data.labels, data.files)  # now: who finds wrong labels need not wait for the end
+        print(folds.told(data.labels, data.files, run.folder), flush=True)
     learnt, checked, prepared = _prepared(model, run, train, validation)
     lately: list[float] = []  # the seconds of this process' epochs, without what was prepared once
     while not run.done:
@@ -184,11 +185,13 @@ def _fit(
             "epoch_seconds": run.seconds,
             "best_epoch": run.best_epoch + 1,
             "notes": list(data.notes),
-            "doubted": folds.listed(data.labels) if folds else [],
+            "doubted": folds.listed(data.labels, data.files) if folds else [],
         }
         remember(data, run.folder, len(validation[0]) if validation[0] is not data.x_test else 0)
         write_report(run.folder, record, data, probabilities, output, earlier(artifact, data))
         run.finish(model, record, artifact.name)
+        if record["doubted"]:
+            print(f"labels in doubt: {run.folder / DOUBTED}")
     except KeyboardInterrupt as err:
         raise InterruptedAfterPublishing(f"{artifact} is published; {run.folder} lacks its record or report") from err
     return artifact

@@ -5,6 +5,7 @@ seconds. They also find wrong labels: an answer that is as sure of another class
 (Northcutt et al. 2021, "Confident Learning", 1911.00068, section 3).
 """
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ MANY = 0.12
 # this in 83 %; in 60 draws of 30 single pictures in 98 %, without it in 78 %.
 SHARED = 1 + FOLDS / (FOLDS - 1)
 SHOWN = 5  # doubted pictures that are printed
+DOUBTED = "doubted.csv"  # of a run's folder: all of them
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ class Folds:
         """The answers that can be relied on, as a card states them."""
         return threshold(self.answers, self.targets, self.groups)
 
-    def told(self, labels: Sequence[str], files: Sequence[Path]) -> str:
-        """What the user reads: the accuracy, and the first of the doubted pictures."""
+    def told(self, labels: Sequence[str], files: Sequence[Path], folder: Path) -> str:
+        """What the user reads: the accuracy, and the first of the doubted pictures. `folder` holds DOUBTED."""
         said = self.stated
         low, high = said["interval"]
         of = f" of {said['groups']:,} groups" if "groups" in said else ""
@@ -86,27 +88,52 @@ class Folds:
             f"certainty, {said['pictures']:,} images{of})"
         ]
         if self.doubted and files:
-            lines.append(f"labels in doubt: {len(self.doubted):,} pictures; the report shows them. The first:")
+            lines.append(
+                f"labels in doubt: {len(self.doubted):,} pictures, all listed in {folder / DOUBTED}. The first:"
+            )
             for i in self.doubted[:SHOWN]:
                 answer = int(self.answers[i].argmax())
-                name = str(files[i]).encode(errors="backslashreplace").decode()
-                lines.append(f"  {name}: is it {labels[self.targets[i]]}, or {labels[answer]}?")
+                lines.append(f"  {_name(files[i])}: is it {labels[self.targets[i]]}, or {labels[answer]}?")
         return "\n".join(lines + [f"warning: {text}" for text in self.warnings])
 
-    def listed(self, labels: Sequence[str], places: np.ndarray | None = None) -> list[dict[str, Any]]:
+    def listed(
+        self, labels: Sequence[str], files: Sequence[Path] = (), places: np.ndarray | None = None
+    ) -> list[dict[str, Any]]:
         """The doubted pictures for a run's record: where they are among all pictures, and which class they look like.
 
-        `places` (N,) says where each of these pictures is among all, if these are not the first ones.
+        `files` (N,) are these pictures' own, and empty for arrays. `places` (N,) says where each of these pictures is
+        among all, if these are not the first ones.
         """
         return [
             {
                 "picture": int(i if places is None else places[i]),
+                **({"file": _name(files[i])} if files else {}),
                 "label": labels[self.targets[i]],
                 "looks_like": labels[int(self.answers[i].argmax())],
                 "probability_of_label": round(float(self.answers[i, self.targets[i]]), 4),
             }
             for i in self.doubted
         ]
+
+    def write(self, folder: Path, labels: Sequence[str], files: Sequence[Path]) -> None:
+        """Write all doubted pictures to DOUBTED in a run's folder, the most doubtful first; nothing if there are none.
+
+        A name that is no UTF-8 is written in its own bytes.
+        """
+        if not self.doubted or not files:
+            return
+        rows = self.listed(labels, files)
+        partial = folder / f".{DOUBTED}.partial"
+        with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.DictWriter(file, [key for key in rows[0] if key != "picture"], extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows({**row, "file": str(files[i])} for row, i in zip(rows, self.doubted, strict=True))
+        partial.replace(folder / DOUBTED)
+
+
+def _name(file: Path) -> str:
+    """As text: bytes that are no UTF-8 are shown as what they are."""
+    return str(file).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def judged(answers: np.ndarray, targets: np.ndarray, groups: Sequence[str] = ()) -> Folds:

@@ -90,11 +90,10 @@ def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, asked: dic
     accuracy = float((linear.answers(train).argmax(axis=1) == data.y_train).mean())
     seconds = time.perf_counter() - started
     card = card_of_training(recipe, data, probabilities, accuracy, 0, seconds, count / seconds)
-    doubted: list[dict[str, Any]] = []
-    if len(counted):
-        judgement = judged(held_out, targets, groups)
-        print(judgement.told(data.labels, [data.files[i] for i in counted] if data.files else ()))
-        measured["folds"], doubted = judgement.stated, judgement.listed(data.labels, counted)
+    files = [data.files[i] for i in counted] if data.files else []
+    judgement = judged(held_out, targets, groups) if len(counted) else None
+    if judgement:
+        measured["folds"] = judgement.stated
         card["warnings"] += judgement.warnings
     card["warnings"] += doubts_of_threshold(measured["threshold"], len(counted), groups)
     card["warnings"] += told_of_twins(data)
@@ -119,7 +118,7 @@ def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, asked: dic
         "confusion": confusion_matrix(probabilities.argmax(axis=1), data.y_test, classes).tolist(),
         "history": {},
         "notes": list(data.notes),
-        "doubted": doubted,
+        "doubted": judgement.listed(data.labels, files, counted) if judgement else [],
     }
     folder = runs / recipe.model_name / artifact.name
     if folder.exists():  # published to another --output before: keep both
@@ -130,6 +129,9 @@ def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, asked: dic
     before_it = _earlier(artifact, runs, data, network.body, test) or earlier(artifact, data)
     write_report(folder, record, data, probabilities, output, before_it)
     (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+    if judgement:
+        judgement.write(folder, data.labels, files)
+        print(judgement.told(data.labels, files, folder))
     print(f"run record, plots and report.html: {folder} ({time.perf_counter() - started:.0f} s)")
     return artifact
 
