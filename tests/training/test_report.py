@@ -42,6 +42,17 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "warnings": [f"it never answers {HOSTILE[0]}"],
         "calibration": {"temperature": 1.25, "before": 0.1, "after": 0.05},
         "threshold": {"probability": 0.81, "precision": 0.95, "coverage": 0.5},
+        "unfamiliarity": {"threshold": 12.3456, "interval": (0.01, 0.09), "test_share": 0.032},
+        "resize": {"chosen": "pad", "accuracy": {"squash": 0.7, "pad": 0.8}, "pictures": 240},
+        "bodies": {
+            "chosen": "efficientnet_lite1",
+            "accuracy": {"efficientnet_lite0": 0.81, "efficientnet_lite1": 0.855},
+            "pictures": 600,
+        },
+        "augmentation": {
+            "flip": {"used": False, "images": 200, "plain": 0.9, "with_copies": 0.6},
+            "crop": {"used": True, "images": 60, "groups": 5},
+        },
         "dataset": {"origin": "folder <i>", "train": 1234, "test": 9},
         "training": {"epochs": 2, "seconds": 3.2, "images_per_second": 40.0, "hardware": "a & b"},
         "parameters": 5678,
@@ -77,6 +88,20 @@ def test_it_shows_the_mistakes_and_the_surest_first(hostile: Path) -> None:
     assert "$x_{ 0.90, is &lt;script&gt;" in wrong
     for figure in ("0.6667 (0.300 to 0.900", "1.250", "0.1000 before, 0.0500 after", "95.0%", "5,678"):
         assert figure in page
+
+
+def test_it_says_what_was_asked_of_the_pictures(hostile: Path) -> None:
+    page = (hostile / "report.html").read_text()
+    for row, told in {
+        "unfamiliar pictures": "of the test pictures 3.2% are called so by mistake (of all such pictures 1.0% to 9.0%",
+        "networks compared": "efficientnet_lite1 (right by folds on 600 pictures: efficientnet_lite0 81.0%, "
+        "efficientnet_lite1 85.5%)",
+        "pictures that are not square": "pad (right by folds on 240 pictures: squash 70.0%, pad 80.0%)",
+        "changed copies: flip": "left out: by folds 90.0% of 200 pictures are right, and 60.0% with such copies",
+        "changed copies: crop": "used; 5 are too few to tell",
+    }.items():
+        assert f"<td>{row}</td><td>{told}" in page
+    assert "the threshold is 12.35" in page
 
 
 def test_what_a_user_wrote_stays_text_and_nothing_is_loaded(hostile: Path) -> None:

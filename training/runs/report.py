@@ -15,7 +15,9 @@ import numpy as np
 from PIL import Image
 
 from training.artifact.trust import by_class
+from training.artifact.unfamiliarity import OUTPUT
 from training.data.dataset import Dataset
+from training.data.pictures import RESIZES
 from training.runs.advice import Earlier, changes, commands, confused, doubtful, verdict
 from training.runs.plots import plot_confusion, plot_curves, plot_reliability
 
@@ -156,6 +158,7 @@ def _figures(record: dict[str, Any]) -> list[tuple[str, ...]]:
         rows.append(("threshold on validation", told))
     return [
         *rows,
+        *_findings(record),
         ("data", f"{data['origin']}: {data['train']:,} images to train on, {data['test']:,} to test on"),
         *([("published", _published(record))] if training["epochs"] else []),
         ("training", f"{training['seconds']:,.0f} s, {training['images_per_second']:,.0f} images/s"),
@@ -163,6 +166,37 @@ def _figures(record: dict[str, Any]) -> list[tuple[str, ...]]:
         ("parameters", f"{record['parameters']:,}"),
         ("recipe", ", ".join(f"{key} {value}" for key, value in record["recipe"].items())),
     ]
+
+
+def _findings(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What was asked of the pictures before the training, and how far unfamiliar ones are noticed."""
+    if found := record.get(OUTPUT):
+        low, high = found["interval"]
+        yield (
+            "unfamiliar pictures",
+            f"of the test pictures {found['test_share']:.1%} are called so by mistake (of all such pictures {low:.1%} "
+            f"to {high:.1%} with 95 % certainty); the threshold is {found['threshold']:.4g}",
+        )
+    if found := record.get("bodies"):
+        yield "networks compared", _by_folds(found)
+    if found := record.get("resize"):
+        yield "pictures that are not square", _by_folds(found)
+    elif name := next((name for name, known in RESIZES.items() if known == record.get("input_convention")), ""):
+        yield "pictures that are not square", name
+    for name, found in record.get("augmentation", {}).items():
+        if "plain" not in found:
+            told = f"used; {found.get('groups', found['images']):,} are too few to tell whether your classes bear it"
+        else:
+            told = (
+                f"{'used' if found['used'] else 'left out'}: by folds {found['plain']:.1%} of {found['images']:,} "
+                f"pictures are right, and {found['with_copies']:.1%} with such copies"
+            )
+        yield f"changed copies: {name}", told
+
+
+def _by_folds(found: dict[str, Any]) -> str:
+    shares = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in found["accuracy"].items())
+    return f"{found['chosen']} (right by folds on {found['pictures']:,} pictures: {shares})"
 
 
 def _published(record: dict[str, Any]) -> str:
