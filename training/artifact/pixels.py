@@ -45,12 +45,6 @@ class Pixels:
         if self.bgr and channels != 3:
             raise ExportError(f"blue first is for pictures of 3 channels, but the model takes {channels}")
 
-    @property
-    def as_they_are(self) -> bool:
-        """Whether the network takes the uint8 pixels unchanged."""
-        scale, offset = self.factors()
-        return bool(not self.bgr and (scale == 1).all() and (offset == 0).all())
-
     def __str__(self) -> str:
         for name, known in RANGES.items():
             if known == self:
