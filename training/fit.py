@@ -86,13 +86,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     models = "" if args.output == Path("models") else f"SHORTCUT_MODELS={args.output} "
     if args.quick:
-        whole = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--quick"]
+        whole = _without_quick(sys.argv[1:] if argv is None else argv)
         print(
             "the classifier alone has learnt from these pictures. To train the network, too, which takes minutes:\n"
             f"  python -m training.fit {shlex.join(whole)}"
         )
     print(f"published {artifact}\nserve it: {models}SHORTCUT_DEFAULT_MODEL={artifact.parent.name} make serve")
     return 0
+
+
+def _without_quick(words: Sequence[str]) -> list[str]:
+    """The command's words without --quick and `--recipe quick`, or what argparse takes for them."""
+    kept, left = [], iter(words)
+    for word in left:
+        name, given, _ = word.partition("=")
+        if len(name) > len("--re") and "--recipe".startswith(name):
+            if not given:
+                next(left, None)
+        elif len(name) <= len("--") or not "--quick".startswith(name):
+            kept.append(word)
+    return kept
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -180,6 +193,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f"name a NETWORK ({', '.join(_named_networks())}), or give --data")
     if args.resize and args.data is None:
         parser.error("--resize is for pictures of your own: give --data")
+    if args.resize and args.data.suffix.lower() == ".npz":
+        parser.error(f"--resize is for picture files, in a folder or a CSV; {args.data} holds arrays of one size")
     if args.quick or args.recipe == "quick":
         _check_quick(parser, args)
     args.network = args.network or FOR_PHOTOS

@@ -18,6 +18,7 @@ from training.data import files as module
 from training.data.dataset import DatasetError, let_go
 from training.data.loading import load, told_of_few
 from training.data.splits import split, spread
+from training.data.table import Columns
 from training.recipes.table import recipe_for
 from training.runs.parts import splits
 
@@ -359,3 +360,26 @@ def test_what_was_read_of_a_memory_map_does_not_stay_in_memory(tmp_path: Path) -
     assert mapped_kib() - before < 5_000
     assert int(part.sum()) == total
     let_go(np.zeros(3))  # in memory: nothing to do
+
+
+@pytest.mark.parametrize("option", ["file", "label", "group"])
+@pytest.mark.parametrize("form", ["folder", "npz", None])
+def test_a_column_of_what_is_no_csv_is_refused(tmp_path: Path, option: str, form: str | None) -> None:
+    with pytest.raises(DatasetError, match=f"--{option}-column names a column of a CSV; .*(a folder|.npz file|none)$"):
+        load("digits", _toys(tmp_path, form), columns=Columns(**{option: "name"}))
+
+
+@pytest.mark.parametrize("form", ["npz", None])
+def test_groups_of_what_are_no_files_are_refused(tmp_path: Path, form: str | None) -> None:
+    with pytest.raises(DatasetError, match="--no-groups is for picture files, in a folder or a CSV"):
+        load("digits", _toys(tmp_path, form), grouped=False)
+
+
+def _toys(tmp_path: Path, form: str | None) -> Path | None:
+    if form == "folder":
+        for label in "ab":
+            pictures(tmp_path / "toys" / label, {f"{i}x.png": grey(i) for i in range(4)})
+        return tmp_path / "toys"
+    images, targets = np.random.default_rng(0).integers(0, 256, (8, 4, 4), dtype=np.uint8), np.arange(8) % 2
+    np.savez(tmp_path / "toys.npz", x_train=images, y_train=targets, x_test=images, y_test=targets)
+    return tmp_path / "toys.npz" if form else None

@@ -16,7 +16,7 @@ from tests.fixtures.pictures import digit
 from training.artifact.metrics import confusion_matrix, measure
 from training.artifact.trust import warnings_of, wilson_interval
 from training.data.dataset import Dataset
-from training.runs.advice import Earlier
+from training.runs.advice import Earlier, verdict
 from training.runs.report import write_report
 
 pytest_plugins = ["tests.fixtures.training"]
@@ -188,6 +188,12 @@ def test_good_training_is_told_to_be_served(tmp_path: Path) -> None:
     first = re.findall(r"<td[^>]*>(.*?)</td>", confusion)[:3]
     assert first == ["a", "b", "2 of 100"]
     assert page.index("What is confused") < page.index(">Confusion<")
+
+
+@pytest.mark.parametrize(("epochs", "advice"), [(2, "for more epochs."), (0, "the whole network, without --quick.")])
+def test_the_verdict_on_a_useless_model_suits_its_training(epochs: int, advice: str) -> None:
+    record = {"metrics": {"accuracy": 0.3}, "intervals": {"accuracy": (0.2, 0.4)}, "training": {"epochs": epochs}}
+    assert verdict(record, np.arange(60) % 3).endswith(f"or train {advice}")
 
 
 @pytest.mark.usefixtures("sketched")

@@ -72,3 +72,17 @@ def test_frames_of_a_film_count_once() -> None:
     low, high = wilson_interval(1.0, 1)
     assert rows[0] == ("a", "100", *[f"1.0000 ({low:.2f} to {high:.2f})"] * 2)
     assert by_class(targets, targets, "abc")[1][0][2] == "1.0000 (0.96 to 1.00)"
+
+
+def test_the_advice_suits_what_was_trained() -> None:
+    targets = np.arange(300) % 3
+    useless, weak = np.zeros(300, int), np.where(np.arange(300) % 3 == 2, 0, targets)
+    for predicted in (useless, weak):
+        told = " ".join(warnings_of(answers(predicted), targets, "abc", 0.95, quick=True))
+        assert "train the whole network, without --quick" in told
+        assert "epochs" not in told
+        assert "--recipe" not in told
+        told = " ".join(warnings_of(answers(predicted), targets, "abc", 0.95, augmented=True))
+        assert "epochs" in told
+        assert "--recipe" not in told
+        assert "--recipe augmented" in " ".join(warnings_of(answers(predicted), targets, "abc", 0.95))

@@ -58,7 +58,15 @@ def card_of_training(
         "recipe": {"name": recipe.name, **recipe.hyper_parameters()},
         "metrics": metrics,
         "intervals": {"accuracy": wilson_interval(metrics["accuracy"], data.test_groups or len(data.x_test))},
-        "warnings": warnings_of(probabilities, data.y_test, data.labels, train_accuracy, data.test_groups),
+        "warnings": warnings_of(
+            probabilities,
+            data.y_test,
+            data.labels,
+            train_accuracy,
+            data.test_groups,
+            quick=not recipe.epochs,
+            augmented=bool(recipe.augmentation),
+        ),
         "training": {
             "epochs": epochs,
             "seconds": round(seconds, 1),

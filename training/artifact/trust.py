@@ -43,14 +43,28 @@ def by_class(
     return ("class", "images", "right of its images (recall)", "right of its answers (precision)"), rows
 
 
+WHOLE = "train the whole network, without --quick"  # what is better where a classifier alone was trained
+
+
 def warnings_of(
-    probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[str], train_accuracy: float, groups: int = 0
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    labels: Sequence[str],
+    train_accuracy: float,
+    groups: int = 0,
+    *,
+    quick: bool = False,
+    augmented: bool = False,
 ) -> list[str]:
     """What makes these answers doubtful, one sentence each with what to do.
 
     `probabilities` (N, K) and `targets` (N,) are of the test split; `train_accuracy` is that of the published epoch.
     `groups` says how many groups the test images make, if they belong together; 0 where each stands alone.
+    `quick` is whether a classifier alone was trained, `augmented` whether the network learnt from changed copies.
     """
+    longer = WHOLE if quick else "train for more epochs" + ("" if augmented else " or with --recipe augmented")
+    shorter = f"or {WHOLE}" if quick else "or train for fewer epochs"
+    shorter = shorter if quick or augmented else f"let --recipe augmented change them, {shorter}"
     predicted = probabilities.argmax(axis=1)
     accuracy, count = float((predicted == targets).mean()), len(targets)
     most_frequent = float(np.bincount(targets).max()) / count
@@ -64,12 +78,12 @@ def warnings_of(
     elif accuracy <= most_frequent:
         found.append(
             f"an accuracy of {accuracy:.1%} is no better than always answering the most frequent class "
-            f"({most_frequent:.1%}): train for more epochs or with --recipe augmented, check the labels, or add images"
+            f"({most_frequent:.1%}): {longer}, check the labels, or add images"
         )
     if train_accuracy - accuracy > GAP:
         found.append(
             f"it is right on {train_accuracy:.1%} of the training images but on {accuracy:.1%} of the test images: "
-            "add images, let --recipe augmented change them, or train for fewer epochs"
+            f"add images, {shorter}"
         )
     never = [label for k, label in enumerate(labels) if (targets == k).any() and not (predicted == k).any()]
     if never:
@@ -88,7 +102,8 @@ def warnings_of(
         worst = sorted(low_classes, key=lambda found: found[1])
         told = ", ".join(f"{label} ({share:.0%})" for label, share in worst[:10]) + (" …" if worst[10:] else "")
         found.append(
-            f"far below the others: {told}; look whether these labels are right, add pictures of them, or train longer"
+            f"far below the others: {told}; look whether these labels are right, add pictures of them, "
+            f"or {WHOLE if quick else 'train longer'}"
         )
     if (groups or count) < FEW:
         seen, more = (f"{groups} groups of", "groups of them") if groups else (f"{count}", "test images")

@@ -47,6 +47,7 @@ def load(
     if data is not None:
         path = Path(data)
         listing = _listed(path, seed, columns, grouped, measured=form is not None)
+        _check_form(path, columns, grouped)
         called = name or name_of(path)
         if listing is None:
             dataset = read_npz(path, called, seed, measured=form is not None)
@@ -55,6 +56,7 @@ def load(
             options: dict[str, Any] = {"image_size": image_size, "strict": strict, "store": store, "form": form}
             dataset = read_files(listing, called, origin_of, convention=RESIZES[resize], **options)
     elif name is not None and name in NAMED:
+        _check_form(None, columns, grouped)
         dataset = NAMED[name](seed)
     else:
         raise DatasetError(f"unknown data set {name!r}: choose from {', '.join(NAMED)}, or pass --data PATH")
@@ -98,6 +100,21 @@ def _relabelled(dataset: Dataset, labels: tuple[str, ...], said: str) -> Dataset
 def name_of(path: Path) -> str:
     """The name of a data set that is not given one: the folder's, or the file's without its ending."""
     return path.resolve().name if path.is_dir() else path.stem
+
+
+def _check_form(path: Path | None, columns: Columns, grouped: bool) -> None:
+    """Raise DatasetError where an option is for another form of data, and would be passed over. None: data by name."""
+    got = f"--data {path} is" if path else "without --data there is"
+    form = (
+        "a folder" if path and path.is_dir() else "an .npz file" if path and path.suffix.lower() == ".npz" else "none"
+    )
+    if path and form == "none":  # a CSV
+        return
+    for option, given in columns._asdict().items():
+        if given is not None:
+            raise DatasetError(f"--{option}-column names a column of a CSV; {got} {form}")
+    if not grouped and form != "a folder":
+        raise DatasetError(f"--no-groups is for picture files, in a folder or a CSV; {got} {form}")
 
 
 def _listed(path: Path, seed: int, columns: Columns, grouped: bool, measured: bool) -> Listing | None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from training.artifact.trust import WHOLE
+
 WIDE = 0.1  # of an interval of the accuracy: above, more test pictures are worth more than anything else
 GOOD = 0.8  # an accuracy from which on a first model is worth serving
 NEAR = 0.2  # between the two most probable classes: less is doubt
@@ -31,10 +33,11 @@ def verdict(record: dict[str, Any], targets: np.ndarray) -> str:
     low, high = record["intervals"]["accuracy"]
     most = int(np.bincount(targets).max())
     said = f"{right:,} of {count:,} test pictures are right."
+    longer = "train for more epochs" if record["training"]["epochs"] else WHOLE
     if low <= most / count:
         return (
             f"{said} Always answering the most frequent class would get {most:,}: this model is of no use yet. "
-            "Look whether the labels are right, add pictures, or train for more epochs."
+            f"Look whether the labels are right, add pictures, or {longer}."
         )
     said += f" With pictures like these, {_hundreds(low, high)} of 100 will be right."
     if high - low > WIDE:
