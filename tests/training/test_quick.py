@@ -22,9 +22,10 @@ from training.artifact.reading import run_onnx, run_outputs
 from training.artifact.trust import wilson_interval
 from training.data.contents import digests, memory
 from training.evaluate import main as evaluate
-from training.fit import main
+from training.fit import _without_quick, main
 from training.runs import features as kept_features
 from training.runs.kept import bound, held, size_of
+from training.runs.quick import LEFT_AND_RIGHT, _left_and_right
 
 pytestmark = pytest.mark.usefixtures("keep_sigterm")
 pytest_plugins = ["tests.fixtures.training"]
@@ -145,6 +146,22 @@ def test_pictures_in_the_wrong_folder_are_named(place: Path) -> None:
     assert "red/red-e60x.png" in report
 
 
+def test_doubts_of_left_and_right_are_warned_of(place: Path, tmp_path: Path) -> None:
+    assert _left_and_right(place / "models/tiny-colours") == (LEFT_AND_RIGHT in card(place, 3)["warnings"])
+    for version, name, copies, expected in (
+        (1, "transfer", ["flip", "crop"], False),
+        (2, "quick", [], False),
+        (3, "transfer", ["crop"], True),
+        (10, "quick", [], True),
+        (11, "notebook", [], False),
+    ):
+        (tmp_path / str(version)).mkdir()
+        (tmp_path / str(version) / "card.json").write_text(
+            json.dumps({"recipe": {"name": name, "augmentation": copies}})
+        )
+        assert _left_and_right(tmp_path) is expected
+
+
 def test_an_evaluation_leaves_out_what_was_learnt(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--data", str(place / "colours"), "--runs", str(place / "runs")]
     assert evaluate([str(place / "models/tiny-colours/3"), *options]) == 0
@@ -169,6 +186,12 @@ def test_features_are_computed_once_whatever_a_file_is_called(
     assert "133 of 134 pictures are known, 1 to compute" in told.out
     assert f"python -m training.fit _tiny --data {place / 'colours'}" in told.out
     assert "--quick" not in told.out.partition("To train the network")[2].partition("published")[0]
+
+
+@pytest.mark.parametrize("asked", ["--quick", "--qu", "--recipe quick", "--recipe=quick", "--quick --rec quick"])
+def test_the_offer_trains_the_whole_network(asked: str) -> None:
+    words = ["efficientnet_lite0", "--data", "quick", *asked.split(), "--resize", "pad"]
+    assert _without_quick(words) == ["efficientnet_lite0", "--data", "quick", "--resize", "pad"]
 
 
 def out(place: Path) -> list[str]:
@@ -240,3 +263,9 @@ def test_quick_takes_no_option_of_a_training(option: str, capsys: pytest.Capture
     with pytest.raises(SystemExit):
         main(["_tiny", "--data", "anywhere", "--quick", option])
     assert option.partition("=")[0] in capsys.readouterr().err
+
+
+def test_arrays_take_no_resize(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["_tiny", "--data", "toys.npz", "--resize", "pad"])
+    assert "--resize is for picture files, in a folder or a CSV; toys.npz holds arrays" in capsys.readouterr().err

@@ -163,7 +163,10 @@ def examined(recipe: Recipe, data: Dataset, runs: Path) -> Folds | None:
     if not (data.files and recipe.weights and LEAST <= count <= MOST):
         return None
     if "flip" not in recipe.augmentation:
-        print("no folds: a network's fixed features hardly tell left from right", flush=True)
+        print(
+            "no folds: mirrored copies are left out, and a network's fixed features hardly tell left from right",
+            flush=True,
+        )
         return None
     body = pretrained_body(recipe, data.input_shape, runs)
     features = np.concatenate([features_of(body, images) for images in (data.x_train, data.x_test)])

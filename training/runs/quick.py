@@ -38,6 +38,10 @@ from training.runs.report import write_report
 
 HEAD = "head.npz"  # of a run's folder: the classifier, and its network's key
 MOST = 3000  # training pictures that are cross-fitted: more change what they tell by less than it is known by
+LEFT_AND_RIGHT = (
+    "labels are doubted on fixed features, which hardly tell left from right, as your classes may have to: look at the "
+    "pictures before you change a label"
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, asked: dic
     if judgement:
         measured["folds"] = judgement.stated
         card["warnings"] += judgement.warnings
+        if judgement.doubted and _left_and_right(output / recipe.model_name):
+            card["warnings"].append(LEFT_AND_RIGHT)
     card["warnings"] += doubts_of_threshold(measured["threshold"], len(counted), groups)
     card["warnings"] += told_of_twins(data)
     card |= {"macs": network.body.macs + linear.kernel.size, "network_of_version": network.version, **measured}
@@ -152,9 +158,27 @@ def _earlier(artifact: Path, runs: Path, data: Dataset, body: Body, features: np
     return Earlier(before, probabilities)
 
 
+def _left_and_right(folder: Path) -> bool:
+    """Whether the newest version of a model that was trained as a whole left mirrored copies out, and others in."""
+    for path in _newest(folder):
+        try:
+            found = json.loads((path / "card.json").read_text())["recipe"]
+        except (OSError, ValueError, KeyError):
+            continue
+        if found and found["name"] != "quick":
+            copies = found.get("augmentation", ())
+            return bool(copies) and "flip" not in copies
+    return False
+
+
+def _newest(folder: Path) -> list[Path]:
+    """A model's versions, the newest first."""
+    return sorted((path for path in folder.glob("*") if path.name.isdecimal()), key=lambda path: -int(path.name))
+
+
 def last_resize(folder: Path) -> str | None:
     """How the newest version of a model has pictures resized, a name of RESIZES; None where there is no version."""
-    versions = sorted((path for path in folder.glob("*") if path.name.isdecimal()), key=lambda path: -int(path.name))
+    versions = _newest(folder)
     try:
         convention = json.loads((versions[0] / "card.json").read_text())["input_convention"]
     except (IndexError, OSError, ValueError, KeyError):
