@@ -2,7 +2,6 @@
 PYTHON ?= $(shell for p in python3.11 python3; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PORT ?= 3000
-JOBS ?= 2
 DEVICE ?= $(shell [ -e /dev/nvidia0 ] && echo gpu || echo cpu)
 SERVING := requirements/serving$(if $(filter gpu,$(DEVICE)),-gpu).txt
 export BENTOML_DO_NOT_TRACK = True
@@ -19,14 +18,15 @@ serve: .venv/ready  ## the service with the committed models, on PORT
 train: .venv-dev/ready  ## MODEL=conv_resnet_deep [ARGS="--dataset mnist …"]
 	.venv-dev/bin/python -m training.fit $(MODEL) $(ARGS)
 
-# On JOBS processes: a file's tests on one of them, the files that take longest first (tests/conftest.py). Without
+# On JOBS processes: a file's tests on one of them, the files that take longest first (tests/conftest.py). Many tests
+# wait for a service, so that two cores have time for a third process; the thorough ones compute. Without
 # bytecode every service that a test starts would compile all of its modules anew, and every process all tests.
 test test-thorough test-floods: export PYTHONDONTWRITEBYTECODE =
 test: .venv-dev/ready .venv/ready .venv-bento/ready check  ## lint, types, tests; says at its end what it left out
-	.venv-dev/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	.venv-dev/bin/python -m pytest -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 
 test-thorough: .venv-dev/ready .venv/ready .venv-bento/ready  ## the tests that `make test` leaves out for their time
-	.venv-dev/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m thorough
+	.venv-dev/bin/python -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder -m thorough
 
 test-floods: .venv-dev/ready .venv/ready  ## floods, attacks and a soak of a service, with nothing else running
 	.venv-dev/bin/python -m pytest -m floods
