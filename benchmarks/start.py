@@ -10,10 +10,10 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.cgroups import inside
 from benchmarks.many_models import Service
 from benchmarks.run import BUSY, busy_cores, conditions
 from benchmarks.servers import ServerError
@@ -21,7 +21,6 @@ from serving.engine import cores
 
 PERIOD = 100_000  # microseconds in which the quota is given out, as Kubernetes has it
 EVERY = 2.0  # seconds between two questions, as the startup probe's
-LEAVES_SECONDS = 60.0  # a process that has ended leaves its cgroup a moment later
 
 
 @contextlib.contextmanager
@@ -29,24 +28,14 @@ def limited(share: float) -> Iterator[Sequence[str]]:
     """A command that runs the rest of its command line with `share` of a core, all its processes together. Raises
     OSError where no cgroup can be made."""
     folder = _made(f"shortcut-start-{os.getpid()}")
-    try:
+    with inside(folder) as command:
         quota = max(1000, int(share * PERIOD))  # the kernel's least
         if (folder / "cpu.max").exists():
             (folder / "cpu.max").write_text(f"{quota} {PERIOD}")
         else:
             (folder / "cpu.cfs_period_us").write_text(str(PERIOD))
             (folder / "cpu.cfs_quota_us").write_text(str(quota))
-        yield ["sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$@"', "sh"]
-    finally:
-        deadline = time.monotonic() + LEAVES_SECONDS
-        while True:
-            try:
-                folder.rmdir()
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
+        yield command
 
 
 def _made(name: str) -> Path:
