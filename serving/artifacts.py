@@ -77,8 +77,8 @@ class Artifact:
     @property
     def unfamiliarity_threshold(self) -> float | None:
         """Above it a picture is unfamiliar; None where the card names none."""
-        found = (self.card.get("unfamiliarity") or {}).get("threshold")
-        return None if found is None else float(found)
+        threshold = (self.card.get("unfamiliarity") or {}).get("threshold")
+        return None if threshold is None else float(threshold)
 
     @property
     def unfamiliarity_limit(self) -> float:
@@ -96,29 +96,29 @@ def select(models: Path, versions: str = "", apart: Mapping[str, int] | None = N
     """
     if not models.is_dir():
         raise StartError(f"{models}: no such folder of models (SHORTCUT_MODELS)")
-    found = {}
+    by_name = {}
     for model in _model_folders(models):
         if paths := versions_of(model):
-            found[model.name] = {int(path.name): path for path in reversed(paths)}
-    if not found:
+            by_name[model.name] = {int(path.name): path for path in reversed(paths)}
+    if not by_name:
         hint = "; ".join(misnamed(models)) or "expected <model>/<version>/model.onnx"
         raise StartError(f"{models}: holds no model ({hint})")
     wanted = {} if versions == "all" else _wanted(versions)
     for name, number in (apart or {}).items():
-        if number not in found.get(name, {}) or len(found[name]) < 2:
-            there = ", ".join(f"{m}:{','.join(map(str, found[m]))}" for m in found)
+        if number not in by_name.get(name, {}) or len(by_name[name]) < 2:
+            there = ", ".join(f"{m}:{','.join(map(str, by_name[m]))}" for m in by_name)
             raise StartError(f"SHORTCUT_SHADOW asks for {name}:{number} beside another version; {models} holds {there}")
         if number in wanted.get(name, []):
             raise StartError(f"SHORTCUT_SHADOW and SHORTCUT_VERSIONS both name {name}:{number}: a shadow is not served")
-        del found[name][number]
+        del by_name[name][number]
     if versions == "all":
-        return [path for numbers in found.values() for path in numbers.values()]
+        return [path for numbers in by_name.values() for path in numbers.values()]
     for name, asked in wanted.items():
         for number in asked:
-            if number not in found.get(name, {}):
-                there = ", ".join(f"{m}:{','.join(map(str, found[m]))}" for m in found)
+            if number not in by_name.get(name, {}):
+                there = ", ".join(f"{m}:{','.join(map(str, by_name[m]))}" for m in by_name)
                 raise StartError(f"SHORTCUT_VERSIONS asks for {name}:{number}; {models} holds {there}")
-    return [paths[n] for name, paths in found.items() for n in wanted.get(name, [max(paths)])]
+    return [paths[n] for name, paths in by_name.items() for n in wanted.get(name, [max(paths)])]
 
 
 def _model_folders(models: Path) -> list[Path]:
@@ -148,14 +148,14 @@ def _is_version(name: str) -> bool:
 
 def misnamed(models: Path) -> list[str]:
     """A sentence for each folder that holds a model's files but not under a version's name."""
-    found = []
+    problems = []
     for model in _model_folders(models):
         if _holds_a_graph(model):
-            found.append(f"{model} holds a model.onnx itself: move it into {model}/1")
+            problems.append(f"{model} holds a model.onnx itself: move it into {model}/1")
         for path in _folders(model):
             if not _is_version(path.name) and not path.name.startswith(".") and _holds_a_graph(path):
-                found.append(f"{path} is no version: its name must be a whole number, as 1 or 20")
-    return found
+                problems.append(f"{path} is no version: its name must be a whole number, as 1 or 20")
+    return problems
 
 
 def _holds_a_graph(folder: Path) -> bool:

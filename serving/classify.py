@@ -74,8 +74,8 @@ def write_csv(path: Path, results: Sequence[dict[str, Any]], top_k: int) -> None
         writer.writeheader()
         for result in results:
             row = {"file": result["filename"], "unsure": result.get("unsure", ""), "error": result.get("error", "")}
-            for k, found in enumerate(result.get("predictions", ()), 1):
-                row |= {f"label_{k}": found["label"], f"probability_{k}": found["probability"]}
+            for k, prediction in enumerate(result.get("predictions", ()), 1):
+                row |= {f"label_{k}": prediction["label"], f"probability_{k}": prediction["probability"]}
             writer.writerow(row)
 
 
@@ -84,17 +84,17 @@ def _table(results: Sequence[dict[str, Any]]) -> str:
     lines = []
     for result in results:
         if first := next(iter(result.get("predictions", ())), None):
-            told = f"{first['label']:<24} {first['probability']:.4f}  {result.get('unsure', ''):<15}"
+            cells = f"{first['label']:<24} {first['probability']:.4f}  {result.get('unsure', ''):<15}"
         else:
-            told = f"{'error: ' + result['code']:<47}"
-        lines.append(f"{told} {result['filename']}")
+            cells = f"{'error: ' + result['code']:<47}"
+        lines.append(f"{cells} {result['filename']}")
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m serving.classify", description="Classify images without a server.")
-    told = "pictures, or folders of them, of which a table is printed in place of JSON"
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=told)
+    text = "pictures, or folders of them, of which a table is printed in place of JSON"
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=text)
     parser.add_argument("--model", help="default: SHORTCUT_DEFAULT_MODEL")
     parser.add_argument("--version", type=int, help="default: the latest")
     parser.add_argument("--top-k", type=int, default=3, help="classes to print for each image (default: 3)")

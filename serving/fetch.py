@@ -62,8 +62,8 @@ def fetch(url: str, models: Path, sha256: str | None = None, version: int | None
         ) as beside:  # so that a rename is enough, and atomic
             folder = Path(beside, "fetched")
             folder.mkdir()
-            found = _of_tar(url, folder, sha256) if _is_tar(url) else _of_folder(url, folder)
-            place = Path(beside, "models", _name_of(url, folder), str(version or found or 1))
+            packed_version = _of_tar(url, folder, sha256) if _is_tar(url) else _of_folder(url, folder)
+            place = Path(beside, "models", _name_of(url, folder), str(version or packed_version or 1))
             place.parent.mkdir(parents=True)
             folder.rename(place)
             artifact = artifacts.read(place)  # every file against the card, before anything sees it
@@ -87,8 +87,8 @@ def _publish(artifact: Artifact, place: Path) -> Path:
         with contextlib.suppress(StartError):
             if artifacts.read(place).sha256 == artifact.sha256:
                 return place
-        told = "is there already, and is another model or damaged: choose another --version"
-        raise FetchError(f"{place}: {told}") from None
+        reason = "is there already, and is another model or damaged: choose another --version"
+        raise FetchError(f"{place}: {reason}") from None
     return place
 
 
@@ -198,9 +198,9 @@ def _opened(url: str) -> Iterator[BinaryIO | Any]:
         raise FetchError(f"{url}: cannot be read ({getattr(err, 'reason', None) or err.strerror or err})") from err
 
 
-def _first_line(told: object) -> str:
+def _first_line(message: object) -> str:
     """What a library says; behind its first line some have a list of all that they tried."""
-    return str(told).partition("\n")[0].rstrip(": ")
+    return str(message).partition("\n")[0].rstrip(": ")
 
 
 class _Whole:
@@ -240,8 +240,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Fetch one model, verify it, and put it into a models folder.",
         epilog="s3://, gs://, abfs:// and others need fsspec and the store's package (s3fs, gcsfs, adlfs) beside it.",
     )
-    told = "a version's folder (…/digits_cnn-mnist/1) or a tar of one: a path, file://, http(s)://, what fsspec reaches"
-    parser.add_argument("url", metavar="URL", help=told)
+    text = "a version's folder (…/digits_cnn-mnist/1) or a tar of one: a path, file://, http(s)://, what fsspec reaches"
+    parser.add_argument("url", metavar="URL", help=text)
     parser.add_argument("--to", type=Path, required=True, metavar="MODELS", help="the models folder")
     parser.add_argument("--sha256", help="of the tar, or of model.onnx where URL is a folder")
     parser.add_argument("--version", type=int, help="default: the number that the folder is called, else 1")

@@ -132,11 +132,11 @@ class ImageClassifier(_METHODS):
         if (needs := memory.needs(folder, WORKERS, os.getppid(), SETTINGS.resident_bytes)) is not None:
             log.log(logging.WARNING if needs.much else logging.INFO, "%s", needs)
         _Loaded.repository = repository
-        turn = None if folder is None else folder / "loading"
+        loading = None if folder is None else folder / "loading"
         measuring = None if folder is None else folder / "measuring"  # another turn: what is published does not wait
         watching.take_faster(_repository, bool(SETTINGS.watch or SETTINGS.resident_bytes), measuring)
         if SETTINGS.watch:
-            watching.start(repository, _switch, turn)
+            watching.start(repository, _switch, loading)
         gc.collect()
         gc.freeze()  # what is loaded stays; looking through it for garbage would stop the worker for 0.1 s now and then
 

@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         work = _work(args)
-        told = _told(work)
-        output = Output(args.output, told)
+        metadata = _metadata(work)
+        output = Output(args.output, metadata)
         before = len(output.done)
         chunks = list(sources.chunks(args.source, output.done, args.column))
     except (StartError, OutputError, sources.SourceError) as err:
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"and {counts.errors - SHOWN_ERRORS:,} more errors, in the column error", file=sys.stderr)
     print(
         f"wrote {output.path}: {counts.pictures:,} pictures, {counts.errors:,} with errors, {counts.unsure:,} unsure; "
-        f"{told['model']} version {told['version']}"
+        f"{metadata['model']} version {metadata['version']}"
     )
     if rate is not None:
         print(f"{rate.images:,} answered now in {rate.seconds:.1f} s: {rate}")
@@ -101,11 +101,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Classify many pictures, on Ray Data. The same command again goes on with what is left.",
         epilog="Columns of the output: file, label, probability, predictions, unsure, error, code. Rows have no order.",
     )
-    told = (
+    text = (
         "a folder, a picture, a list of files (.txt; - for standard input), a Parquet file, a WebDataset tar, a glob, "
     )
     parser.add_argument(
-        "source", metavar="SOURCE", help=told + "or any of these by an fsspec URL, as s3://bucket/prefix"
+        "source", metavar="SOURCE", help=text + "or any of these by an fsspec URL, as s3://bucket/prefix"
     )
     parser.add_argument("--model", help="a served model's name, or a model's folder; default: SHORTCUT_DEFAULT_MODEL")
     parser.add_argument("--version", type=int, help="default: the latest")
@@ -113,8 +113,8 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, required=True, metavar="FILE.parquet", help="the answers, a row a picture"
     )
     parser.add_argument("--top-k", type=int, default=3, help="classes to keep for each picture (default: 3)")
-    told = "0 to 1, or `card`: a less probable answer is unsure"
-    parser.add_argument("--min-probability", type=_min_probability, metavar="P", help=told)
+    text = "0 to 1, or `card`: a less probable answer is unsure"
+    parser.add_argument("--min-probability", type=_min_probability, metavar="P", help=text)
     parser.add_argument(
         "--column", help="of a Parquet source, that holds the pictures (default: image, bytes, content …)"
     )
@@ -122,8 +122,8 @@ def _parser() -> argparse.ArgumentParser:
         "--actors", type=int, help="processes that compute (default: one a core of the machine or cluster)"
     )
     parser.add_argument("--gpus", type=float, default=0.0, help="GPUs that one actor takes, as 1 or 0.5 (default: 0)")
-    told = "of a Ray cluster, as ray://head:10001 or auto (default: Ray is started on this machine)"
-    parser.add_argument("--address", help=told)
+    text = "of a Ray cluster, as ray://head:10001 or auto (default: Ray is started on this machine)"
+    parser.add_argument("--address", help=text)
     return parser
 
 
@@ -152,8 +152,8 @@ def _work(args: argparse.Namespace) -> Work:
     with tempfile.TemporaryDirectory(prefix="shortcut-bulk-") as shared:
         measurements = Measurements(settings.cache, Path(shared))
         model = Predictor.open(folder, options=options, measurements=measurements).model
-        found = Path(shared, MEASURED)
-        measured = found.read_bytes() if found.exists() else b""
+        file = Path(shared, MEASURED)
+        measured = file.read_bytes() if file.exists() else b""
     artifact = model.artifact
     return Work(
         artifact.name,
@@ -178,7 +178,7 @@ def _folder(settings: Settings, model: str | None, version: int | None) -> Path:
     return folder if version is None else folder / str(version)
 
 
-def _told(work: Work) -> dict[str, str]:
+def _metadata(work: Work) -> dict[str, str]:
     """What all answers of one file have in common."""
     asked = {"top_k": str(work.top_k), "min_probability": str(work.min_probability)}
     sha256 = hashlib.sha256(work.files["model.onnx"]).hexdigest()
@@ -188,7 +188,7 @@ def _told(work: Work) -> dict[str, str]:
 def _run(work: Work, chunks: list[sources.Chunk], args: argparse.Namespace, output: Output, wanted: int) -> Rate:
     """Keeps each answer as it comes. Raises whatever Ray does, and KeyboardInterrupt on SIGTERM too."""
     began = now = time.monotonic()
-    first_at, first, count, bad, told_at = 0.0, 0, 0, 0, began
+    first_at, first, count, bad, reported = 0.0, 0, 0, 0, began
     starting = args.actors or cores.available()
     every = TELL_SECONDS if sys.stderr.isatty() else TELL_SECONDS_IN_LOG
     from serving.bulk import running  # Ray: seconds, which a wrong argument shall not cost
@@ -201,8 +201,8 @@ def _run(work: Work, chunks: list[sources.Chunk], args: argparse.Namespace, outp
         bad += len(table) - table["error"].null_count
         output.add(table)
         # In a log too, the first answers are told at once: the start was long.
-        if now - told_at >= every or told_at == began or (count == wanted and sys.stderr.isatty()):
-            told_at = now
+        if now - reported >= every or reported == began or (count == wanted and sys.stderr.isatty()):
+            reported = now
             start, end = ("\r", "") if sys.stderr.isatty() else ("", "\n")
             rate = Rate(count, now - began, first_at, first)
             print(f"{start}{count:,} of {wanted:,} pictures, {bad:,} bad, {rate}", end=end, file=sys.stderr, flush=True)

@@ -36,9 +36,9 @@ class OutputError(Exception):
 
 
 class Output:
-    """The answers under `path`. `told` says what was asked and of which model: one file has one kind of answers."""
+    """The answers under `path`. `metadata` says what was asked and of which model: one file has one kind of answers."""
 
-    def __init__(self, path: Path, told: Mapping[str, str]):
+    def __init__(self, path: Path, metadata: Mapping[str, str]):
         if path.suffix != ".parquet":
             raise OutputError(f"--output {path}: must end with .parquet")
         if path.is_dir():
@@ -47,7 +47,7 @@ class Output:
         self.folder = path.with_name(path.name + ".parts")
         self.done: set[str] = set()  # names of the pictures that were answered before this run
         self.answered = 0  # pictures, before it and in it
-        self._schema = SCHEMA.with_metadata({PREFIX + k.encode(): v.encode() for k, v in told.items()})
+        self._schema = SCHEMA.with_metadata({PREFIX + k.encode(): v.encode() for k, v in metadata.items()})
         self._waiting: list[pyarrow.Table] = []
         self._since = time.monotonic()
         try:
@@ -129,11 +129,11 @@ class Output:
 
     def _check(self, part: Path) -> None:
         """Raises OutputError where the file holds answers of another kind."""
-        found = pyarrow.parquet.read_schema(part)
-        if found.remove_metadata() != SCHEMA:
+        schema = pyarrow.parquet.read_schema(part)
+        if schema.remove_metadata() != SCHEMA:
             raise OutputError(f"{part}: holds no answers of this command: choose another --output, or remove it")
         for key, value in self._schema.metadata.items():
-            before = (found.metadata or {}).get(key, b"nothing")
+            before = (schema.metadata or {}).get(key, b"nothing")
             if before != value:
                 what = key.removeprefix(PREFIX).decode()
                 raise OutputError(

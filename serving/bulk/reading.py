@@ -102,8 +102,8 @@ class Classifier:
         for pictures in read(chunk, self._work.max_bytes):
             names += [picture.name for picture in pictures]
             contents = [picture.content for picture in pictures if isinstance(picture.content, bytes)]
-            found, decoded = self._predictor.rows(contents, self._work.min_probability)
-            rows += found
+            batches, decoded = self._predictor.rows(contents, self._work.min_probability)
+            rows += batches
             more = iter(decoded)
             notes += [next(more) if isinstance(picture.content, bytes) else picture.content for picture in pictures]
             if len(names) >= TABLE_ROWS:
@@ -124,8 +124,8 @@ class Classifier:
             "error": [str(note) if isinstance(note, ClassifyError) else None for note in notes],
             "code": [note.code if isinstance(note, ClassifyError) else None for note in notes],
         }
-        found = {name: columns[name] for name in SCHEMA.names if name not in given}
-        return pyarrow.table(given | found, schema=SCHEMA)
+        answers = {name: columns[name] for name in SCHEMA.names if name not in given}
+        return pyarrow.table(given | answers, schema=SCHEMA)
 
     def _columns(self, doubts: Sequence[str | None], rows: np.ndarray) -> pyarrow.Table:
         """What the model says of the pictures that could be decoded."""
@@ -177,8 +177,8 @@ def _of_store(chunk: Chunk, places: Sequence[Place], max_bytes: int) -> Iterator
     """All at once, where fsspec can."""
     fs = fsspec.filesystem(chunk.protocol)
     stops = [_stop(place, max_bytes) for place in places]
-    found = fs.cat_ranges([p.path for p in places], [p.start for p in places], stops, on_error="return")
-    for content in found:
+    contents = fs.cat_ranges([p.path for p in places], [p.start for p in places], stops, on_error="return")
+    for content in contents:
         yield Unreadable(f"cannot be read: {content!r}") if isinstance(content, Exception) else bytes(content)
 
 
@@ -218,10 +218,10 @@ def _of_parquet(chunk: Chunk, max_bytes: int) -> Iterator[list[_Picture]]:
 
 def _bytes(value: Any) -> bytes:
     """Empty where the cell is, which the decoder then says."""
-    found = value.as_py()
-    if isinstance(found, dict):
-        found = found.get("bytes")
-    return found or b""
+    cell = value.as_py()
+    if isinstance(cell, dict):
+        cell = cell.get("bytes")
+    return cell or b""
 
 
 def artifact_files(folder: Path) -> dict[str, bytes]:

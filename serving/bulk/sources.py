@@ -110,10 +110,10 @@ def files(source: str) -> list[_File]:
     fs, _, path = _file_system(source)
     try:
         if any(letter in path for letter in "*?["):
-            found = fs.glob(path, detail=True)
-            if not found:
+            entries = fs.glob(path, detail=True)
+            if not entries:
                 raise SourceError(f"{source}: no file fits this pattern")
-            return [_file(fs, name, info) for name, info in sorted(found.items()) if info.get("type") != "directory"]
+            return [_file(fs, name, info) for name, info in sorted(entries.items()) if info.get("type") != "directory"]
         if fs.isfile(path):
             if _suffix(path) in LISTS:
                 base = source.rpartition("/")[0]
@@ -130,12 +130,12 @@ def files(source: str) -> list[_File]:
 def _of_folder(fs: Any, folder: str, source: str) -> list[_File]:
     local = _protocol(fs) == "file"
     # What fsspec tells of a local file is ten times as large as its name.
-    found: dict[str, Any] = dict.fromkeys(_below(folder)) if local else fs.find(folder, detail=True)
-    seen = sorted(path for path in found if not _hidden(path, folder))
+    entries: dict[str, Any] = dict.fromkeys(_below(folder)) if local else fs.find(folder, detail=True)
+    seen = sorted(path for path in entries if not _hidden(path, folder))
     for suffixes in (SUFFIXES, {".tar"}, {".parquet"}):
         if fitting := [path for path in seen if _suffix(path) in suffixes]:
-            return [_file(fs, path, {"size": _length(path)} if local else found[path]) for path in fitting]
-    raise SourceError(f"{source}: no picture, tar or Parquet file by its name among {len(found):,} files")
+            return [_file(fs, path, {"size": _length(path)} if local else entries[path]) for path in fitting]
+    raise SourceError(f"{source}: no picture, tar or Parquet file by its name among {len(entries):,} files")
 
 
 def _below(folder: str) -> Iterator[str]:

@@ -94,11 +94,11 @@ def _read(files: Iterator[str], count: int) -> list[tuple[str, bytes | ClassifyE
 def _read_file(file: str) -> bytes | ClassifyError:
     try:
         with io.FileIO(file, opener=_open) as opened:
-            found = os.fstat(opened.fileno())
-            if not stat.S_ISREG(found.st_mode):
+            status = os.fstat(opened.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 return UnreadableFile("cannot be read: no regular file")
-            if found.st_size > LARGEST:
-                return BodyTooLarge(f"{found.st_size:,} bytes; files of up to {LARGEST:,} are sent")
+            if status.st_size > LARGEST:
+                return BodyTooLarge(f"{status.st_size:,} bytes; files of up to {LARGEST:,} are sent")
             return opened.readall()
     except OSError as err:
         return UnreadableFile(f"cannot be read: {err.strerror}")

@@ -73,8 +73,8 @@ class Table:
             raise ValueError(f"{self._path} holds something else than answers: {err}") from err
         for row in rows:
             if len(row) != width:
-                told = f"a line of {len(row)} cells, not {width}, begins with {','.join(row)[:40]!a}"
-                raise ValueError(f"{self._path} holds something else than answers: {told}")
+                line = f"a line of {len(row)} cells, not {width}, begins with {','.join(row)[:40]!a}"
+                raise ValueError(f"{self._path} holds something else than answers: {line}")
         return rows
 
     def _rewrite(self, content: bytes) -> None:

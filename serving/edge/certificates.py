@@ -24,8 +24,8 @@ class Certificate:
     def _look(self) -> Sequence[tuple[int, int, int]]:
         """What changes with the files' contents; a link counts as what it leads to."""
         certificate, key, _ = self._files
-        found = [os.stat(name) for name in (certificate, key) if name is not None]  # noqa: PTH116 (no Path a second)
-        return [(file.st_mtime_ns, file.st_size, file.st_ino) for file in found]
+        files = [os.stat(name) for name in (certificate, key) if name is not None]  # noqa: PTH116 (no Path a second)
+        return [(file.st_mtime_ns, file.st_size, file.st_ino) for file in files]
 
     def take_up(self) -> bool:
         """Load the files if they have changed since they were last looked at; whether they were loaded. Files that do

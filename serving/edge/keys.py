@@ -25,10 +25,10 @@ def admits(hashes: tuple[str, ...], authorization: str) -> bool:
     """Whether an Authorization header carries a key with one of `hashes` (hex); every hash is compared."""
     scheme, _, key = authorization.partition(" ")
     offered = digest(key.strip().encode("latin-1", "replace")) if scheme.lower() == "bearer" else ""
-    found = False
+    admitted = False
     for known in hashes:
-        found |= hmac.compare_digest(offered, known)
-    return found
+        admitted |= hmac.compare_digest(offered, known)
+    return admitted
 
 
 def require(hashes: tuple[str, ...], request: Request) -> None:

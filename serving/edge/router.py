@@ -116,8 +116,8 @@ class Router:
     def labels(self) -> dict[str, str]:
         """Every label of a path in metrics, and its protocol's."""
         known = [*self._exact.values(), *(p.methods for group in self._patterns.values() for p in group)]
-        found = {methods.label: methods.protocol.name for methods in (*known, *(m for _, m in self._unknown))}
-        return found | {metrics.UNKNOWN: PLAIN.name}
+        protocols = {methods.label: methods.protocol.name for methods in (*known, *(m for _, m in self._unknown))}
+        return protocols | {metrics.UNKNOWN: PLAIN.name}
 
     @property
     def probes(self) -> tuple[str, ...]:
@@ -162,8 +162,8 @@ class Router:
             return methods, ()
         for pattern in self._patterns.get(segments[1].lower() if len(segments) > 1 else "", ()):
             if (match := pattern.expression.fullmatch(text)) is not None:
-                found = match.groupdict()
-                return pattern.methods, tuple((name, value.replace("\0", "/")) for name, value in found.items())
+                parameters = match.groupdict()
+                return pattern.methods, tuple((name, value.replace("\0", "/")) for name, value in parameters.items())
         for prefix, methods in self._unknown:
             if path.startswith(prefix):
                 return methods, ()

@@ -39,11 +39,11 @@ Plan = tuple[float, tuple[int, ...]]  # the seconds that a batch takes, and the 
 
 def plans(seconds: Mapping[int, float], most: int) -> list[Plan]:
     """The fastest plan for each number of images from 0 to `most`; `seconds` is what a run of each size takes."""
-    found: list[Plan] = [(0.0, ())]
+    cheapest: list[Plan] = [(0.0, ())]
     for count in range(1, most + 1):
-        rests = [(size, taken, found[max(count - size, 0)]) for size, taken in seconds.items()]
-        found.append(min((taken + rest[0], (size, *rest[1])) for size, taken, rest in rests))
-    return found
+        rests = [(size, taken, cheapest[max(count - size, 0)]) for size, taken in seconds.items()]
+        cheapest.append(min((taken + rest[0], (size, *rest[1])) for size, taken, rest in rests))
+    return cheapest
 
 
 def worthwhile(seconds: Mapping[int, float]) -> dict[int, float]:
@@ -59,8 +59,8 @@ def worthwhile(seconds: Mapping[int, float]) -> dict[int, float]:
 
 def batch_seconds(seconds: Mapping[int, float]) -> dict[int, float]:
     """What a batch of each size of FORMED takes; `seconds` is what a run of each prepared size takes."""
-    found = plans(seconds, max(FORMED))
-    return {size: found[size][0] for size in FORMED}
+    cheapest = plans(seconds, max(FORMED))
+    return {size: cheapest[size][0] for size in FORMED}
 
 
 def with_recomputing(fast: Mapping[int, float], exact: Mapping[int, float], share: float) -> dict[int, float]:

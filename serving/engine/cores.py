@@ -50,8 +50,8 @@ def _allowed() -> set[int]:
 
 def _quota() -> float | None:
     """In processors: the least that this process's cgroup and those around it have; None where none has any."""
-    found = [quota for folder in cgroups("cpu") if (quota := _quota_of(folder)) is not None]
-    return min(found, default=None)
+    quotas = [quota for folder in cgroups("cpu") if (quota := _quota_of(folder)) is not None]
+    return min(quotas, default=None)
 
 
 def cgroups(controller: str) -> Iterator[Path]:

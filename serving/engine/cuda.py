@@ -49,8 +49,8 @@ def session(onnx: bytes, options: ort.SessionOptions, tf32: bool, graphs: bool) 
 def what_failed(err: Exception) -> str:
     """The reason that an error of ONNX Runtime holds or, where it only says that nodes were left over, hides; "" where
     there is none."""
-    if found := _FAILURE.search(" ".join(str(err).split())):
-        return found[0]
+    if match := _FAILURE.search(" ".join(str(err).split())):
+        return match[0]
     try:
         ctypes.CDLL(str(Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"))
     except OSError as missing:

@@ -30,7 +30,7 @@ class Check(NamedTuple):
     """How far a backend is from the golden outputs, at most."""
 
     deviation: float  # of a probability
-    lead: float  # of the lead that an image's best class has over another
+    margin: float  # of an image's best class over another one
     unfamiliarity: float = 0.0  # of an unfamiliarity, as a fraction of it
 
 
@@ -54,7 +54,7 @@ def golden_check(
     strange = _Unfamiliarity(artifact, exact, repeats)
     best, ordered = reference.argmax(axis=1), np.sort(reference, axis=1)
     clear = ordered[:, -1] - ordered[:, -2] > 2 * tolerance
-    largest_of, lead, flipped = np.zeros(len(images)), 0.0, 0
+    largest_of, margin, flipped = np.zeros(len(images)), 0.0, 0
     room = _Room() if memory.short() else None
     for size in sizes:
         if room is not None:
@@ -69,7 +69,7 @@ def golden_check(
             change = answer - reference[part]
             difference = np.nan_to_num(np.abs(change).max(axis=1), nan=np.inf)
             largest_of[part] = np.maximum(largest_of[part], difference)
-            lead = max(lead, float(np.abs(np.take_along_axis(change, best[part, None], axis=1) - change).max()))
+            margin = max(margin, float(np.abs(np.take_along_axis(change, best[part, None], axis=1) - change).max()))
             flipped += int((answer.argmax(axis=1) != best[part])[clear[part]].sum())
             strange.compare(unfamiliarity, part)
     deviation, outliers = float(largest_of.max()), np.mean(largest_of > tolerance)
@@ -79,7 +79,7 @@ def golden_check(
             f"{outliers:.0%} of the images over it, {flipped} answers changed",
             lasting=True,
         )
-    return Check(deviation, lead, strange.deviation())
+    return Check(deviation, margin, strange.deviation())
 
 
 class _Room:
@@ -140,11 +140,11 @@ class _Unfamiliarity:
 class CloseCalls:
     """Which answers of a less exact backend float32 decides, because the backend's error could change what is said.
 
-    A close call is a best class within `lead` of the next one, a best probability within `probability` of the threshold
-    that it is judged by, or an unfamiliarity within `unfamiliarity` of the `strange_from` of the model's card.
+    A close call is a best class within `margin` of the next one, a best probability within `probability` of the
+    threshold that it is judged by, or an unfamiliarity within `unfamiliarity` of `strange_from`, as the card has it.
     """
 
-    lead: float = CLOSE
+    margin: float = CLOSE
     probability: float = CLOSE
     strange_from: float | None = None
     unfamiliarity: float = 0.0
@@ -154,12 +154,12 @@ class CloseCalls:
         """As far as the backend has moved a golden image, and at least CLOSE; `threshold` is the card's, of
         unfamiliarity."""
         share = max(CLOSE_UNFAMILIARITY, check.unfamiliarity)
-        return cls(max(CLOSE, check.lead), max(CLOSE, check.deviation), threshold, share * abs(threshold or 0.0))
+        return cls(max(CLOSE, check.margin), max(CLOSE, check.deviation), threshold, share * abs(threshold or 0.0))
 
     def among(self, outputs: Outputs, thresholds: np.ndarray | None = None) -> np.ndarray:
         """The indices of the close calls. `thresholds` (N,) is NaN for an answer that is judged by none."""
         ordered = np.partition(outputs.probabilities, -2, axis=1)
-        close = ordered[:, -1] - ordered[:, -2] < self.lead
+        close = ordered[:, -1] - ordered[:, -2] < self.margin
         if thresholds is not None:
             close |= np.abs(ordered[:, -1] - thresholds) < self.probability  # NaN is not less
         if self.strange_from is not None and outputs.unfamiliarity is not None:

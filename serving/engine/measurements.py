@@ -183,8 +183,8 @@ def _write(path: Path, entries: dict[str, Any]) -> None:
 
 
 def _entries(text: str | bytes) -> dict[str, Any]:
-    found = json.loads(text)
-    return found if isinstance(found, dict) else {}
+    entries = json.loads(text)
+    return entries if isinstance(entries, dict) else {}
 
 
 def _file(folder: Path | None) -> Path | None:

@@ -37,8 +37,8 @@ def left() -> int | None:
 
 def short() -> bool:
     """Whether so little is left that what is loaded must be looked at before."""
-    found = left()
-    return found is not None and found < PLENTY
+    free = left()
+    return free is not None and free < PLENTY
 
 
 def own() -> int:
@@ -48,10 +48,10 @@ def own() -> int:
 
 def kills() -> int:
     """How many processes the kernel has ended for want of memory, here and in the cgroups around this process."""
-    found = _number(VMSTAT, "oom_kill")
+    count = _number(VMSTAT, "oom_kill")
     for folder in dict.fromkeys(cores.cgroups("memory")):
-        found += sum(_number(folder / name, "oom_kill") for name in ("memory.events", "memory.oom_control"))
-    return found
+        count += sum(_number(folder / name, "oom_kill") for name in ("memory.events", "memory.oom_control"))
+    return count
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ def _number(file: Path, name: str) -> int:
 
 
 def _machine(name: str) -> list[int]:
-    found = _kilobytes(MEMINFO, name)
-    return [found] if found else []
+    size = _kilobytes(MEMINFO, name)
+    return [size] if size else []
 
 
 def _status(name: str) -> int:

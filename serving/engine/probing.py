@@ -72,33 +72,33 @@ def probe(
     child: Sequence[str] = CHILD,
 ) -> Findings:
     """Never raises: where no child can be started, every backend is refused for that reason, which may pass."""
-    found = Findings()
+    findings = Findings()
     left = list(backends)
     try:
-        _probe(artifact, left, found, threads, hangs_seconds, child)
+        _probe(artifact, left, findings, threads, hangs_seconds, child)
     except Exception as err:  # no room for temporary files, no process, an answer that was cut off
         reason = f"no process can be started: {err.strerror or err}" if isinstance(err, OSError) else repr(err)
-        found.refused |= dict.fromkeys(left, reason)
-        found.lasting = False
-    return found
+        findings.refused |= dict.fromkeys(left, reason)
+        findings.lasting = False
+    return findings
 
 
 def _probe(
     artifact: artifacts.Artifact,
     left: list[Backend],
-    found: Findings,
+    findings: Findings,
     threads: int,
     hangs_seconds: float,
     child: Sequence[str],
 ) -> None:
-    """Fill `found`; of `left` stays what no child has answered for. Raises OSError, and ValueError or KeyError where an
-    answer cannot be read."""
+    """Fill `findings`; of `left` stays what no child has answered for. Raises OSError, and ValueError or KeyError where
+    an answer cannot be read."""
     room, needed = memory.left(), CHILD_BYTES + CHILD_TIMES * len(artifact.onnx)
     if room is not None and room < needed:  # where memory is short some orchestrators end everything, not the child
-        found.refused |= dict.fromkeys(
+        findings.refused |= dict.fromkeys(
             left, f"not measured: {memory.megabytes(room)} of memory are left, and it takes {memory.megabytes(needed)}"
         )
-        found.lasting = False
+        findings.lasting = False
         return
     while left:
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as mark:
@@ -115,16 +115,16 @@ def _probe(
             ended, lasting = _run([sys.executable, *child, json.dumps(request)], output, errors, mark, hangs_seconds)
             if not ended:
                 output.seek(0)
-                _read(json.load(output), left, found)
+                _read(json.load(output), left, findings)
                 return
             current, _ = _progress(mark.fileno())
             errors.seek(0)
             last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
-        found.lasting &= lasting
+        findings.lasting &= lasting
         if current < 0:  # it had not come to any backend
-            found.refused |= dict.fromkeys(left, ": ".join([ended, *last]))
+            findings.refused |= dict.fromkeys(left, ": ".join([ended, *last]))
             return
-        found.refused[left.pop(current)] = ended
+        findings.refused[left.pop(current)] = ended
 
 
 def _run(command: list[str], output: Any, errors: Any, mark: Any, hangs_seconds: float) -> tuple[str, bool]:
@@ -167,18 +167,18 @@ def _progress(mark: int) -> tuple[int, int]:
     return int(current), int(steps or 0)
 
 
-def _read(answer: dict[str, Any], backends: Sequence[Backend], found: Findings) -> None:
+def _read(answer: dict[str, Any], backends: Sequence[Backend], findings: Findings) -> None:
     for backend, result in zip(backends, answer["results"], strict=True):
         if "refused" in result:
-            found.refused[backend] = result["refused"]
-            found.lasting &= result["lasting"]
+            findings.refused[backend] = result["refused"]
+            findings.lasting &= result["lasting"]
         else:
             seconds, again = (
                 {int(size): float(taken) for size, taken in result[part].items()} for part in ("seconds", "again")
             )
             calls = None if result["calls"] is None else CloseCalls(**result["calls"])
-            found.trials[backend] = Trial(seconds, again, result["recomputed_share"], result["bytes"], calls)
-    found.lasting &= answer["undisturbed"]
+            findings.trials[backend] = Trial(seconds, again, result["recomputed_share"], result["bytes"], calls)
+    findings.lasting &= answer["undisturbed"]
 
 
 # In the child
@@ -282,7 +282,7 @@ def _time_in_turn(
     runs: dict[Backend, Run], golden: np.ndarray, mark: Callable[[Backend], None], clock: Callable[[], float]
 ) -> dict[Backend, dict[int, float]]:
     """The least seconds that each run takes for a batch of each of its sizes, by `clock`."""
-    found: dict[Backend, dict[int, float]] = {backend: {} for backend in runs}
+    seconds: dict[Backend, dict[int, float]] = {backend: {} for backend in runs}
     for size in FORMED:
         images = np.resize(golden, (size, *golden.shape[1:]))
         taken: dict[Backend, list[float]] = {backend: [] for backend in runs if size in backend.sizes}
@@ -294,8 +294,8 @@ def _time_in_turn(
                 runs[backend](images)
                 each.append(clock() - started)
         for backend, each in taken.items():
-            found[backend][size] = min(each)
-    return found
+            seconds[backend][size] = min(each)
+    return seconds
 
 
 def _keep_out_of_the_way(parent: int) -> None:

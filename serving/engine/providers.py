@@ -139,8 +139,8 @@ def as_run(session: ort.InferenceSession, backend: Backend, seconds: Mapping[int
 
 def output_names(session: ort.InferenceSession) -> list[str]:
     """Of the outputs that are served, in the order of `Outputs`."""
-    found = {output.name for output in session.get_outputs()}
-    return ["probabilities", *(["unfamiliarity"] if "unfamiliarity" in found else [])]
+    names = {output.name for output in session.get_outputs()}
+    return ["probabilities", *(["unfamiliarity"] if "unfamiliarity" in names else [])]
 
 
 def _refusal(err: Exception, backend: Backend) -> ProviderError:

@@ -42,14 +42,14 @@ class Options(NamedTuple):
     def backends(self, without: Backend | None = None) -> list[Backend]:
         """What may be tried, in order of preference. `without` is a backend that has failed: its provider is only
         taken again where there is no other."""
-        found = [
+        allowed = [
             backend
             for backend in BACKENDS
             if self.provider in ("auto", backend.provider)
             and self.precision in ("auto", backend.precision)
             and (self.cuda_graphs or not backend.graphs)
         ]
-        return [backend for backend in found if without is None or backend.provider != without.provider] or found
+        return [backend for backend in allowed if without is None or backend.provider != without.provider] or allowed
 
     def __str__(self) -> str:
         named = {"SHORTCUT_PROVIDER": self.provider, "SHORTCUT_PRECISION": self.precision}
@@ -307,8 +307,8 @@ def _open(
     else:
         run, deviation = open_backend(artifact, backend, options.threads, sizes=(1,))
         deviation = max(deviation, checked.deviation)
-    found = measurement or checked
-    seconds = found.image_seconds if found else _timed(run, artifact.golden_images, options.threads)
+    known_speed = measurement or checked
+    seconds = known_speed.image_seconds if known_speed else _timed(run, artifact.golden_images, options.threads)
     share = measurement.recomputed_share if measurement else 0.0
     took = time.perf_counter() - started
     size = measurement.bytes if measurement else 0

@@ -39,10 +39,10 @@ def light_on_dark(
     size = shape[:2]
     if grey.shape == size and (standing := _standing(grey)) is not None:
         return Figure(standing, None)
-    found, unsure = (cut_by_edge(grey), None) if grey.shape == size else (None, None)
-    if found is None:
-        found, unsure = find_figure(grey, budget)
-    if found is None or (cut := thickened(found)) is None:
+    figure, unsure = (cut_by_edge(grey), None) if grey.shape == size else (None, None)
+    if figure is None:
+        figure, unsure = find_figure(grey, budget)
+    if figure is None or (cut := thickened(figure)) is None:
         return Figure(np.zeros(size, np.uint8), unsure or "no_figure")
     scale = FIGURE * min(size) / max(cut.size)
     small = np.asarray(cut.resize((max(1, round(cut.width * scale)), max(1, round(cut.height * scale))), resample))

@@ -152,11 +152,11 @@ def _chosen(grey: np.ndarray, budget: Budget | None) -> tuple[_Ink | None, np.nd
     """Dark writing on light ground or light writing on dark: whichever it is, and the parts of its figure."""
     if budget is not None:
         budget.take(grey.size // _PIXELS_A_RUN)
-    dark, dark_parts = _found(dark_ink(grey), budget)
+    dark, dark_parts = _written_in(dark_ink(grey), budget)
     likely = _likeness(grey, dark, dark_parts, -1) if dark and dark_parts is not None else 0.0
     if likely >= _LIKELY and border_level(grey) > 127:
         return dark, dark_parts
-    light, light_parts = _found(light_ink(grey), budget)
+    light, light_parts = _written_in(light_ink(grey), budget)
     if dark is None or dark_parts is None or light is None or light_parts is None:
         return (light, light_parts) if dark_parts is None else (dark, dark_parts)
     if _on_sheet(grey, (light.parts, light_parts), (dark.parts, dark_parts)):
@@ -165,7 +165,7 @@ def _chosen(grey: np.ndarray, budget: Budget | None) -> tuple[_Ink | None, np.nd
     return (light, light_parts) if clearly_light else (dark, dark_parts)
 
 
-def _found(share: np.ndarray, budget: Budget | None) -> tuple[_Ink | None, np.ndarray | None]:
+def _written_in(share: np.ndarray, budget: Budget | None) -> tuple[_Ink | None, np.ndarray | None]:
     ink = _writing(share, budget)
     return _figure(ink, budget) if ink else (None, None)
 
@@ -182,12 +182,12 @@ def _likeness(grey: np.ndarray, ink: _Ink, chosen: np.ndarray, sign: int) -> flo
     steps = []
     for m, g in ((mask, levels), (mask[::-1], levels[::-1]), (mask.T, levels.T), (mask.T[::-1], levels.T[::-1])):
         steps.append((g[:-3] - g[3:])[m[:-3] & ~m[1:-2]])
-    found = np.concatenate(steps)
-    if not found.size:
+    edges = np.concatenate(steps)
+    if not edges.size:
         return 0.0
-    most = int(np.partition(found, -(found.size // 10) - 1)[-(found.size // 10) - 1])
-    sharp = float((found > 0.35 * most).mean())
-    width = 2.5 * float(mask.sum()) / found.size  # of a stroke: its area by half its outline, counted in steps
+    most = int(np.partition(edges, -(edges.size // 10) - 1)[-(edges.size // 10) - 1])
+    sharp = float((edges > 0.35 * most).mean())
+    width = 2.5 * float(mask.sum()) / edges.size  # of a stroke: its area by half its outline, counted in steps
     inside = sign * float(np.median(levels[mask]))
     ground = grey[ink.share() < 0.5 * ink.threshold]
     near = max(12.0, 0.25 * abs(inside - float(np.median(ground)))) if ground.size else 0.0

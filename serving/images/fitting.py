@@ -46,10 +46,10 @@ def fit(size: Size, frame: Size, convention: str, resize_to: int | None = None) 
     return Fit((left * x, top * y, min((left + wide) * x, width), min((top + high) * y, height)), frame)
 
 
-def surplus(found: Fit) -> int:
+def surplus(fit: Fit) -> int:
     """By how much a picture may be shrunk before it is resized, 1 or more: its box keeps enough pixels."""
-    left, top, right, bottom = found.box
-    wide, high = found.size
+    left, top, right, bottom = fit.box
+    wide, high = fit.size
     return max(1, min(int(right - left) // enough(wide), int(bottom - top) // enough(high)))
 
 

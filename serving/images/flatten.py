@@ -38,8 +38,8 @@ def flat(image: Image.Image, mode: str, any_range: bool = False, coloured: bool 
     """
     bits = _bits(image)
     image.load()
-    turn = _UPRIGHT.get(orientation(image))
-    upright = image if turn is None else image.transpose(turn)
+    transposition = _UPRIGHT.get(orientation(image))
+    upright = image if transposition is None else image.transpose(transposition)
     if upright.mode.startswith("I") or upright.mode == "F":
         upright = _grey(np.asarray(upright), image, any_range)
     elif bits > 8:

@@ -60,8 +60,8 @@ def _ruled_rows(ink: np.ndarray, share: np.ndarray, budget: Budget | None) -> np
     shifts = np.round(np.outer(_SLOPES, np.arange(_BLOCKS) / (_BLOCKS - 1) - 0.5)).astype(int)
     places = len(_SLOPES) // 2 + shifts[:, None] + np.arange(height)[:, None]
     drawn = np.pad(drawn, ((len(_SLOPES) // 2,) * 2, (0, 0)))
-    found = drawn[places, np.arange(_BLOCKS)].sum(axis=2)  # of each slope and row: the pieces that are drawn
-    lines = found >= _BLOCKS - 1
+    pieces = drawn[places, np.arange(_BLOCKS)].sum(axis=2)  # of each slope and row: the pieces that are drawn
+    lines = pieces >= _BLOCKS - 1
     if not lines.any():
         return result
     thickest = max(3, round(_LINE * height))  # pixels

@@ -205,24 +205,24 @@ class Picture:
 
 def _fitted(
     pixels: Image.Image,
-    found: Fit,
+    fit: Fit,
     frame: tuple[int, int],
     resample: Image.Resampling,
     fill: int | Sequence[int],
 ) -> Image.Image:
-    """`pixels` in the model's frame, as `found` says."""
-    if found.cut:
-        pixels = pixels if found.box == (0, 0, *pixels.size) else pixels.crop(found.box)
-        part = pixels if pixels.size == found.size else pixels.resize(found.size, resample)
-    elif found.box == (0, 0, *pixels.size) and pixels.size == found.size:
+    """`pixels` in the model's frame, as `fit` says."""
+    if fit.cut:
+        pixels = pixels if fit.box == (0, 0, *pixels.size) else pixels.crop(fit.box)
+        part = pixels if pixels.size == fit.size else pixels.resize(fit.size, resample)
+    elif fit.box == (0, 0, *pixels.size) and pixels.size == fit.size:
         part = pixels
     else:
-        part = pixels.resize(found.size, resample, found.box)
-    if found.size == frame:
+        part = pixels.resize(fit.size, resample, fit.box)
+    if fit.size == frame:
         return part
     levels = [fill] if isinstance(fill, int) else list(fill)
     canvas = Image.new(pixels.mode, frame, tuple(levels * len(pixels.getbands()) if len(levels) == 1 else levels))
-    canvas.paste(part, found.at)
+    canvas.paste(part, fit.at)
     return canvas
 
 

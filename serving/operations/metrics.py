@@ -332,10 +332,10 @@ class Meter:
 def _shares(reference: Any, part: str) -> dict[str, float]:
     """A part of a card's reference; empty where somebody has put something else there, which is no reason not to
     serve."""
-    found = reference.get(part) if isinstance(reference, Mapping) else None
-    if not isinstance(found, Mapping) or not all(isinstance(share, int | float) for share in found.values()):
+    shares = reference.get(part) if isinstance(reference, Mapping) else None
+    if not isinstance(shares, Mapping) or not all(isinstance(share, int | float) for share in shares.values()):
         return {}
-    return {str(name): float(share) for name, share in found.items()}
+    return {str(name): float(share) for name, share in shares.items()}
 
 
 _serving: dict[tuple[str, str], Meter] = {}  # whose gauges are shown, by model and version

@@ -51,7 +51,7 @@ def answer(
     if not codings.is_quick(request, 0):
         return _answer_later(request, served, asked, limits[0])
     picture, request.body = request.body, b""
-    answer_one(request, served, picture, asked.min_probability, lambda found: _response(served, found, asked))
+    answer_one(request, served, picture, asked.min_probability, lambda result: _response(served, result, asked))
     return None
 
 
@@ -60,8 +60,8 @@ async def _answer_later(request: Request, served: ServedModel, asked: Parameters
     return _response(served, await served.answer(picture, min_probability=asked.min_probability), asked)
 
 
-def _response(served: ServedModel, found: Answer, asked: Parameters) -> Response:
-    ranking = served.rank(found, asked.top_k, asked.min_probability)
+def _response(served: ServedModel, result: Answer, asked: Parameters) -> Response:
+    ranking = served.rank(result, asked.top_k, asked.min_probability)
     return Response(200, answer_text(served, ranking), JSON)
 
 

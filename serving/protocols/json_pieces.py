@@ -23,7 +23,7 @@ _OPENINGS = re.compile(rb"[\[\s]*")
 Constant = Callable[[str], Any]
 
 
-def turns(length: int, step: int) -> Iterator[slice]:
+def slices(length: int, step: int) -> Iterator[slice]:
     """The slices of something long; between two of them other threads have their turn."""
     for start in range(0, length, step):
         if start:
@@ -120,19 +120,19 @@ class _Reader:
         depth = opening.group().count(b"[") if opening is not None else 0
         if depth > MAX_DEPTH:
             raise ValueError(f"lists are nested more than {MAX_DEPTH} deep")
-        found: list[Any] = []
+        numbers: list[Any] = []
         at, end = start + 1, end - 1
         while at < end:
             time.sleep(0)
             cut = self._cut(at, end, depth)
             if depth and cut - at > PIECE:  # one element, longer than a piece
-                found.append(self._numbers(body.index(b"[", at, cut), body.rindex(b"]", at, cut) + 1))
+                numbers.append(self._numbers(body.index(b"[", at, cut), body.rindex(b"]", at, cut) + 1))
             else:
-                found += self._loads(b"[%s]" % body[at:cut])
+                numbers += self._loads(b"[%s]" % body[at:cut])
             at = cut + 1
             if at == end:
                 raise ValueError("a comma has nothing behind it")
-        return found
+        return numbers
 
     def _cut(self, at: int, end: int, depth: int) -> int:
         """Where the comma is behind as many whole elements as fit into a piece, at least one; or the end."""

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from serving.errors import InvalidRequest
-from serving.protocols.json_pieces import loads, turns
+from serving.protocols.json_pieces import loads, slices
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ def from_base64(text: Any, what: str = "b64") -> bytes:
 def _decoded(text: str, start: int) -> Iterator[bytes]:
     """In pieces, as JSON is read."""
     ended, left = False, ""
-    for part in turns(len(text) - start, BASE64_PIECE):
+    for part in slices(len(text) - start, BASE64_PIECE):
         piece = text[start + part.start : start + part.stop]
         if not piece.isalnum():  # nearly every piece has + or /
             piece = "".join(piece.split()).replace("-", "+").replace("_", "/")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from serving.errors import InvalidRequest
-from serving.protocols.json_pieces import turns
+from serving.protocols.json_pieces import slices
 
 MAX_SHOWN = 80  # characters of a client's value that a message repeats
 PIECE = 32 * 1024  # elements that are read at once
@@ -40,7 +40,7 @@ def uint8_from_json(data: Any, shape: Sequence[int]) -> np.ndarray:
         raise InvalidRequest(f"the shape {list(shape)} needs {count:,} numbers, got {len(flat):,}")
     try:
         # bytes() checks at C speed that each is a whole number from 0 to 255.
-        pixels = b"".join([bytes(flat[part]) for part in turns(len(flat), PIECE)])
+        pixels = b"".join([bytes(flat[part]) for part in slices(len(flat), PIECE)])
     except (TypeError, ValueError) as err:
         raise InvalidRequest("the data must be whole numbers from 0 to 255") from err
     return np.frombuffer(pixels, np.uint8).reshape(shape)
@@ -48,10 +48,10 @@ def uint8_from_json(data: Any, shape: Sequence[int]) -> np.ndarray:
 
 def _joined(rows: list[list[Any]]) -> list[Any]:
     """The elements of all rows."""
-    found: list[Any] = []
-    for part in turns(len(rows), PIECE):
-        found.extend(chain.from_iterable(rows[part]))
-    return found
+    elements: list[Any] = []
+    for part in slices(len(rows), PIECE):
+        elements.extend(chain.from_iterable(rows[part]))
+    return elements
 
 
 def uint8_from_bytes(data: memoryview, shape: Sequence[int]) -> np.ndarray:

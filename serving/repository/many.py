@@ -19,7 +19,7 @@ from serving.repository.answers import Answer, Outcome
 from serving.repository.cache import Cancellable
 from serving.repository.served import Done, ServedModel
 
-TURN_SECONDS = 0.005  # of the event loop that the pictures of a request may take before others have their turn
+SLICE_SECONDS = 0.005  # of the event loop that the pictures of a request may take before others have their turn
 MAX_LARGE = 2  # pictures of one request that may be with the decoders
 SERVICE_FAILS = 500  # the status from which on a failure is the service's, and no picture's
 
@@ -127,11 +127,11 @@ class _Request:
     async def _start(self) -> None:
         """Send each picture on its way. Small ones are decoded at once: others have their turn between them. Of the
         large ones a few at a time, so that one request does not take all the room there is for them."""
-        turn = time.perf_counter()
+        resumed = time.perf_counter()
         for index, picture in enumerate(self._pictures):
-            if time.perf_counter() - turn > TURN_SECONDS:
+            if time.perf_counter() - resumed > SLICE_SECONDS:
                 await asyncio.sleep(0)
-                turn = time.perf_counter()
+                resumed = time.perf_counter()
             if self._finished.done():  # it has failed: what was not started yet need not be
                 return
             self._start_one(index, picture)

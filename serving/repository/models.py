@@ -86,10 +86,10 @@ def options(settings: Settings, threads: int) -> selection.Options:
 def started_with(shared: Path | None) -> dict[str, Started]:
     """What the parent has found of each version, by its path; empty if nobody knows."""
     try:
-        found = json.loads((shared / STARTED_WITH).read_bytes()) if shared is not None else {}
+        entries = json.loads((shared / STARTED_WITH).read_bytes()) if shared is not None else {}
         return {
             path: Started(identity, checked and Measurement.from_json(checked))
-            for path, (identity, checked) in found.items()
+            for path, (identity, checked) in entries.items()
         }
     except (OSError, KeyError, ValueError, TypeError, AttributeError):
         return {}
@@ -336,14 +336,14 @@ def _load_again(
 
 def _stamp(path: Path) -> Stamp:
     """What changes when a version's files do, or the link that leads to them."""
-    found = []
+    files = []
     for name in artifacts.FILES:
         try:
             status = (path / name).stat()
         except OSError:
             continue
-        found.append((name, status.st_mtime_ns, status.st_size, status.st_dev, status.st_ino))
-    return str(path.resolve()), tuple(found)
+        files.append((name, status.st_mtime_ns, status.st_size, status.st_dev, status.st_ino))
+    return str(path.resolve()), tuple(files)
 
 
 def _shown(text: str) -> str:

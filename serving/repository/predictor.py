@@ -82,8 +82,8 @@ class Predictor:
         if isinstance(pictures, np.ndarray):
             check_array(pictures, self.artifact)
         outcomes: list[Answer | ClassifyError] = []
-        for decoded, found in self._batches(pictures, partial, min_probability):
-            rows = iter(found)
+        for decoded, batch in self._batches(pictures, partial, min_probability):
+            rows = iter(batch)
             outcomes += [
                 one if isinstance(one, ClassifyError) else answer(self.artifact, next(rows), one[1], one[0])
                 for one in decoded
@@ -95,13 +95,13 @@ class Predictor:
     ) -> tuple[list[np.ndarray], list[str | ClassifyError | None]]:
         """`predict` without an object a picture, for `answers.rank_all`: arrays (N, K) or (N, K + 1) float32 with a row
         for each picture that can be decoded; and for every picture the decoder's doubt, or its error."""
-        found: list[np.ndarray] = []
+        batches: list[np.ndarray] = []
         notes: list[str | ClassifyError | None] = []
         for decoded, rows in self._batches(pictures, True, min_probability):
             if len(rows):
-                found.append(rows)
+                batches.append(rows)
             notes += [one if isinstance(one, ClassifyError) else one[1] for one in decoded]
-        return found, notes
+        return batches, notes
 
     def _batches(
         self, pictures: Pictures, partial: bool, min_probability: float | str | None

@@ -60,7 +60,7 @@ class Residency:
         self._limit = limit
         self._bytes: WeakKeyDictionary[Resident, int] = WeakKeyDictionary()  # of each that is in memory
         self._last: WeakKeyDictionary[Resident, int] = WeakKeyDictionary()  # that each took when it was there last
-        self._told: set[str] = set()  # of which the log has said that they are too large
+        self._reported: set[str] = set()  # of which the log has said that they are too large
         self._lock = threading.RLock()  # held while models come and go, one at a time
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
@@ -100,8 +100,8 @@ class Residency:
         with self._lock:
             self._bytes[one] = self._last[one] = taken
             self._make_room(0, keep=one)
-            if taken > self._limit and one.name not in self._told:
-                self._told.add(one.name)
+            if taken > self._limit and one.name not in self._reported:
+                self._reported.add(one.name)
                 log.warning(
                     "%s takes %s of memory, more than SHORTCUT_RESIDENT_BYTES=%d: it is there alone",
                     one.name,

@@ -82,15 +82,15 @@ class Runner:
 
     def _recover(self, failed: Model, why: str) -> None:
         try:
-            found = self._load(failed.backend)
+            model = self._load(failed.backend)
         except Exception as err:  # StartError, or what nobody thought of: either way there is nothing to go on with
             log.critical("%s cannot be computed any more, this worker ends: %s", failed.name, one_line(err))
             self._lost(False)
             return
         # Nor is a faster one looked for: that would be the one that has failed.
-        reason = f"{failed.backend} failed ({why}); {found.reason}"
-        self._move(replace(found, measuring=False, traffic=None, reason=reason))
-        self._count(found)
+        reason = f"{failed.backend} failed ({why}); {model.reason}"
+        self._move(replace(model, measuring=False, traffic=None, reason=reason))
+        self._count(model)
         log.warning("%s", self.model)
 
     def _move(self, model: Model, before: Model | None = None) -> bool:
@@ -109,10 +109,10 @@ class Runner:
     def take_faster(self) -> None:
         """Find out which backend is the fastest and compute by that. It may take seconds: for a thread of its own."""
         before = self.model
-        found = self._faster(before)
-        if self._move(found, before) and found.backend != before.backend:
-            self._count(found)
-            log.info("%s: %s from now on, %s images/s", found.name, found.backend, f"{1 / found.image_seconds:,.0f}")
+        model = self._faster(before)
+        if self._move(model, before) and model.backend != before.backend:
+            self._count(model)
+            log.info("%s: %s from now on, %s images/s", model.name, model.backend, f"{1 / model.image_seconds:,.0f}")
 
     def _count(self, model: Model) -> None:
         """It computes on another backend, which may take more memory."""
@@ -141,7 +141,7 @@ class Runner:
     def fetch(self) -> bool:
         began = time.perf_counter()
         try:
-            found = self._load(None)
+            model = self._load(None)
         except Exception as err:  # StartError, or what nobody thought of
             reason = f"{self.model.name} cannot be loaded: {one_line(err)}"
             log.error("%s", reason)
@@ -154,7 +154,7 @@ class Runner:
         self._loaded = time.perf_counter()
         self.resident = True
         self._meter.resident(True, self._loaded - began)
-        self._move(found)  # and who waits goes on
+        self._move(model)  # and who waits goes on
         return True
 
     def let_go(self) -> bool:

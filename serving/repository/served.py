@@ -138,7 +138,7 @@ class ServedModel:
             return self.compute(data, done, permit, min_probability)
         threshold = None if min_probability is None else threshold_of(self.artifact.card, min_probability)
         key = key_of(self._identity, threshold, data)
-        return self._cache.predict(key, done, lambda told: self.compute(data, told, permit, min_probability))
+        return self._cache.predict(key, done, lambda keep: self.compute(data, keep, permit, min_probability))
 
     def compute(
         self, data: bytes, done: Done, permit: Permit | None = None, min_probability: float | str | None = None

@@ -33,15 +33,15 @@ class Wanted(NamedTuple):
 
 def wanted(text: str) -> dict[str, Wanted]:
     """`model:2 other:3@0.1` -> by model. Raises StartError for what is not so."""
-    found: dict[str, Wanted] = {}
+    shadows: dict[str, Wanted] = {}
     for part in text.split():
         match = _WANTED.fullmatch(part)
         if match is None or float(match[3] or 1) <= 0:
             raise StartError(f"SHORTCUT_SHADOW={text}: expected `model:2` or `model:2@0.1`, got {part!r}")
-        if match[1] in found:
+        if match[1] in shadows:
             raise StartError(f"SHORTCUT_SHADOW={text}: names {match[1]} twice; a model has one shadow")
-        found[match[1]] = Wanted(int(match[2]), float(match[3] or 1))
-    return found
+        shadows[match[1]] = Wanted(int(match[2]), float(match[3] or 1))
+    return shadows
 
 
 def versions(shadows: Mapping[str, Wanted]) -> dict[str, int]:
@@ -87,30 +87,30 @@ class Shadow:
     def _ask(self, real: Answer, data: bytes | None) -> None:
         self._waiting += 1
         self._bytes += len(data or b"")
-        told = functools.partial(self._told, real._replace(moments=(0.0, 0.0, 0.0, 0.0)), len(data or b""))
+        compare = functools.partial(self._compare, real._replace(moments=(0.0, 0.0, 0.0, 0.0)), len(data or b""))
         try:
             if data is None:
-                self.served.submit(real.image, told)
+                self.served.submit(real.image, compare)
                 return
             loop = asyncio.get_running_loop()
             decoding = self.served.in_background(
                 functools.partial(_decode, data, self.served.max_pixels, self.served.artifact)
             )
         except Exception as err:  # it is full, or cannot compute
-            told(err)
+            compare(err)
             return
-        decoding.add_done_callback(lambda ended: _on(loop, self._decoded, told, ended.exception() or ended.result()))
+        decoding.add_done_callback(lambda ended: _on(loop, self._decoded, compare, ended.exception() or ended.result()))
 
-    def _decoded(self, told: Callable[[Outcome], None], decoded: Decoded | BaseException) -> None:
+    def _decoded(self, compare: Callable[[Outcome], None], decoded: Decoded | BaseException) -> None:
         if isinstance(decoded, BaseException):
-            told(RuntimeError(repr(decoded)))
+            compare(RuntimeError(repr(decoded)))
             return
         try:
-            self.served.submit(decoded.array, told)
+            self.served.submit(decoded.array, compare)
         except ClassifyError as err:
-            told(err)
+            compare(err)
 
-    def _told(self, real: Answer, size: int, outcome: Outcome) -> None:
+    def _compare(self, real: Answer, size: int, outcome: Outcome) -> None:
         self._waiting -= 1
         self._bytes -= size
         if not isinstance(outcome, Answer):

@@ -94,8 +94,8 @@ class UnsurePictures:
         self._waiting: queue.Queue[_Picture] = queue.Queue(MOST_WAITING)
         self._given = self._done = 0  # bytes: the event loop counts the one, the thread the other
         self._looked: float | None = None  # when this process has looked through the folder, by time.monotonic()
-        self._failure_said: float | None = None
-        self._full_said = False
+        self._failure_logged: float | None = None
+        self._full_logged = False
         threading.Thread(target=self._write, name="unsure", daemon=True).start()
 
     def after(
@@ -163,10 +163,10 @@ class UnsurePictures:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
 
-    def _taken(self, told: str, size: int) -> int:
+    def _taken(self, entry: str, size: int) -> int:
         """The bytes that pictures take: as the ledger has it, or by a look where there is no room for `size` more."""
         now = time.monotonic()
-        known = int(told) if told.isascii() and told.isdecimal() else None
+        known = int(entry) if entry.isascii() and entry.isdecimal() else None
         due = self._looked is None or now - self._looked >= LOOK_SECONDS
         if known is not None and self._looked is not None and not (due and known + size > self._limit):
             return known
@@ -174,18 +174,18 @@ class UnsurePictures:
         return _look(self._folder)
 
     def _say_full(self, full: bool, taken: int) -> None:
-        if full and not self._full_said:
+        if full and not self._full_logged:
             log.warning(
                 "%s is full: SHORTCUT_UNSURE_BYTES is %d. Unsure pictures are not kept until some are sorted away",
                 self._folder,
                 self._limit,
             )
-        self._full_said = full or (self._full_said and taken > FREE_AGAIN * self._limit)
+        self._full_logged = full or (self._full_logged and taken > FREE_AGAIN * self._limit)
 
     def _say_failed(self, err: Exception) -> None:
         now = time.monotonic()
-        if self._failure_said is None or now - self._failure_said >= SAY_SECONDS:
-            self._failure_said = now
+        if self._failure_logged is None or now - self._failure_logged >= SAY_SECONDS:
+            self._failure_logged = now
             log.error("an unsure picture cannot be kept: %s", err)
 
 

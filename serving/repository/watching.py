@@ -22,18 +22,18 @@ log = logging.getLogger("shortcut")
 LOOK_SECONDS = 1.0
 
 
-def start(current: Repository, switch: Callable[[Repository], None], turn: Path | None) -> None:
-    """Watch in the background, for ever. `turn` is a file that all workers lock while they load, if there is one."""
-    threading.Thread(target=_watch, args=(current, switch, turn), name="watch", daemon=True).start()
+def start(current: Repository, switch: Callable[[Repository], None], lock: Path | None) -> None:
+    """Watch in the background, for ever. `lock` is a file that all workers lock while they load, if there is one."""
+    threading.Thread(target=_watch, args=(current, switch, lock), name="watch", daemon=True).start()
 
 
-def take_faster(current: Callable[[], Repository], for_ever: bool, turn: Path | None) -> None:
+def take_faster(current: Callable[[], Repository], for_ever: bool, lock: Path | None) -> None:
     """In the background, move each model to its fastest backend, which is measured if nobody knows it yet, and to
-    another where the pictures that come ask for it; `for_ever` where models may come later. `turn` as for `start`."""
-    threading.Thread(target=_take_faster, args=(current, for_ever, turn), name="measure", daemon=True).start()
+    another where the pictures that come ask for it; `for_ever` where models may come later. `lock` as for `start`."""
+    threading.Thread(target=_take_faster, args=(current, for_ever, lock), name="measure", daemon=True).start()
 
 
-def _take_faster(current: Callable[[], Repository], for_ever: bool, turn: Path | None) -> None:
+def _take_faster(current: Callable[[], Repository], for_ever: bool, lock: Path | None) -> None:
     while for_ever or any(served.model.measuring or served.model.traffic is not None for served in current()):
         time.sleep(LOOK_SECONDS)
         moved = False
@@ -41,7 +41,7 @@ def _take_faster(current: Callable[[], Repository], for_ever: bool, turn: Path |
             if served.model.unsuited:
                 moved = True
                 try:
-                    with _in_turn(turn):
+                    with _locked(lock):
                         served.take_faster()
                 except Exception:  # the model is served as it was
                     log.exception("%s is not measured", served.model.name)
@@ -50,24 +50,24 @@ def _take_faster(current: Callable[[], Repository], for_ever: bool, turn: Path |
             give_memory_back()
 
 
-def _watch(current: Repository, switch: Callable[[Repository], None], turn: Path | None) -> None:
-    said = ""
+def _watch(current: Repository, switch: Callable[[Repository], None], lock: Path | None) -> None:
+    logged = ""
     while True:
         time.sleep(LOOK_SECONDS)
         try:
-            with _in_turn(turn):
+            with _locked(lock):
                 new = current.renewed()
         except StartError as err:
-            if str(err) != said:
+            if str(err) != logged:
                 log.error("models are not changed: %s", err)
-            said = str(err)
+            logged = str(err)
             continue
         except Exception as err:  # never the end of watching
-            if str(err) != said:
+            if str(err) != logged:
                 log.exception("models are not changed")
-            said = str(err)
+            logged = str(err)
             continue
-        said = ""
+        logged = ""
         if new is None:
             continue
         for path, refusal in new.refused.items():
@@ -82,10 +82,10 @@ def _watch(current: Repository, switch: Callable[[Repository], None], turn: Path
 
 
 @contextlib.contextmanager
-def _in_turn(turn: Path | None) -> Iterator[None]:
-    if turn is None:
+def _locked(lock: Path | None) -> Iterator[None]:
+    if lock is None:
         yield
         return
-    with turn.open("a") as file:
+    with lock.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -48,7 +48,7 @@ def test_probability_is_a_share(folder: Path, capsys: pytest.CaptureFixture[str]
 def test_all_answered_needs_no_ray(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.parquet"
     work = command._work(command._parser().parse_args([str(folder), "--output", str(path)]))
-    output = Output(path, command._told(work))
+    output = Output(path, command._metadata(work))
     classifier = Classifier(work)
     for chunk in chunks(str(folder)):
         for table in classifier.tables(chunk):

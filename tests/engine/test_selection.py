@@ -310,7 +310,7 @@ def test_close_calls_are_decided_exactly() -> None:
     assert calls.pop() == [1, 3]
     run(np.array([[0], [2]]))
     assert calls == []
-    as_far_as_golden = CloseCalls.of(Check(deviation=0.0, lead=0.22))
+    as_far_as_golden = CloseCalls.of(Check(deviation=0.0, margin=0.22))
     exactness.deciding_close_calls(fast, exact, as_far_as_golden)(all_four)
     assert calls.pop() == [1, 2, 3]
     run(

@@ -39,7 +39,7 @@ def test_close_calls_of_an_exact_backend_are_counted(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(traffic, "time", SimpleNamespace(monotonic=lambda: now[0]))
     seen = Traffic(even=0.2)
     rows = np.array([[0.9, 0.1], [0.49, 0.51], [0.2, 0.8]], np.float32)
-    run = traffic.counting(lambda images: Outputs(rows), CloseCalls(lead=0.03), seen)
+    run = traffic.counting(lambda images: Outputs(rows), CloseCalls(margin=0.03), seen)
     for _ in range(LEAST // 3):
         for _ in range(5):  # of which one is looked at
             np.testing.assert_array_equal(run(np.zeros((3, 1))).probabilities, rows)

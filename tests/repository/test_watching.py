@@ -213,5 +213,5 @@ def test_a_version_whose_pictures_ask_for_another_backend_is_moved(monkeypatch: 
         SimpleNamespace(model=settled, take_faster=lambda: pytest.fail("is settled")),
         SimpleNamespace(model=unsuited, take_faster=take_faster),
     ]
-    watching.take_faster(lambda: versions, for_ever=False, turn=None)  # type: ignore[arg-type,return-value]
+    watching.take_faster(lambda: versions, for_ever=False, lock=None)  # type: ignore[arg-type,return-value]
     assert moved.wait(60)
