@@ -34,13 +34,13 @@ def _metrics(card: dict[str, Any]) -> dict[str, Any]:
 def table(cards: Sequence[dict[str, Any]], served: Sequence[dict[str, Any]] = ()) -> str:
     """A Markdown table, one row a model; `served` is what `benchmarks.served` found, for any of them."""
     by_version = {(row["model"], row["version"]): row for row in served}
-    found = [by_version.get((card["name"], card["version"])) for card in cards]
+    speeds = [by_version.get((card["name"], card["version"])) for card in cards]
     rows = [
         "| model | trained on | test accuracy | calibration error | MACs | parameters | model.onnx | training "
         "| throughput, requests/s |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for card, throughput in zip(cards, found, strict=True):
+    for card, throughput in zip(cards, speeds, strict=True):
         metrics, training = _metrics(card), card["training"] or {}
         cells = (
             f"`{card['name']}`",
@@ -54,7 +54,7 @@ def table(cards: Sequence[dict[str, Any]], served: Sequence[dict[str, Any]] = ()
             _cell((throughput or {}).get("requests_per_second"), lambda rate: f"{rate:,.0f}"),
         )
         rows.append(f"| {' | '.join(cells)} |")
-    machines = {f"{row['cores']} cores of {row['cpu']}, {row['cpu_kind']}, {row['date']}" for row in found if row}
+    machines = {f"{row['cores']} cores of {row['cpu']}, {row['cpu_kind']}, {row['date']}" for row in speeds if row}
     if machines:
         rows += [
             "",
@@ -85,9 +85,9 @@ def _duration(seconds: float) -> str:
 
 def replaced(text: str, block: str) -> str:
     """`text` with what stands between the two markers replaced by `block`."""
-    head, found, rest = text.partition(BEGIN)
+    head, begun, rest = text.partition(BEGIN)
     _, ended, tail = rest.partition(END)
-    if not found or not ended:
+    if not begun or not ended:
         raise ValueError(f"the markers {BEGIN} … {END} are missing")
     return f"{head}{BEGIN}\n{block}\n{END}{tail}"
 

@@ -86,15 +86,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if recorded is None:
         print(f"measured {measured_on}; the card records no accuracy to compare with")
         return 0
-    said = f"accuracy {metrics['accuracy']:.4f} {measured_on}, the card says {recorded:.4f}"
+    line = f"accuracy {metrics['accuracy']:.4f} {measured_on}, the card says {recorded:.4f}"
     if data.name != own:  # the card speaks of other pictures: nothing to agree with
-        print(f"{said} on {own}")
+        print(f"{line} on {own}")
         return 0
     if files and len(images) != (tested := card["dataset"]["test"]):
-        print(f"{said} on {tested:,} test images: the pictures are not the same any more")
+        print(f"{line} on {tested:,} test images: the pictures are not the same any more")
         return 0
     agrees = abs(metrics["accuracy"] - recorded) <= TOLERANCE
-    print(f"{said}: {'agrees' if agrees else 'DIFFERS'}")
+    print(f"{line}: {'agrees' if agrees else 'DIFFERS'}")
     return 0 if agrees else 1
 
 
@@ -105,8 +105,8 @@ def _stated(path: Path) -> tuple[dict[str, Any], Form]:
         form = Form.of_card(card)
         _ = card["labels"], card["dataset"]["name"]  # which are asked for below
     except (ValueError, KeyError, TypeError) as err:
-        told = f"lacks {err}" if isinstance(err, KeyError) else f"is no card of a model ({first_line(err)})"
-        raise DatasetError(f"{path / 'card.json'}: {told}") from err
+        reason = f"lacks {err}" if isinstance(err, KeyError) else f"is no card of a model ({first_line(err)})"
+        raise DatasetError(f"{path / 'card.json'}: {reason}") from err
     if not (path / "model.onnx").is_file():
         raise FileNotFoundError(f"{path}: has no model.onnx")
     return card, form

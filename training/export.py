@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from training.artifact.errors import ExportError
 from training.artifact.pixels import RANGES, pixels_of
 from training.artifact.versions import check_name
-from training.foreign.importing import Asked, publish, read_found
+from training.foreign.importing import Asked, publish, read_file
 from training.foreign.kinds import KINDS, NEED_TENSORFLOW, kind_of, without_tensorflow
 from training.foreign.network import ENDINGS, LAYOUTS
 from training.foreign.resizing import CONVENTIONS, FILTERS
@@ -48,9 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--output-name", metavar="NAME", help="the output with the classes, where there are several")
     group.add_argument("--outputs", choices=ENDINGS, help="what its answers are (default: found by running it)")
     group = parser.add_argument_group("what it takes")
-    told = "pixels the model expects (default: what the file says; where it says nothing, this is asked for); "
+    text = "pixels the model expects (default: what the file says; where it says nothing, this is asked for); "
     group.add_argument(
-        "--input-range", choices=("auto", *RANGES), default="auto", help=f"{told}--input-range=-1-1 needs the ="
+        "--input-range", choices=("auto", *RANGES), default="auto", help=f"{text}--input-range=-1-1 needs the ="
     )
     units = "of 0-1, or of 0-255 where one is above 1"
     group.add_argument("--mean", metavar="R,G,B", help=f"what is subtracted from the pixels, {units}")
@@ -127,7 +127,7 @@ def _publish(path: Path, asked: Asked, custom: Path | None, trust: bool) -> Path
             f".venv-dev/bin/python -m training.export {path} … (`make train` sets it up)"
         )
     if kind == "onnx":
-        return publish(read_found(path), asked)
+        return publish(read_file(path), asked)
     if kind == "keras":
         from training.foreign.keras_file import publish_keras
 

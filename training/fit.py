@@ -18,7 +18,7 @@ import tensorflow as tf
 from training.artifact.errors import ExportError
 from training.artifact.versions import check_name
 from training.data.dataset import Dataset, DatasetError
-from training.data.loading import load, name_of, told_of_few
+from training.data.loading import load, name_of, with_note_of_few
 from training.data.named import NAMED
 from training.data.pictures import RESIZES
 from training.data.table import Columns
@@ -33,7 +33,7 @@ from training.runs.fitting import InterruptedAfterPublishing, check_output, fit
 from training.runs.parts import RunError, splits
 from training.runs.quick import last_resize, quick
 from training.runs.resizing import Resize, suited_resize
-from training.runs.suitability import said_of, suited, without
+from training.runs.suitability import suited, summary_of, without
 
 FOR_PHOTOS = BODIES[0]  # the network for --data where none is named
 
@@ -50,11 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             recipe, data, asked, spread = _prepared(args)
             if args.quick:
-                artifact = quick(recipe, told_of_few(data), output=args.output, runs=args.runs, asked=asked)
+                artifact = quick(recipe, with_note_of_few(data), output=args.output, runs=args.runs, asked=asked)
             else:
                 artifact = fit(
                     recipe,
-                    told_of_few(data),
+                    with_note_of_few(data),
                     output=args.output,
                     runs=args.runs,
                     resume=args.resume,
@@ -78,11 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         networks = BODIES if args.network == BEST else (args.network,)
         folders = (args.runs / f"{plain_name(network)}-{_name(args)}" for network in networks)
         begun = any(any(folder.glob("unfinished-*/state.json")) for folder in folders)
-        told = (
+        hint = (
             "the same command with --resume continues" if begun else "no epoch was trained: there is nothing to resume"
         )
-        told = "the same command goes on: features that were computed are kept" if args.quick else told
-        print(f"\ninterrupted: nothing was published; {told}", file=sys.stderr)
+        hint = "the same command goes on: features that were computed are kept" if args.quick else hint
+        print(f"\ninterrupted: nothing was published; {hint}", file=sys.stderr)
         return 130
     models = "" if args.output == Path("models") else f"SHORTCUT_MODELS={args.output} "
     if args.quick:
@@ -248,14 +248,14 @@ def _prepared(args: argparse.Namespace) -> tuple[Recipe, Dataset, dict[str, Any]
     data = read(first)
     if len(recipes) > 1:
         choice = suited_body(recipes, data, first, args.runs, args.image_size)
-        print(choice.told, flush=True)
+        print(choice.summary, flush=True)
         asked["bodies"] = choice.stated
         if choice.network != recipe.network:
             recipe = _recipe(args, choice.network)
             data = read(first)
     resize = Resize(given, {}) if given else suited_resize(recipe, data, args.runs)
     if resize.stated:
-        print(resize.told, flush=True)
+        print(resize.summary, flush=True)
         asked["resize"] = resize.stated
     if resize.name != first:
         data = read(resize.name)
@@ -263,10 +263,10 @@ def _prepared(args: argparse.Namespace) -> tuple[Recipe, Dataset, dict[str, Any]
         recipe = without(recipe, "flip")
     if args.data and name not in NAMED and not args.quick:  # of those by name it is known
         learnt, _ = splits(recipe, data)
-        recipe, found = suited(recipe, learnt, () if recipe.drawn_ones else data.groups[: len(learnt[1])])
-        if found:
-            print(said_of(found), flush=True)
-            asked["augmentation"] = found
+        recipe, findings = suited(recipe, learnt, () if recipe.drawn_ones else data.groups[: len(learnt[1])])
+        if findings:
+            print(summary_of(findings), flush=True)
+            asked["augmentation"] = findings
     return recipe, data, asked, spread
 
 

@@ -14,9 +14,9 @@ from training.artifact.triton import write_config
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.publish", description=__doc__.partition(": ")[2])
     parser.add_argument("model", type=Path, metavar="MODEL", help="models/NAME (its latest version) or its VERSION")
-    told = "hf-folder: a folder for the Hugging Face Hub; mlflow: an MLflow model; onnx: one plain file; "
-    told += "triton: the config.pbtxt that every export writes"
-    parser.add_argument("--to", required=True, choices=(*FORMS, "triton"), help=told)
+    text = "hf-folder: a folder for the Hugging Face Hub; mlflow: an MLflow model; onnx: one plain file; "
+    text += "triton: the config.pbtxt that every export writes"
+    parser.add_argument("--to", required=True, choices=(*FORMS, "triton"), help=text)
     parser.add_argument("--output", type=Path, help="a new folder or file (default: NAME-TO, or NAME.onnx)")
     args = parser.parse_args(argv)
     try:

@@ -77,9 +77,9 @@ def add_detector(path: Path, data: Dataset, output: Path, seed: int = 0, count: 
     print(f"learning from {len(known):,} digits and {len(unknown):,} pictures that are none", flush=True)
     features = _Features(proto, values)
     detector = fit(features(known), features(unknown), seed)
-    found = {kind: detector(features(images)) for kind, images in held_out.items()}
-    threshold = max(float(np.quantile(strange, 1 - SHARE, method="higher")) for strange in found.values())
-    for kind, strange in found.items():
+    values_of = {kind: detector(features(images)) for kind, images in held_out.items()}
+    threshold = max(float(np.quantile(strange, 1 - SHARE, method="higher")) for strange in values_of.values())
+    for kind, strange in values_of.items():
         print(f"{kind}: {(strange > threshold).mean():.1%} of {len(strange):,} are called unfamiliar", flush=True)
     graph = with_detector(proto, values, detector)
 

@@ -91,8 +91,8 @@ def test_the_least_network_that_sees_the_classes_is_taken(folder: Path, tmp_path
     assert accuracy[FIRST] < 0.8 < accuracy[SECOND] == accuracy[THIRD]
     assert choice.pictures == len(data.x_train) < 60  # the test pictures have no say
     macs = [one.macs for one in choice.compared]
-    assert f"{macs[1] / macs[0]:.1f}x" in choice.told
-    assert choice.told.endswith(f"network: {SECOND}, the most accurate")
+    assert f"{macs[1] / macs[0]:.1f}x" in choice.summary
+    assert choice.summary.endswith(f"network: {SECOND}, the most accurate")
 
 
 @pytest.mark.usefixtures("second_sees")
@@ -102,7 +102,7 @@ def test_networks_that_see_the_same_leave_the_cheapest(
     monkeypatch.setitem(NETWORKS, FIRST, NETWORKS[SECOND])
     choice = suited_body(recipes(), load("stripes", folder, image_size=24), "squash", tmp_path, side=24)
     assert choice.network == FIRST
-    assert choice.told.endswith("no larger one is better by more than luck")
+    assert choice.summary.endswith("no larger one is better by more than luck")
 
 
 @pytest.mark.usefixtures("second_sees")

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.fixtures.pictures import colours, grey, pictures
 from training.data import files as module
 from training.data.dataset import DatasetError, let_go
-from training.data.loading import load, told_of_few
+from training.data.loading import load, with_note_of_few
 from training.data.splits import split, spread
 from training.data.table import Columns
 from training.recipes.table import recipe_for
@@ -270,7 +270,7 @@ def test_labels_that_start_at_one_make_no_silent_class(tmp_path: Path) -> None:
     assert data.notes == ("labels start at 1: class 0 of the model is label 1",)
     assert load(data=tmp_path / "toys.npz", labels=("x", "y", "z")).labels == ("x", "y", "z")
     np.savez(tmp_path / "gap.npz", x_train=other, y_train=(labels - 1) * 2, x_test=images, y_test=(labels - 1) * 2)
-    gap = told_of_few(load(data=tmp_path / "gap.npz"))
+    gap = with_note_of_few(load(data=tmp_path / "gap.npz"))
     assert gap.notes == ("no image to train on: 1, 3", "few images to train on: 0 (3), 2 (3), 4 (3)")
 
 

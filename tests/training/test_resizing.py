@@ -57,7 +57,7 @@ def test_squashing_that_hides_the_classes_is_not_taken(folder: Path, runs: Path)
     assert set(accuracy) == set(RESIZES)
     assert found.name != "squash"
     assert accuracy[found.name] == max(accuracy.values()) > accuracy["squash"]
-    assert f"resize: {found.name} (right by folds on 60 pictures: squash" in found.told
+    assert f"resize: {found.name} (right by folds on 60 pictures: squash" in found.summary
 
 
 def test_square_pictures_arrays_and_few_are_asked_nothing(folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.fixtures.training import cheap_steps
 from training.fit import main
 from training.recipes.table import recipe_for
 from training.runs import suitability
-from training.runs.suitability import CHANCE, FEWEST, said_of, suited, without
+from training.runs.suitability import CHANCE, FEWEST, suited, summary_of, without
 
 pytestmark = pytest.mark.usefixtures("keep_sigterm")
 pytest_plugins = ["tests.fixtures.training"]
@@ -79,20 +79,20 @@ def test_classes_that_depend_on_left_and_right_are_not_mirrored(drawing: Drawing
     assert recipe.augmentation == ()
     assert found["flip"]["with_copies"] < found["flip"]["plain"]
     assert not found["flip"]["used"]
-    assert "your classes depend on left and right (as --no-flip does)" in said_of(found)
+    assert "your classes depend on left and right (as --no-flip does)" in summary_of(found)
 
 
 def test_symmetric_classes_keep_every_augmentation() -> None:
     recipe, found = suited(RECIPE, drawn(face, 80))
     assert recipe == RECIPE
     assert all(result["used"] for result in found.values())
-    assert said_of(found) == "augmentation: flip, crop, colour mix up none of your classes"
+    assert summary_of(found) == "augmentation: flip, crop, colour mix up none of your classes"
 
 
 def test_shades_of_colour_that_are_the_classes_are_not_changed() -> None:
     recipe, found = suited(replace(RECIPE, augmentation=("flip", "colour")), drawn(light, 80))
     assert recipe.augmentation == ("flip",)
-    assert "changed colours are left out" in said_of(found)
+    assert "changed colours are left out" in summary_of(found)
 
 
 def test_a_film_is_in_one_fold() -> None:
@@ -113,7 +113,9 @@ def test_few_pictures_decide_nothing(monkeypatch: pytest.MonkeyPatch, count: int
     recipe, found = suited(RECIPE, drawn(arrow, count))
     assert recipe == RECIPE
     assert found == {name: {"used": True, "images": count} for name in ("flip", "crop", "colour")}
-    assert said_of(found) == f"note: {count} pictures are too few to tell whether your classes bear flip, crop, colour"
+    assert (
+        summary_of(found) == f"note: {count} pictures are too few to tell whether your classes bear flip, crop, colour"
+    )
 
 
 def test_few_films_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +131,7 @@ def test_few_pictures_decide_what_is_clear_and_are_too_few_else() -> None:
     recipe, found = suited(FLIPPED, drawn(face, 14))
     assert recipe == FLIPPED
     assert set(found["flip"]) == {"used", "plain", "with_copies", "images"}
-    assert "14 pictures are too few to tell whether your classes bear flip" in said_of(found)
+    assert "14 pictures are too few to tell whether your classes bear flip" in summary_of(found)
 
 
 def test_fewer_could_decide_nothing() -> None:

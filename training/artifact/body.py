@@ -138,10 +138,10 @@ class Body:
         definition = tf.compat.v1.GraphDef.FromString((self.folder / "body.pb").read_bytes())
 
         def extract(image: tf.Tensor) -> tf.Tensor:
-            (found,) = tf.graph_util.import_graph_def(
+            (features,) = tf.graph_util.import_graph_def(
                 definition, input_map={self.input: image}, return_elements=[self.output], name="body"
             )
-            return tf.ensure_shape(found, (None, self.size))
+            return tf.ensure_shape(features, (None, self.size))
 
         return extract
 

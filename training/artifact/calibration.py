@@ -46,9 +46,9 @@ def temperature(probabilities: np.ndarray, targets: np.ndarray, groups: Sequence
 
     if unlikely(0.0) <= 0:
         return 1.0
-    found = float(np.exp(brentq(unlikely, 0.0, best.x)))
-    errors = calibration(probabilities, tempered(probabilities, found), targets, found)
-    return found if errors["after"] < errors["before"] else 1.0
+    value = float(np.exp(brentq(unlikely, 0.0, best.x)))
+    errors = calibration(probabilities, tempered(probabilities, value), targets, value)
+    return value if errors["after"] < errors["before"] else 1.0
 
 
 def tempered(probabilities: np.ndarray, divisor: float) -> np.ndarray:

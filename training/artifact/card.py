@@ -112,11 +112,11 @@ def write_card(
 
 def _libraries() -> dict[str, str]:
     """The versions of those that are installed: an ONNX file is published without TensorFlow."""
-    found = {}
+    versions = {}
     for library in LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):
-            found[library] = library_version(library)
-    return found
+            versions[library] = library_version(library)
+    return versions
 
 
 def hardware() -> str:

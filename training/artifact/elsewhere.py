@@ -84,7 +84,7 @@ def _preparation(card: dict[str, Any]) -> dict[str, Any]:
     """The card's convention in the words of transformers' image processors. Scaling is inside the graph."""
     height, width, _ = card["input_shape"]
     filters = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-    said: dict[str, Any] = {
+    preparation: dict[str, Any] = {
         "image_processor_type": "ViTImageProcessor",
         "do_rescale": False,
         "do_normalize": False,
@@ -93,9 +93,9 @@ def _preparation(card: dict[str, Any]) -> dict[str, Any]:
         "size": {"height": height, "width": width},
     }
     if card["input_convention"] == "centre_crop":
-        said |= {"size": {"shortest_edge": card.get("resize_to") or min(height, width)}}
-        said |= {"do_center_crop": True, "crop_size": {"height": height, "width": width}}
-    return said | {"input_convention": card["input_convention"]}
+        preparation |= {"size": {"shortest_edge": card.get("resize_to") or min(height, width)}}
+        preparation |= {"do_center_crop": True, "crop_size": {"height": height, "width": width}}
+    return preparation | {"input_convention": card["input_convention"]}
 
 
 def _model_card(card: dict[str, Any]) -> str:

@@ -69,8 +69,8 @@ def chosen(probabilities: np.ndarray, spread: Callable[[Sequence[int]], np.ndarr
     clear = np.flatnonzero(ordered[:, -1] - ordered[:, -2] > _MARGIN)
     top = probabilities.argmax(axis=1)
     # Round-robin over the classes, each in the pool's order: kinds of pictures and classes both stay mixed.
-    turn = {int(i): int((top[clear[: k + 1]] == top[i]).sum()) for k, i in enumerate(clear)}
-    candidates = sorted(turn, key=turn.__getitem__) + [i for i in range(pool) if i not in turn]
+    rounds = {int(i): int((top[clear[: k + 1]] == top[i]).sum()) for k, i in enumerate(clear)}
+    candidates = sorted(rounds, key=rounds.__getitem__) + [i for i in range(pool) if i not in rounds]
     # Far from what it has learnt, a network can answer 1 in one runtime and 0 in the next, both of them correct: such a
     # picture proves nothing. The next candidates take its place.
     spreads: dict[int, float] = {}

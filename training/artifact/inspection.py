@@ -40,8 +40,8 @@ def input_range(model: keras.Model, input_shape: tuple[int, ...] | None) -> tupl
     if slope == 0 or (abs(slope - 1) < 1e-6 and abs(zero) < 1e-6):
         return None, "nothing in the graph scales the pixels"
     middle = -zero / slope
-    found = "-1-1" if middle < -0.5 else "0-255" if abs(slope) < 0.1 or middle > 2 else "0-1"
-    return found, f"the graph begins with {slope:.4g} x + {zero:.4g}"
+    kind = "-1-1" if middle < -0.5 else "0-255" if abs(slope) < 0.1 or middle > 2 else "0-1"
+    return kind, f"the graph begins with {slope:.4g} x + {zero:.4g}"
 
 
 def ending(model: keras.Model, input_shape: tuple[int, ...] | None, pixels: Pixels) -> str:

@@ -58,19 +58,28 @@ def export(
             images, reference, spread = golden_inputs(shape, *_answers(model, function))
             _check_probabilities(reference)
             golden: dict[str, Any] = {"probabilities": reference}
-            said, served = card, function
+            written_card, served = card, function
             if distance is not None:
                 strange, limit = _strange(model, function, images)
                 if limit <= MOST_UNFAMILIAR:
                     golden[OUTPUT] = strange
-                    said = {**card, OUTPUT: {**card.get(OUTPUT, {}), "float32_limit": limit}}
+                    written_card = {**card, OUTPUT: {**card.get(OUTPUT, {}), "float32_limit": limit}}
                 else:
                     print(f"warning: rounding moves the model's unfamiliarity by {limit:.1%}: it is left out")
                     served, _ = serving_function(model, input_shape, pixels, ending)
-                    said = {key: value for key, value in card.items() if key != OUTPUT}
+                    written_card = {key: value for key, value in card.items() if key != OUTPUT}
             write_saved_model(model, served, folder)
             write_onnx(served, folder / "model.onnx", name, labels)
-            prove(folder, images, golden, spread, name=name, labels=labels, parameters=model.count_params(), card=said)
+            prove(
+                folder,
+                images,
+                golden,
+                spread,
+                name=name,
+                labels=labels,
+                parameters=model.count_params(),
+                card=written_card,
+            )
         except tf.errors.OpError as err:  # TensorFlow has classes of its own for a full disk
             raise unwritten(folder, err) from err
 

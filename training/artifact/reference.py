@@ -22,13 +22,13 @@ def reference(
     each bound, of the best probability and of the unfamiliarity divided by its `threshold`.
     """
     counts = np.bincount(probabilities.argmax(axis=1), minlength=len(labels))
-    found: dict[str, Any] = {
+    shares: dict[str, Any] = {
         "labels": dict(zip(labels, _rounded(counts / len(probabilities)), strict=True)),
         "probability": _cumulative(probabilities.max(axis=1), PROBABILITIES),
     }
     if unfamiliarity is not None and threshold:
-        found["unfamiliarity"] = _cumulative(unfamiliarity / threshold, UNFAMILIARITIES)
-    return found
+        shares["unfamiliarity"] = _cumulative(unfamiliarity / threshold, UNFAMILIARITIES)
+    return shares
 
 
 def _cumulative(values: np.ndarray, bounds: Sequence[float]) -> dict[str, float]:

@@ -69,25 +69,25 @@ def warnings_of(
     accuracy, count = float((predicted == targets).mean()), len(targets)
     most_frequent = float(np.bincount(targets).max()) / count
     low, high = wilson_interval(accuracy, groups or count)
-    found = []
+    warnings = []
     if low <= most_frequent < accuracy:
-        found.append(
+        warnings.append(
             f"an accuracy of {accuracy:.1%} on {count} test images may be luck: always answering the most frequent "
             f"class reaches {most_frequent:.1%}, and the accuracy may be as low as {low:.1%}. Add test images"
         )
     elif accuracy <= most_frequent:
-        found.append(
+        warnings.append(
             f"an accuracy of {accuracy:.1%} is no better than always answering the most frequent class "
             f"({most_frequent:.1%}): {longer}, check the labels, or add images"
         )
     if train_accuracy - accuracy > GAP:
-        found.append(
+        warnings.append(
             f"it is right on {train_accuracy:.1%} of the training images but on {accuracy:.1%} of the test images: "
             f"add images, {shorter}"
         )
     never = [label for k, label in enumerate(labels) if (targets == k).any() and not (predicted == k).any()]
     if never:
-        found.append(
+        warnings.append(
             f"it never answers {', '.join(never[:10])}{' …' if never[10:] else ''}: "
             "add images of it or look whether they differ from another class at all"
         )
@@ -99,15 +99,15 @@ def warnings_of(
         if of[k] and label not in never and wilson_interval(right[k] / of[k], of[k])[1] < accuracy - GAP / 2
     ]
     if low_classes:
-        worst = sorted(low_classes, key=lambda found: found[1])
-        told = ", ".join(f"{label} ({share:.0%})" for label, share in worst[:10]) + (" …" if worst[10:] else "")
-        found.append(
-            f"far below the others: {told}; look whether these labels are right, add pictures of them, "
+        worst = sorted(low_classes, key=lambda one: one[1])
+        worst_names = ", ".join(f"{label} ({share:.0%})" for label, share in worst[:10]) + (" …" if worst[10:] else "")
+        warnings.append(
+            f"far below the others: {worst_names}; look whether these labels are right, add pictures of them, "
             f"or {WHOLE if quick else 'train longer'}"
         )
     if (groups or count) < FEW:
         seen, more = (f"{groups} groups of", "groups of them") if groups else (f"{count}", "test images")
-        found.append(
+        warnings.append(
             f"{seen} test images are few: the accuracy lies between {low:.1%} and {high:.1%} (95 %); add {more}"
         )
-    return found
+    return warnings

@@ -40,9 +40,9 @@ def remember(data: Dataset, folder: Path, held_out: int = 0) -> None:
     """Write FILE into a run's folder, for a data set of files. The last `held_out` of those to train on were not learnt
     from, but chose the epoch."""
     if data.files:
-        found, count = digests(data.files), len(data.x_train)
-        validated = found[count - held_out : count]
-        np.savez(folder / FILE, trained=found[:count], validated=validated, tested=found[count:])
+        file_digests, count = digests(data.files), len(data.x_train)
+        validated = file_digests[count - held_out : count]
+        np.savez(folder / FILE, trained=file_digests[:count], validated=validated, tested=file_digests[count:])
 
 
 class Memory(NamedTuple):
@@ -72,5 +72,5 @@ def unseen(files: Sequence[Path], folder: Path) -> np.ndarray | None:
     """
     if (known := memory(folder)) is None:
         return None
-    found = digests(files)
-    return ~np.isin(found, [*known.learnt, *known.validated]) | np.isin(found, known.tested)
+    file_digests = digests(files)
+    return ~np.isin(file_digests, [*known.learnt, *known.validated]) | np.isin(file_digests, known.tested)

@@ -48,10 +48,10 @@ def independent(groups: Sequence[str | None]) -> int:
 NOTED = 20  # things that a note names
 
 
-def note_of(head: str, found: Sequence[str]) -> list[str]:
+def note_of(head: str, lines: Sequence[str]) -> list[str]:
     """`head` and the first of what was found, a line each; empty where nothing was."""
-    more = [f"and {len(found) - NOTED} more"] if found[NOTED:] else []
-    return [head, *found[:NOTED], *more] if found else []
+    more = [f"and {len(lines) - NOTED} more"] if lines[NOTED:] else []
+    return [head, *lines[:NOTED], *more] if lines else []
 
 
 @dataclass(frozen=True)

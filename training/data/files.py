@@ -87,7 +87,7 @@ def read_files(
     own = tuple(paths[i] for i in kept)
     targets = np.array([label for part in files for _, label in part], int)[kept]
     count = len(train) + len(valid)
-    told = [*listing.notes, *_damage_notes(damaged, store, name)]
+    lines = [*listing.notes, *_damage_notes(damaged, store, name)]
     if form:
         if not len(kept):
             raise DatasetError(f"{origin}: no readable picture is left")
@@ -98,8 +98,8 @@ def read_files(
     else:
         arrays = (images[:count], targets[:count], images[count:], targets[count:])
         data = checked(name, origin, arrays, labels=listing.labels, convention=convention, where=f"{origin}: ")
-        told += _in_two_classes(data, own)
-    notes = tuple(note.encode(errors="backslashreplace").decode() for note in told)  # names of files may be no text
+        lines += _in_two_classes(data, own)
+    notes = tuple(note.encode(errors="backslashreplace").decode() for note in lines)  # names of files may be no text
     data = replace(
         data,
         validation=len(valid),
@@ -144,14 +144,14 @@ def decoded(
     shape = (size[1], size[0], 1 if mode == "L" else 3)
     row = int(np.prod(shape))
     if store is None or len(files) * row <= IN_MEMORY:
-        found = []
+        arrays = []
         for i, array in enumerate(_arrays(files, mode, size, damaged, preparation)):
             if array is not None:
-                found.append((i, array))
+                arrays.append((i, array))
             if sys.stdout.isatty():
                 _progress(i + 1, len(files))
-        images = np.stack([array for _, array in found]) if found else np.empty((0, *shape), np.uint8)
-        return images, np.array([i for i, _ in found], int)
+        images = np.stack([array for _, array in arrays]) if arrays else np.empty((0, *shape), np.uint8)
+        return images, np.array([i for i, _ in arrays], int)
     folder = store.with_name(f"{store.name}-{_key(files, mode, size, preparation)}")
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "state.json"
@@ -231,12 +231,12 @@ def _damage_notes(damaged: dict[Path, str], store: Path | None, name: str) -> li
 def _in_two_classes(data: Dataset, files: Sequence[Path]) -> list[str]:
     """A note of pictures that are the very same in two classes: one of the two labels must be wrong."""
     first: dict[bytes, tuple[Path, int]] = {}
-    found = []
+    pairs = []
     rows = itertools.chain(data.x_train, data.x_test)
     for i, (image, file, label) in enumerate(zip(rows, files, [*data.y_train, *data.y_test], strict=True)):
         other, of = first.setdefault(hashlib.sha256(np.ascontiguousarray(image).data).digest(), (file, label))
         if of != label:
-            found.append(f"{file} ({data.labels[label]}) = {other} ({data.labels[of]})")
+            pairs.append(f"{file} ({data.labels[label]}) = {other} ({data.labels[of]})")
         if i % _AT_ONCE == 0:
             let_go(image)
-    return note_of(f"{len(found)} pictures are in two classes, and one of the labels is wrong:", found)
+    return note_of(f"{len(pairs)} pictures are in two classes, and one of the labels is wrong:", pairs)

@@ -40,7 +40,7 @@ def by_name(files: Sequence[tuple[Path, int]]) -> tuple[list[Group], list[str]]:
     Films without a number of their own, as `park_01`, are found where every class has two and one has FEWEST: they may
     as well be cameras. Films that are numbered, as `film3_01`, are found in each class that has two.
     """
-    found: list[Group] = []
+    groups_by_name: list[Group] = []
     numbers: dict[str, list[int]] = {}
     of_class: dict[int, Counter[Group]] = {}
     for file, label in files:
@@ -49,17 +49,17 @@ def by_name(files: Sequence[tuple[Path, int]]) -> tuple[list[Group], list[str]]:
         if m and group and (m[1] or m[3]) != file.parent.name:  # ImageNet's files are called as their class
             numbers.setdefault(group, []).append(int(m[2] or m[4]))
         of_class.setdefault(label, Counter())[group] += 1
-        found.append(group)
+        groups_by_name.append(group)
     several = {label: films for label, counts in of_class.items() if len(films := _films(counts)) > 1}
     most = max(map(len, several.values()), default=0)
     if len(several) == len(of_class) and most >= FEWEST:
-        return found, []
+        return groups_by_name, []
     seen = {label: [name for name in _films(of_class[label], 1.0) if _counted(name, numbers)] for label in of_class}
     grouped = {label for label in several if len(seen[label]) > 1}
     left = {name for label in of_class if label not in grouped for name in seen[label]}
     if most >= FEWEST:  # some classes are of films, whatever those are called
         left |= {name for label, names in several.items() if label not in grouped for name in names}
-    groups = [group if label in grouped else None for group, (_, label) in zip(found, files, strict=True)]
+    groups = [group if label in grouped else None for group, (_, label) in zip(groups_by_name, files, strict=True)]
     return groups, sorted({name.partition("/")[2] for name in left})
 
 

@@ -52,21 +52,21 @@ def list_folder(path: Path, seed: int, grouped: bool = True, measured: bool = Fa
     """
     while not _split_folders(path) and len(inside := _folders(path)) == 1 and _folders(inside[0]):
         path = inside[0]  # an archive that was unpacked into a folder of its own name
-    found = _split_folders(path)
+    splits = _split_folders(path)
     notes: list[str] = []
     least = 1 if measured else 2
-    if "train" not in found:
+    if "train" not in splits:
         classes = _classes(path, notes, least)
-        notes += _told_of_folders_alike(classes, path)
+        notes += _note_of_inner_folders(classes, path)
         parts = {"train": _files(path, list(classes), classes, notes)}
     else:
-        if "test" not in found and "valid" not in found and not measured:
-            train = found["train"].name
-            told = f"add one, or give {train}/ itself: a fifth of it is then set aside for testing"
-            raise DatasetError(f"{path}: has {train}/ but no test/ or val/ beside it; {told}")
-        classes = _classes(found["train"], notes, least)
+        if "test" not in splits and "valid" not in splits and not measured:
+            train = splits["train"].name
+            hint = f"add one, or give {train}/ itself: a fifth of it is then set aside for testing"
+            raise DatasetError(f"{path}: has {train}/ but no test/ or val/ beside it; {hint}")
+        classes = _classes(splits["train"], notes, least)
         parts = {}
-        for name, folder in found.items():
+        for name, folder in splits.items():
             inside_it = _classes(folder, notes, 1 if measured else 2)
             if extra := set(inside_it) - set(classes):
                 raise DatasetError(f"{folder}: classes that train/ lacks: {', '.join(sorted(extra))}")
@@ -74,28 +74,28 @@ def list_folder(path: Path, seed: int, grouped: bool = True, measured: bool = Fa
             classes = {label: [*folders, *inside_it.get(label, [])] for label, folders in classes.items()}
         if "test" not in parts and "valid" in parts:
             parts["test"] = parts.pop("valid")
-            notes.append(f"there is no test/: {found['valid'].name}/ is the test split")
-    notes += told_alike(tuple(classes), str(path))
+            notes.append(f"there is no test/: {splits['valid'].name}/ is the test split")
+    notes += note_of_alike(tuple(classes), str(path))
     groups = _groups(parts, list(classes.values()), notes) if grouped else {}
     return arrange(tuple(classes), parts, seed, notes, str(path), groups, measured=measured)
 
 
 def _groups(parts: Mapping[str, list[File]], classes: Sequence[Sequence[Path]], notes: list[str]) -> dict[Path, str]:
     files = [file for part in parts.values() for file in part]
-    found = by_folder(files, classes)
-    foldered = {label for (_, label), group in zip(files, found, strict=True) if group}
-    groups = {file: group for (file, _), group in zip(files, found, strict=True) if group}
+    folder_groups = by_folder(files, classes)
+    foldered = {label for (_, label), group in zip(files, folder_groups, strict=True) if group}
+    groups = {file: group for (file, _), group in zip(files, folder_groups, strict=True) if group}
     if groups:
-        notes.append(_told_of_groups("lie in one folder", groups))
+        notes.append(_note_of_groups("lie in one folder", groups))
     return groups | grouped_by_name([file for file in files if file[1] not in foldered], notes)
 
 
 def grouped_by_name(files: Sequence[File], notes: list[str]) -> dict[Path, str]:
     """The groups that the names of `files` tell; a note of them, and a warning of what looks like more of them."""
-    found, left = by_name(files)
-    groups = {file: group for (file, _), group in zip(files, found, strict=True) if group}
+    name_groups, left = by_name(files)
+    groups = {file: group for (file, _), group in zip(files, name_groups, strict=True) if group}
     if groups:
-        notes.append(_told_of_groups("have the same name but for a number", groups))
+        notes.append(_note_of_groups("have the same name but for a number", groups))
     if left:
         notes.append(
             f"warning: these names look like films, of which a class has too few to split: {some(left)}. Frames of "
@@ -104,7 +104,7 @@ def grouped_by_name(files: Sequence[File], notes: list[str]) -> dict[Path, str]:
     return groups
 
 
-def _told_of_groups(what: str, groups: Mapping[Path, str]) -> str:
+def _note_of_groups(what: str, groups: Mapping[Path, str]) -> str:
     count = len(set(groups.values()))
     return (
         f"pictures that {what} stay together in one split, as frames of one film must: {count} groups "
@@ -112,7 +112,7 @@ def _told_of_groups(what: str, groups: Mapping[Path, str]) -> str:
     )
 
 
-def _told_of_folders_alike(classes: Mapping[str, Sequence[Path]], path: Path) -> list[str]:
+def _note_of_inner_folders(classes: Mapping[str, Sequence[Path]], path: Path) -> list[str]:
     """A note where all classes hold folders of the same names, as `2023/cat` and `2024/cat`: which are the classes?"""
     inside = [{folder.name for parent in folders for folder in _folders(parent)} for folders in classes.values()]
     shared = sorted(set.intersection(*inside)) if len(inside) > 1 else []
@@ -124,13 +124,13 @@ def _told_of_folders_alike(classes: Mapping[str, Sequence[Path]], path: Path) ->
     ]
 
 
-def told_alike(labels: Sequence[str], where: str) -> list[str]:
+def note_of_alike(labels: Sequence[str], where: str) -> list[str]:
     """A note of labels that differ in capitals or spaces alone."""
     alike: dict[str, list[str]] = {}
     for label in labels:
         alike.setdefault("".join(label.casefold().split()), []).append(label)
-    found = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
-    return [f"{where}: these classes differ in capitals or spaces only; are they one? {some(found)}"] if found else []
+    pairs = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    return [f"{where}: these classes differ in capitals or spaces only; are they one? {some(pairs)}"] if pairs else []
 
 
 def arrange(
@@ -164,10 +164,10 @@ def arrange(
         elif not measured:
             notes = [*notes, _TOO_FEW]
     if not measured and (not train or not test):
-        told = "".join(f"\n  {note}" for note in notes)
-        found = f"found {len(train)} and {len(test)}"
+        lines = "".join(f"\n  {note}" for note in notes)
+        counts = f"found {len(train)} and {len(test)}"
         raise DatasetError(
-            f"{where}: needs images for training and for testing, two of a class at least, {found}{told}"
+            f"{where}: needs images for training and for testing, two of a class at least, {counts}{lines}"
         )
     return Listing(labels, train, valid, test, notes, not given, groups)
 
@@ -187,10 +187,10 @@ def _split_folders(path: Path) -> dict[str, Path]:
     """
     folders = _folders(path)
     inside = {p.name.lower(): p for p in folders if _folders(p) and not _holds_pictures(p)}
-    found = {split: [inside[name] for name in names if name in inside] for split, names in SPLITS.items()}
+    folders_of = {split: [inside[name] for name in names if name in inside] for split, names in SPLITS.items()}
     if len(inside) == 1 and any(_holds_pictures(p) for p in folders):
         return {}  # one class among others whose pictures lie in folders
-    return {split: folders[0] for split, folders in found.items() if folders} if found["train"] else {}
+    return {split: folders[0] for split, folders in folders_of.items() if folders} if folders_of["train"] else {}
 
 
 def _holds_pictures(folder: Path) -> bool:
@@ -208,13 +208,13 @@ def _classes(path: Path, notes: list[str], least: int) -> dict[str, list[Path]]:
         notes.append(f"{path}: left out, since they are in no class' folder: {some(beside)}")
     if unnamed := [ascii(p.name) for p in full if p.name.encode(errors="replace").decode() != p.name]:
         raise DatasetError(f"{path}: the names of these folders are not UTF-8, rename them: {some(unnamed)}")
-    found: dict[str, list[Path]] = {}
+    folders_of: dict[str, list[Path]] = {}
     for folder in full:  # macOS and Linux write an accent in two ways, and both may lie side by side
-        found.setdefault(unicodedata.normalize("NFC", folder.name), []).append(folder)
-    if len(found) < least:
+        folders_of.setdefault(unicodedata.normalize("NFC", folder.name), []).append(folder)
+    if len(folders_of) < least:
         needed = "at least two folders, one per class" if least > 1 else "a folder for each class"
-        raise DatasetError(f"{path}: needs {needed}, found {len(found)}")
-    return dict(sorted(found.items()))
+        raise DatasetError(f"{path}: needs {needed}, found {len(folders_of)}")
+    return dict(sorted(folders_of.items()))
 
 
 def _above(folder: Path) -> set[Path]:

@@ -69,7 +69,7 @@ def load(
     return replace(dataset, origin=origin) if origin else dataset
 
 
-def told_of_few(dataset: Dataset) -> Dataset:
+def with_note_of_few(dataset: Dataset) -> Dataset:
     """The data set with a note of its classes that have no image to train on, or few."""
     counts = np.bincount(dataset.y_train, minlength=len(dataset.labels))
     classes = list(zip(dataset.labels, counts, strict=True))
@@ -79,12 +79,13 @@ def told_of_few(dataset: Dataset) -> Dataset:
     return replace(dataset, notes=(*dataset.notes, *notes))
 
 
-def _relabelled(dataset: Dataset, labels: tuple[str, ...], said: str) -> Dataset:
+def _relabelled(dataset: Dataset, labels: tuple[str, ...], option: str) -> Dataset:
     """The same images with their classes in the order of `labels`: by name where they have names."""
     labels = tuple(unicodedata.normalize("NFC", label) for label in labels)
     if len(labels) < len(dataset.labels) or len(set(labels)) < len(labels):
         raise DatasetError(
-            f"{said} must name at least {len(dataset.labels)} different classes, got {len(labels)}: " + ",".join(labels)
+            f"{option} must name at least {len(dataset.labels)} different classes, got {len(labels)}: "
+            + ",".join(labels)
         )
     if not dataset.named:
         return replace(dataset, labels=labels, named=True)
@@ -127,5 +128,5 @@ def _listed(path: Path, seed: int, columns: Columns, grouped: bool, measured: bo
         return list_folder(path, seed, grouped, measured)
     if path.suffix.lower() in (".csv", ".tsv"):
         return list_csv(path, seed, columns, grouped, measured)
-    told = "; unpack the archive first" if path.suffix.lower() in ARCHIVES else ""
-    raise DatasetError(f"--data {path}: expected an .npz file, a CSV (file,label) or a folder of images{told}")
+    hint = "; unpack the archive first" if path.suffix.lower() in ARCHIVES else ""
+    raise DatasetError(f"--data {path}: expected an .npz file, a CSV (file,label) or a folder of images{hint}")

@@ -13,18 +13,18 @@ from training.data.splits import TEST_FRACTION
 
 
 def test_pictures(
-    found: np.ndarray, targets: np.ndarray, groups: Sequence[str], known: Memory, learnt: np.ndarray, seed: int
+    digests: np.ndarray, targets: np.ndarray, groups: Sequence[str], known: Memory, learnt: np.ndarray, seed: int
 ) -> np.ndarray:
     """Which pictures (N,) bool are to test with: those that were, and of new ones as many as make TEST_FRACTION of each
     class.
 
-    `found` (N,) are the pictures' digests, `groups` names what belongs together ("" alone; may be empty), `known` is
+    `digests` (N,) are the pictures' digests, `groups` names what belongs together ("" alone; may be empty), `known` is
     what the last version remembers, and `learnt` what its network has learnt from. New pictures of a known group go
     where that group is. A class that is not tested at all gives one picture, if it has two.
     """
-    tested = np.isin(found, known.tested) & ~np.isin(found, learnt)
-    new = ~np.isin(found, np.concatenate([known.learnt, known.validated, known.tested, learnt]))
-    names = np.array([groups[i] if len(groups) and groups[i] else f"\0{i}" for i in range(len(found))])
+    tested = np.isin(digests, known.tested) & ~np.isin(digests, learnt)
+    new = ~np.isin(digests, np.concatenate([known.learnt, known.validated, known.tested, learnt]))
+    names = np.array([groups[i] if len(groups) and groups[i] else f"\0{i}" for i in range(len(digests))])
     of_known = {name: bool(tested[names == name].all()) for name in np.unique(names[~new])}
     for i in np.flatnonzero(new):
         if names[i] in of_known:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from training.data.dataset import DatasetError
-from training.data.listing import SPLITS, File, Listing, arrange, grouped_by_name, some, told_alike
+from training.data.listing import SPLITS, File, Listing, arrange, grouped_by_name, note_of_alike, some
 
 FILE = ("file", "filename", "file_name", "path", "filepath", "file_path", "image", "image_id", "image_name")
 FILE_TOO = ("image_path", "img", "id")
@@ -47,9 +47,9 @@ def list_csv(path: Path, seed: int, columns: Columns = FOUND, grouped: bool = Tr
         label = others[0]
     given = [row[label] if label else _hot(row, others) for row in rows]
     if file is None or not rows or not (label or any(given)):
-        found = f"found {', '.join(names)[:200] or 'nothing'} and {len(rows)} rows"
+        contents = f"found {', '.join(names)[:200] or 'nothing'} and {len(rows)} rows"
         raise DatasetError(
-            f"{path}: expected the columns file,label in its first line and a row per picture, {found}; "
+            f"{path}: expected the columns file,label in its first line and a row per picture, {contents}; "
             "--file-column and --label-column name others"
         )
     for number, row, value in zip(numbers, rows, given, strict=True):
@@ -67,16 +67,16 @@ def list_csv(path: Path, seed: int, columns: Columns = FOUND, grouped: bool = Tr
         part = next((name for name, synonyms in SPLITS.items() if wanted in synonyms), None)
         if part is None:
             raise DatasetError(f"{path}, line {number}: split is train, valid or test, got {wanted!r}")
-        found_at = find(row[file].strip())
-        entry = found_at, labels.index(_plain(value))
+        picture = find(row[file].strip())
+        entry = picture, labels.index(_plain(value))
         if (part, entry) in seen:  # twice, it could be learnt from and tested with
             again += 1
             continue
         seen.add((part, entry))
         parts.setdefault(part, []).append(entry)
         if grouped and group and row[group]:
-            groups[found_at] = row[group].strip()
-    notes = told_alike(labels, str(path))
+            groups[picture] = row[group].strip()
+    notes = note_of_alike(labels, str(path))
     if grouped and not group:
         groups = grouped_by_name([entry for part in parts.values() for entry in part], notes)
     if again:
@@ -113,10 +113,10 @@ def _column(
 ) -> str | None:
     """The column that was asked for, or the first known one. Raises DatasetError if what was asked for is not there."""
     if asked is not None:
-        found = next((name for name in names if name.lower() == asked.strip().lower()), None)
-        if found is None:
+        column = next((name for name in names if name.lower() == asked.strip().lower()), None)
+        if column is None:
             raise DatasetError(f"{path}: has no column {asked!r} ({option}); its columns are {some(list(names))}")
-        return found
+        return column
     return next((name for name in known if name in names), None)
 
 
@@ -151,7 +151,7 @@ class _Finder:
             inside = sorted(p for p in self._folder.iterdir() if p.is_dir() and not p.name.startswith("."))
             self._places = [(place, ending) for ending in ENDINGS for place in (self._folder, *inside)]
         for i, (place, ending) in enumerate(self._places):
-            if (found := place / f"{name}{ending}").is_file():
+            if (candidate := place / f"{name}{ending}").is_file():
                 self._places.insert(0, self._places.pop(i))  # the next one is most likely there too
-                return found
+                return candidate
         return file

@@ -24,20 +24,20 @@ _SHIFT = 3  # of those pixels
 
 def with_twins(data: Dataset) -> Dataset:
     """`data` with the number of its twins and a note of them in place of an older one."""
-    found = _twins(data)
+    twins = _twins(data)
     known = _note([""] * data.twins)
     start = data.notes.index(known[0]) if known else len(data.notes)
-    notes = (*data.notes[:start], *_note(found), *data.notes[start + len(known) :])
-    return replace(data, twins=len(found), notes=notes)
+    notes = (*data.notes[:start], *_note(twins), *data.notes[start + len(known) :])
+    return replace(data, twins=len(twins), notes=notes)
 
 
-def _note(found: list[str]) -> list[str]:
-    return note_of(f"{len(found)} test pictures are near-identical with training pictures:", found)
+def _note(twins: list[str]) -> list[str]:
+    return note_of(f"{len(twins)} test pictures are near-identical with training pictures:", twins)
 
 
 def _twins(data: Dataset) -> list[str]:
     train, test = _thumbnails(data.x_train), _thumbnails(data.x_test)
-    found = []
+    twins = []
     squares = (train**2).sum(axis=1)
     filmed = data.x_test.shape[3] > 1 or max(data.x_test.shape[1:3]) > _LAID[0]
     for start in range(0, len(test), _AT_ONCE):
@@ -51,8 +51,8 @@ def _twins(data: Dataset) -> list[str]:
                 filmed and apart <= _NEAR_SHARE * varies and _laid(data.x_train[k], data.x_test[i]) <= _LAID_SHARE
             ):
                 pair = _pair(data, i, k)
-                found.append(pair.encode(errors="backslashreplace").decode())  # names of files may be no text
-    return found
+                twins.append(pair.encode(errors="backslashreplace").decode())  # names of files may be no text
+    return twins
 
 
 def _pair(data: Dataset, test: int, train: int) -> str:
@@ -68,9 +68,9 @@ def _laid(one: Array, other: Array) -> float:
 
 def _blurred(image: Array, side: int) -> Array:
     """Noise and hard edges weigh less: of pictures that differ in them alone, hardly anything is left."""
-    found = _averaged(image[None], side)[0]
-    found = found[1:] + found[:-1] if len(found) > 1 else found
-    return found[:, 1:] + found[:, :-1] if found.shape[1] > 1 else found
+    blurred = _averaged(image[None], side)[0]
+    blurred = blurred[1:] + blurred[:-1] if len(blurred) > 1 else blurred
+    return blurred[:, 1:] + blurred[:, :-1] if blurred.shape[1] > 1 else blurred
 
 
 def _apart(one: Array, other: Array) -> float:

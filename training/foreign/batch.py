@@ -50,11 +50,11 @@ def _shapes(proto: onnx.ModelProto, batch: int, shape: Sequence[int]) -> dict[st
     copy.CopyFrom(proto)
     set_shape(copy.graph.input[0], (batch, *shape))
     inferred = shape_inference.infer_shapes(copy, data_prop=True).graph
-    found = {}
+    shapes = {}
     for value in (*inferred.value_info, *inferred.output):
         if (dims := dims_of(value)) is not None and None not in dims:
-            found[value.name] = tuple(n for n in dims if n is not None)
-    return found
+            shapes[value.name] = tuple(n for n in dims if n is not None)
+    return shapes
 
 
 def _free_reshapes(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -61,7 +61,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Found:
+class ModelFile:
     """A model as a file holds it: its graph, what runs the original (else ONNX Runtime), and what is declared of it.
 
     `quantised` is the scale and zero point of an input of whole numbers, where the file has them; `other_kernels` runs
@@ -76,11 +76,11 @@ class Found:
     other_kernels: Run | None = None
 
 
-def read_found(path: Path) -> Found:
+def read_file(path: Path) -> ModelFile:
     """The ONNX model in a file or folder. Raises ExportError."""
     file = onnx_in(path)
     proto = read_onnx(file)
-    return Found(proto, declared_by(file, proto))
+    return ModelFile(proto, declared_by(file, proto))
 
 
 def onnx_in(path: Path) -> Path:
@@ -99,16 +99,16 @@ def onnx_in(path: Path) -> Path:
     return files[0]
 
 
-def publish(found: Found, asked: Asked, say: Callable[[str], None] = print) -> Path:
+def publish(file: ModelFile, asked: Asked, say: Callable[[str], None] = print) -> Path:
     """Publish the model and return the version's folder. `say` is told what was found. Raises ExportError."""
     check_name(asked.name)
-    declared = found.declared
+    declared = file.declared
     for note in declared.notes:
         say(note)
-    original_proto, classes = _without_zipmap(found.proto)
+    original_proto, classes = _without_zipmap(file.proto)
     labels = _labels(asked, declared, classes)
     size = asked.size or (None if asked.shape else declared.size)
-    run = found.run or by_onnx_runtime(session(original_proto))
+    run = file.run or by_onnx_runtime(session(original_proto))
     proto = modern(original_proto)
     if batch.trains(proto):
         raise ExportError(
@@ -118,12 +118,12 @@ def publish(found: Found, asked: Asked, say: Callable[[str], None] = print) -> P
     source = find_input(proto, size, asked.shape, asked.layout)
     alone = batch.is_scaled_by_batch(proto)
     if alone:
-        told = "the network was quantised dynamically, which mixes the pictures of a batch"
+        reason = "the network was quantised dynamically, which mixes the pictures of a batch"
         if source.batch not in (None, 1):
-            raise ExportError(f"{told}, and takes {source.batch} at once: export it with a free batch axis")
+            raise ExportError(f"{reason}, and takes {source.batch} at once: export it with a free batch axis")
         source = replace(source, batch=1)
-        say(f"{told}: they go through it one by one")
-    pixels = _pixels(asked, declared, source, found.quantised)
+        say(f"{reason}: they go through it one by one")
+    pixels = _pixels(asked, declared, source, file.quantised)
     original = Original(run, source, pixels)
     output = _output(original, proto, asked, labels)
     labels = labels if labels is not None else [str(i) for i in range(output.classes)]
@@ -132,9 +132,9 @@ def publish(found: Found, asked: Asked, say: Callable[[str], None] = print) -> P
     resizing = resizing_of(asked, declared, source.shape)
     _tell(say, asked, declared, original, output, resizing, labels)
     proof.expectations(asked.expect, labels)  # a wrong one is told before the work
-    spread = _spread(found, original, output)
+    spread = _spread(file, original, output)
     served = _served(proto, original, output, asked.name, labels, spread, alone, say)
-    return _written(served, original, output, resizing, asked, found, labels, spread, say)
+    return _written(served, original, output, resizing, asked, file, labels, spread, say)
 
 
 def _without_zipmap(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str] | None]:
@@ -184,14 +184,14 @@ def _of_bytes(asked: Pixels | None, source: Input, quantised: tuple[float, int] 
     plain = Pixels(1.0, (float(BYTES[source.elem_type]),), bgr=asked is not None and asked.bgr)
     if asked is None or asked == plain or (quantised is None and asked == RANGES["0-255"]):
         return plain
-    told = f"the input {source.name} takes pixels of 8 bits as they are"
+    reason = f"the input {source.name} takes pixels of 8 bits as they are"
     if quantised is None:
-        raise ExportError(f"{told}: leave out --input-range, --mean and --std, or say --input-range 0-255")
+        raise ExportError(f"{reason}: leave out --input-range, --mean and --std, or say --input-range 0-255")
     levels = np.arange(256, dtype=np.uint8).reshape(1, -1, 1, 1).repeat(source.shape[2], axis=3)
     scale, zero = quantised
     real = (plain.of(levels) - zero) * scale
     if np.abs(real - asked.of(levels)).max() > 1.5 * scale:
-        raise ExportError(f"{told}, which it reads as {real.min():.3g} to {real.max():.3g}: {asked} is another range")
+        raise ExportError(f"{reason}, which it reads as {real.min():.3g} to {real.max():.3g}: {asked} is another range")
     return plain
 
 
@@ -271,11 +271,11 @@ def _tell(
     say(f"output {output.name}: {len(labels)} classes ({first}), {output.ending}{labels_by}{numbers}")
 
 
-def _spread(found: Found, original: Original, output: Output) -> Spread:
+def _spread(file: ModelFile, original: Original, output: Output) -> Spread:
     """How far rounding moves a served graph's answers; a quantised network's own runtime is asked, by other kernels."""
-    if found.other_kernels is None:
+    if file.other_kernels is None:
         return graph_spread
-    other = replace(original, run=found.other_kernels)
+    other = replace(original, run=file.other_kernels)
 
     def between_kernels(served: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
         moved = np.abs(original.probabilities(images, output) - other.probabilities(images, output)).max(axis=1)
@@ -343,7 +343,7 @@ def _written(
     output: Output,
     resizing: Resizing,
     asked: Asked,
-    found: Found,
+    file: ModelFile,
     labels: list[str],
     spread: Spread,
     say: Callable[[str], None],
@@ -358,11 +358,11 @@ def _written(
         return np.concatenate(parts)
 
     convention = {"input_convention": asked.convention} if asked.convention else resizing.card()
-    card = card_of_unknown_training(found.declared.name or "imported", asked.name, asked.origin, "plain") | convention
+    card = card_of_unknown_training(file.declared.name or "imported", asked.name, asked.origin, "plain") | convention
     card["pixels"] = str(original.pixels)
-    card["source"] = {"runtime": found.runtime, "producer": found.proto.producer_name or None}
+    card["source"] = {"runtime": file.runtime, "producer": file.proto.producer_name or None}
     each = _seconds(answer, source.shape)
-    measured = each * COUNT * (DRAWS + 1) <= _PATIENCE and parameters(found.proto) <= _MANY
+    measured = each * COUNT * (DRAWS + 1) <= _PATIENCE and parameters(file.proto) <= _MANY
 
     def moved_by_rounding(images: np.ndarray) -> np.ndarray:
         return spread(served, images) if measured else np.zeros(len(images))
@@ -377,15 +377,15 @@ def _written(
     card["exactness"] = _check(answer(images), reference, served, images, spread, moved if measured else None)
     if len(np.unique(reference.argmax(axis=1))) < min(CLASSES, len(labels)):
         few = len(np.unique(reference.argmax(axis=1)))
-        told_apart = f"only {few} of its {len(labels)} classes to {len(images)} drawn pictures"
-        say(f"warning: the model answers {told_apart}: it tells few of them apart, so the comparison proves less")
+        finding = f"only {few} of its {len(labels)} classes to {len(images)} drawn pictures"
+        say(f"warning: the model answers {finding}: it tells few of them apart, so the comparison proves less")
     shown = asked.expect, asked.check
     card |= proof.proven(*shown, answer, theirs, resizing, card, source.shape, labels, say)
 
     def write(folder: Path) -> None:
         onnx.save(served, str(folder / "model.onnx"))
         np.savez(folder / "golden.npz", image=images, probabilities=reference)
-        write_card(folder, parameters(found.proto), asked.name, labels, source.shape, card)
+        write_card(folder, parameters(file.proto), asked.name, labels, source.shape, card)
         write_config(folder)
 
     return new_version(asked.output, asked.name, write)

@@ -111,8 +111,8 @@ def read_config(path: Path) -> dict[str, Any]:
             text = file.attrs.get("model_config")
             if text is None:
                 weights = "model_weights" not in file
-                told = "weights alone, without the network" if weights else "no network"
-                raise ExportError(f"{path}: holds {told}: save the whole model with model.save(file)")
+                contents = "weights alone, without the network" if weights else "no network"
+                raise ExportError(f"{path}: holds {contents}: save the whole model with model.save(file)")
             return json.loads(text)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as err:
         raise ExportError(
@@ -152,9 +152,9 @@ def read_model(
     """The model in the file. Raises ExportError that says what the file is and what to do."""
     lambdas = [o for o in _objects(config) if o["class_name"] == "Lambda"]
     if lambdas and not trust:
-        told = ", ".join(_function(o) for o in lambdas)
+        functions = ", ".join(_function(o) for o in lambdas)
         raise ExportError(
-            f"{path}: holds {len(lambdas)} Lambda layer{'s'[: len(lambdas) > 1]}, which run code ({told}): "
+            f"{path}: holds {len(lambdas)} Lambda layer{'s'[: len(lambdas) > 1]}, which run code ({functions}): "
             "--trust runs it, if you know who wrote the file"
         )
     objects = _custom_objects(path, custom)
@@ -275,15 +275,15 @@ def _one_output(path: Path, model: keras.Model, wanted: str | None, labels: int 
     if len(fitting) > 1 and labels is not None:
         fitting = {name: t for name, t in fitting.items() if max(2, t.shape[1]) == labels}
     if len(fitting) != 1:
-        told = f"several: {shapes}; choose with --output-name" if len(fitting) > 1 else shapes
-        raise ExportError(f"{path}: needs one input and one output (N, K), got {told}")
+        outputs_text = f"several: {shapes}; choose with --output-name" if len(fitting) > 1 else shapes
+        raise ExportError(f"{path}: needs one input and one output (N, K), got {outputs_text}")
     return keras.Model(model.inputs[0], next(iter(fitting.values())), name=model.name)
 
 
 def _in_float32(model: keras.Model, say: Callable[[str], None]) -> keras.Model:
     """The same model computing in float32, where it was trained in a mixture of types. Its weights are float32 then."""
     policies = {layer.dtype_policy.name for layer in model._flatten_layers() if hasattr(layer, "dtype_policy")}
-    if not (found := sorted(policies & set(_MIXED))):
+    if not (mixed := sorted(policies & set(_MIXED))):
         return model
     try:
         rebuilt = type(model).from_config(_replaced(model.get_config()), {"DepthwiseConv2D": _DepthwiseConv2D})
@@ -292,9 +292,9 @@ def _in_float32(model: keras.Model, say: Callable[[str], None]) -> keras.Model:
         rebuilt.set_weights(model.get_weights())
     except Exception as err:  # Keras raises what it likes
         raise ExportError(
-            f"the model computes in {', '.join(found)} and cannot be rebuilt in float32: {_reason(err)}"
+            f"the model computes in {', '.join(mixed)} and cannot be rebuilt in float32: {_reason(err)}"
         ) from err
-    say(f"the model was trained in {', '.join(found)}: it is rebuilt in float32")
+    say(f"the model was trained in {', '.join(mixed)}: it is rebuilt in float32")
     return rebuilt
 
 

@@ -67,8 +67,8 @@ def kind_of(path: Path) -> str:
         if (path / "keras_model.h5").is_file():
             raise ExportError(f"{path}: name the file inside: {path / 'keras_model.h5'}")
         other = next((file for file in sorted(path.iterdir()) if file.suffix.lower() in _OTHERS), None)
-        told = f"; {other.name} is {_OTHERS[other.suffix.lower()]}" if other is not None else ""
-        raise ExportError(f"{path}: holds neither a SavedModel (saved_model.pb) nor an ONNX file{told}")
+        hint = f"; {other.name} is {_OTHERS[other.suffix.lower()]}" if other is not None else ""
+        raise ExportError(f"{path}: holds neither a SavedModel (saved_model.pb) nor an ONNX file{hint}")
     suffix = path.suffix.lower()
     try:
         with path.open("rb") as file:
@@ -85,9 +85,9 @@ def kind_of(path: Path) -> str:
         raise ExportError(f"{path}: is a pointer of Git LFS, not the model: run `git lfs pull` first")
     if suffix in _OTHERS:
         raise ExportError(f"{path}: is {_OTHERS[suffix]}")
-    for beginning, told in _BEGINNINGS.items():
+    for beginning, kind in _BEGINNINGS.items():
         if head.lstrip().startswith(beginning):
-            raise ExportError(f"{path}: is {told}")
+            raise ExportError(f"{path}: is {kind}")
     return "onnx"
 
 

@@ -51,8 +51,8 @@ def _from_file(path: Path) -> list[str]:
         empty = f"line {lines.index('') + 1} is empty" if lines else "the file is empty"
         raise ExportError(f"--labels {path}: needs one name a line, but {empty}")
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
-    if all(found and int(found[1]) == i for i, found in enumerate(numbered)):
-        return [found[2] for found in numbered if found]
+    if all(match and int(match[1]) == i for i, match in enumerate(numbered)):
+        return [match[2] for match in numbered if match]
     return lines
 
 
@@ -80,10 +80,10 @@ def from_json(value: Any, where: str) -> list[str]:
     if not isinstance(value, list) or not value:
         raise ExportError(f"{where}: expected a list of names, or number -> name")
     # Keras' imagenet_class_index.json gives [WordNet's number, name] for each
-    names_found = [item[-1] if isinstance(item, list) and item else item for item in value]
-    if not all(isinstance(name, str | int) for name in names_found):
+    entries = [item[-1] if isinstance(item, list) and item else item for item in value]
+    if not all(isinstance(name, str | int) for name in entries):
         raise ExportError(f"{where}: expected a list of names, or number -> name")
-    return [str(name).strip() for name in names_found]
+    return [str(name).strip() for name in entries]
 
 
 def _is_index(value: Any) -> bool:

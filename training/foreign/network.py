@@ -68,7 +68,7 @@ def dims_of(value: onnx.ValueInfoProto) -> Shape | None:
     return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims)
 
 
-def told(shape: Sequence[int | None] | None) -> str:
+def shape_text(shape: Sequence[int | None] | None) -> str:
     """A shape as people write it."""
     return "unknown" if shape is None else f"({', '.join('?' if n is None else str(n) for n in shape)})"
 
@@ -82,7 +82,7 @@ def find_input(
     """
     inputs = list(proto.graph.input)
     if len(inputs) != 1:
-        names = ", ".join(f"{value.name} {told(dims_of(value))}" for value in inputs)
+        names = ", ".join(f"{value.name} {shape_text(dims_of(value))}" for value in inputs)
         raise ExportError(f"the model takes {len(inputs)} inputs ({names}); a classifier of pictures takes one")
     value = inputs[0]
     dims = dims_of(value)
@@ -91,11 +91,11 @@ def find_input(
         kind = onnx.TensorProto.DataType.Name(elem_type).lower()
         raise ExportError(f"the input {value.name} takes {kind}; pictures are float32, float16, uint8 or int")
     if dims is None or len(dims) not in (2, 3, 4):
-        raise ExportError(f"the input {value.name} of shape {told(dims)} takes no picture: that is (N, C, H, W)")
+        raise ExportError(f"the input {value.name} of shape {shape_text(dims)} takes no picture: that is (N, C, H, W)")
     if len(dims) == 3 and layout is None and 3 in (dims[0], dims[2]):
         raise ExportError(
-            f"the input {value.name} {told(dims)} takes one picture, without an axis for several: export it with one, "
-            "as (N, C, H, W)"
+            f"the input {value.name} {shape_text(dims)} takes one picture, without an axis for several: export it with "
+            "one, as (N, C, H, W)"
         )
     layout = layout or _layout(proto, value.name, dims, shape)
     inside = _inside(dims, layout)
@@ -114,9 +114,11 @@ def _layout(proto: onnx.ModelProto, name: str, dims: Shape, shape: tuple[int, in
     if picture[0] or first is None or last is None:
         if _into_convolution(proto, name):
             return "NCHW"  # ONNX has no other convolution; what is NHWC is transposed first
-        raise ExportError(f"the input {name} {told(dims)} does not say where its channels are: --layout NCHW or NHWC")
+        raise ExportError(
+            f"the input {name} {shape_text(dims)} does not say where its channels are: --layout NCHW or NHWC"
+        )
     raise ExportError(
-        f"the input {name} {told(dims)} takes {first} or {last} channels: those are no pictures (1 or 3 channels)"
+        f"the input {name} {shape_text(dims)} takes {first} or {last} channels: those are no pictures (1 or 3 channels)"
     )
 
 
@@ -166,23 +168,25 @@ def _picture(
     if layout == "flat":
         if shape is None:
             raise ExportError(
-                f"the input {name} {told(dims)} is flat: say with --input-shape H,W,C what picture that is"
+                f"the input {name} {shape_text(dims)} is flat: say with --input-shape H,W,C what picture that is"
             )
         if dims[1] is not None and dims[1] != shape[0] * shape[1] * shape[2]:
             raise ExportError(f"a picture of shape {shape} has not the {dims[1]} values that the input {name} takes")
     asked = shape or ((*size, None) if size else (None, None, None))
-    found = []
+    sides = []
     for axis, have, want in zip("HWC", inside, asked, strict=True):
         if have is not None and want is not None and have != want:
-            raise ExportError(f"the input {name} is {told(dims)}: it takes {axis} = {have}, not {want}")
-        found.append(have if have is not None else want)
-    height, width, channels = found[0], found[1], found[2] or 3
+            raise ExportError(f"the input {name} is {shape_text(dims)}: it takes {axis} = {have}, not {want}")
+        sides.append(have if have is not None else want)
+    height, width, channels = sides[0], sides[1], sides[2] or 3
     if height is None or width is None:
         raise ExportError(
-            f"the input {name} {told(dims)} takes pictures of any size: say which with --input-size 224 or H,W"
+            f"the input {name} {shape_text(dims)} takes pictures of any size: say which with --input-size 224 or H,W"
         )
     if channels not in (1, 3):
-        raise ExportError(f"the input {name} {told(dims)} takes {channels} channels: those are no pictures (1 or 3)")
+        raise ExportError(
+            f"the input {name} {shape_text(dims)} takes {channels} channels: those are no pictures (1 or 3)"
+        )
     if min(height, width) < 1:
         raise ExportError(f"a picture of {height}x{width} pixels is none")
     return height, width, channels
@@ -216,16 +220,16 @@ def find_output(
         )
     counts = {name: count for name, count in counts.items() if name not in sorted_ones}
     if not counts:
-        shapes = ", ".join(f"{name} {told(answer.shape)}" for name, answer in answers.items())
+        shapes = ", ".join(f"{name} {shape_text(answer.shape)}" for name, answer in answers.items())
         raise ExportError(f"{_kind(list(answers.values()))}: {shapes}; a classifier gives (N, K) numbers")
     fitting = {name: count for name, count in counts.items() if labels in (None, max(2, count))}
     if len(fitting) == 1 or (len(counts) == 1 and labels is None):
         name, count = next(iter(fitting.items()))
         return Output(name, count)
     if not fitting:
-        told_counts = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        given_counts = ", ".join(f"{name}: {count}" for name, count in counts.items())
         noun = "classes" if len(counts) == 1 else "classes in its outputs"
-        raise ExportError(f"there are {labels} labels, but the model gives {told_counts} {noun}")
+        raise ExportError(f"there are {labels} labels, but the model gives {given_counts} {noun}")
     raise ExportError(f"several outputs can be the classes ({', '.join(fitting)}): choose with --output-name")
 
 

@@ -94,8 +94,8 @@ def modern(proto: onnx.ModelProto) -> onnx.ModelProto:
         try:
             proto = version_converter.convert_version(proto, OPSET)
         except Exception as err:  # the converter raises what it likes
-            told = f"the file is of opset {version} and cannot be converted to {OPSET} ({first_line(err)})"
-            raise ExportError(f"{told}; export it with opset {OPSET} or later") from err
+            reason = f"the file is of opset {version} and cannot be converted to {OPSET} ({first_line(err)})"
+            raise ExportError(f"{reason}; export it with opset {OPSET} or later") from err
         if version < RESIZES:
             _resize_as_before(proto.graph)
     else:

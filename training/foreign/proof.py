@@ -46,7 +46,7 @@ def exactness(
 
 def expectations(texts: Sequence[str], labels: Sequence[str]) -> list[tuple[Path, int]]:
     """`picture.jpg=label` -> the file and the label's index. Raises ExportError."""
-    found = []
+    expected = []
     for text in texts:
         file, equals, label = text.rpartition("=")
         if not equals or not file:
@@ -55,8 +55,8 @@ def expectations(texts: Sequence[str], labels: Sequence[str]) -> list[tuple[Path
             raise ExportError(f"--expect {text}: {label!r} is none of the {len(labels)} labels")
         if not Path(file).is_file():
             raise ExportError(f"--expect {file}: no such file")
-        found.append((Path(file), list(labels).index(label)))
-    return found
+        expected.append((Path(file), list(labels).index(label)))
+    return expected
 
 
 def _opened(file: Path) -> Image.Image:
@@ -90,7 +90,7 @@ def labelled(folder: Path, labels: Sequence[str]) -> tuple[list[Path], np.ndarra
 def measurement(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence[str], folder: Path) -> dict[str, Any]:
     """The card's keys that labelled pictures tell: accuracy, calibration, threshold, and what makes them doubtful."""
     metrics = measure(probabilities, targets, labels)
-    found = {
+    keys = {
         "metrics": metrics,
         "intervals": {"accuracy": wilson_interval(metrics["accuracy"], len(targets))},
         "calibration": calibration(probabilities, probabilities, targets, 1.0),
@@ -98,8 +98,8 @@ def measurement(probabilities: np.ndarray, targets: np.ndarray, labels: Sequence
         "checked": {"origin": f"folder {folder.resolve().name}", "images": len(targets)},
     }
     if (sure := threshold(probabilities, targets)) is not None:
-        found["threshold"] = sure
-    return found
+        keys["threshold"] = sure
+    return keys
 
 
 def proven(
@@ -118,16 +118,16 @@ def proven(
     `answer` is the published graph and `original` the network's own runtime, both (n, H, W, C) uint8 -> (n, K). The
     first gets pictures as the service decodes them by `card`, the second as Pillow does. Raises ExportError.
     """
-    found: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     if shown := expectations(expect, labels):
         ours = np.stack([_decoded(file, shape, card) for file, _ in shown])
         theirs = np.stack([resizing.of(_opened(file), shape) for file, _ in shown])
         _check_shown(shown, answer(ours), original(theirs), labels)
         say(f"{len(shown)} shown {'picture comes' if len(shown) == 1 else 'pictures come'} out right")
-        found["shown"] = [{"file": file.name, "label": labels[target]} for file, target in shown]
+        keys["shown"] = [{"file": file.name, "label": labels[target]} for file, target in shown]
     if check is None:
         say(f"warning: {NOT_MEASURED}")
-        return found | {"warnings": [NOT_MEASURED]}
+        return keys | {"warnings": [NOT_MEASURED]}
     files, targets, notes = labelled(check, labels)
     for note in notes:
         say(note)
@@ -136,13 +136,13 @@ def proven(
         answer(np.stack([_decoded(file, shape, card) for file in files[start : start + part]]))
         for start in range(0, len(files), part)
     ]
-    found |= measurement(np.concatenate(answers), targets, labels, check)
-    found["dataset"] = card["dataset"] | {"test": len(files)}
-    accuracy, (low, high) = found["metrics"]["accuracy"], found["intervals"]["accuracy"]
+    keys |= measurement(np.concatenate(answers), targets, labels, check)
+    keys["dataset"] = card["dataset"] | {"test": len(files)}
+    accuracy, (low, high) = keys["metrics"]["accuracy"], keys["intervals"]["accuracy"]
     say(f"accuracy {accuracy:.4f} ({low:.2f} to {high:.2f}) on {len(files):,} pictures of {check}")
-    for warning in found["warnings"]:
+    for warning in keys["warnings"]:
         say(f"warning: {warning}")
-    return found
+    return keys
 
 
 def _check_shown(
@@ -156,10 +156,10 @@ def _check_shown(
     for (file, target), answer, own in zip(shown, served, original, strict=True):
         best, probability = int(answer.argmax()), float(answer.max())
         if best != target:
-            said = f"{labels[best]} ({probability:.2f}), not {labels[target]} ({float(answer[target]):.2f})"
+            answer_text = f"{labels[best]} ({probability:.2f}), not {labels[target]} ({float(answer[target]):.2f})"
             theirs = "as does the original" if int(own.argmax()) == best else "the original does not"
             hint = "try another --input-range, --resize, --channel-order or order of --labels"
-            raise ExportError(f"--expect {file}: the answer is {said}, {theirs}: {hint}; nothing was published")
+            raise ExportError(f"--expect {file}: the answer is {answer_text}, {theirs}: {hint}; nothing was published")
 
 
 def _decoded(file: Path, shape: tuple[int, int, int], card: dict[str, Any]) -> np.ndarray:

@@ -51,12 +51,12 @@ class Resizing:
 
     def card(self) -> dict[str, Any]:
         """The keys of card.json that tell the service the same."""
-        told: dict[str, Any] = {"input_convention": CONVENTIONS[self.kind], "resample": self.resample}
+        keys: dict[str, Any] = {"input_convention": CONVENTIONS[self.kind], "resample": self.resample}
         if self.kind == "crop" and self.to is not None:
-            told["resize_to"] = self.to
+            keys["resize_to"] = self.to
         if self.kind == "pad" and self.fill != (0,):
-            told["pad_fill"] = list(self.fill)
-        return told
+            keys["pad_fill"] = list(self.fill)
+        return keys
 
     def __str__(self) -> str:
         if self.kind == "crop":

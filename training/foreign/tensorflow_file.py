@@ -21,14 +21,14 @@ import tf2onnx
 from training.artifact.errors import ExportError
 from training.artifact.graph import OPSET, converted, frozen
 from training.foreign.declared import Declared
-from training.foreign.importing import Found
+from training.foreign.importing import ModelFile
 from training.foreign.onnx_file import first_line
 from training.foreign.original import Run
 
 _REAL = ":real"  # added to the name of a quantised output
 
 
-def read_saved_model(path: Path) -> Found:
+def read_saved_model(path: Path) -> ModelFile:
     """The signature `serving_default` of a SavedModel, else its only one. Raises ExportError."""
     try:
         loaded = tf.saved_model.load(str(path))
@@ -59,7 +59,7 @@ def read_saved_model(path: Path) -> Found:
         answers = signature(**{argument: tf.constant(given)})
         return [answers[name].numpy() for name in wanted]
 
-    return Found(proto, Declared(name="saved_model"), run, f"TensorFlow {tf.__version__}")
+    return ModelFile(proto, Declared(name="saved_model"), run, f"TensorFlow {tf.__version__}")
 
 
 def _name_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
@@ -70,7 +70,7 @@ def _name_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
             value.name = name
 
 
-def read_tflite(path: Path) -> Found:
+def read_tflite(path: Path) -> ModelFile:
     """A .tflite file, float or quantised. Raises ExportError."""
     try:
         run, source, outputs = _interpreter(path)
@@ -84,7 +84,7 @@ def read_tflite(path: Path) -> Found:
             _dequantise(proto, name, *detail["quantization"])
     scale, zero = source["quantization"]
     quantised = (float(scale), int(zero)) if scale and source["dtype"] != np.float32 else None
-    return Found(proto, Declared(name="tflite"), run, f"TensorFlow Lite {tf.__version__}", quantised, others)
+    return ModelFile(proto, Declared(name="tflite"), run, f"TensorFlow Lite {tf.__version__}", quantised, others)
 
 
 def _interpreter(path: Path, kernels: Any = None) -> tuple[Run, dict[str, Any], dict[str, dict[str, Any]]]:

@@ -154,13 +154,13 @@ def _prune(graph: onnx.GraphProto) -> None:
 
 def _captured(node: onnx.NodeProto) -> set[str]:
     """The names that graphs inside a node use; some of them come from outside."""
-    found: set[str] = set()
+    names: set[str] = set()
     for graph in graphs_in(node):
-        found.update(value.name for value in graph.output)
+        names.update(value.name for value in graph.output)
         for child in graph.node:
-            found.update(child.input)
-            found.update(_captured(child))
-    return found
+            names.update(child.input)
+            names.update(_captured(child))
+    return names
 
 
 def parameters(proto: onnx.ModelProto) -> int:

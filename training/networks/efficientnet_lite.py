@@ -178,11 +178,11 @@ WEIGHTS = Path(__file__).parent  # <network>.npz, float16, without pickle; NOTIC
 
 def pretrained(name: str) -> dict[str, list[np.ndarray]]:
     """ImageNet's weights of each layer of the network NAME, a key of SIZES; the last layer's too."""
-    found: dict[str, list[np.ndarray]] = {}
+    weights: dict[str, list[np.ndarray]] = {}
     with np.load(WEIGHTS / f"{name}.npz", allow_pickle=False) as archive:
         for key in archive.files:  # in the order in which they were written
-            found.setdefault(key.partition("/")[0], []).append(archive[key])
-    return found
+            weights.setdefault(key.partition("/")[0], []).append(archive[key])
+    return weights
 
 
 def set_weights(model: keras.Model, weights: dict[str, list[np.ndarray]], head: bool) -> None:

@@ -23,7 +23,7 @@ BACKBONE, FEATURES = "backbone", "features"
 DROPOUT = 0.2  # before the classifier, as EfficientNet and MobileNetV3 have it
 ENDINGS = (".weights.h5", ".h5", ".keras")
 
-NAMES = tuple(name for name, found in vars(applications).items() if name[0].isupper() and inspect.isfunction(found))
+NAMES = tuple(name for name, value in vars(applications).items() if name[0].isupper() and inspect.isfunction(value))
 
 # Sides in pixels: of the images that Keras' weights were trained on where that is not 224, and of the smallest ones
 # that Keras accepts where that is not 32.
@@ -43,8 +43,8 @@ def row(name: str) -> Network:
     if name not in NAMES:
         lower = {known.lower(): known for known in NAMES}
         close = [lower[match] for match in get_close_matches(name.lower(), lower, n=4, cutoff=0.5)]
-        told = f"did you mean {' or '.join(PREFIX + known for known in close)}?" if close else ", ".join(NAMES)
-        raise ValueError(f"keras.applications has no network {name!r}: {told}")
+        hint = f"did you mean {' or '.join(PREFIX + known for known in close)}?" if close else ", ".join(NAMES)
+        raise ValueError(f"keras.applications has no network {name!r}: {hint}")
     return Network(
         partial(_family, name),
         _no_block,

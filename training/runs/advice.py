@@ -32,19 +32,19 @@ def verdict(record: dict[str, Any], targets: np.ndarray) -> str:
     right = round(record["metrics"]["accuracy"] * count)
     low, high = record["intervals"]["accuracy"]
     most = int(np.bincount(targets).max())
-    said = f"{right:,} of {count:,} test pictures are right."
+    sentence = f"{right:,} of {count:,} test pictures are right."
     longer = "train for more epochs" if record["training"]["epochs"] else WHOLE
     if low <= most / count:
         return (
-            f"{said} Always answering the most frequent class would get {most:,}: this model is of no use yet. "
+            f"{sentence} Always answering the most frequent class would get {most:,}: this model is of no use yet. "
             f"Look whether the labels are right, add pictures, or {longer}."
         )
-    said += f" With pictures like these, {_hundreds(low, high)} of 100 will be right."
+    sentence += f" With pictures like these, {_hundreds(low, high)} of 100 will be right."
     if high - low > WIDE:
-        return f"{said} That is a wide range: add test pictures."
+        return f"{sentence} That is a wide range: add test pictures."
     if record["metrics"]["accuracy"] < GOOD:
-        return f"{said} Add training pictures of the classes that are confused."
-    return f"{said} Serve it."
+        return f"{sentence} Add training pictures of the classes that are confused."
+    return f"{sentence} Serve it."
 
 
 def _hundreds(low: float, high: float) -> str:
@@ -92,10 +92,10 @@ def changes(earlier: Earlier, probabilities: np.ndarray, targets: np.ndarray) ->
     now = probabilities.argmax(axis=1) == targets
     better, worse = np.flatnonzero(now & ~before), np.flatnonzero(before & ~now)
     count = len(targets)
-    said = (
+    sentence = (
         f"Version {earlier.version} gets {before.sum():,} of these {count:,} pictures right, this version "
         f"{now.sum():,}: {len(better):,} got better, {len(worse):,} got worse."
     )
     if abs(len(better) - len(worse)) <= 2 * np.sqrt(len(better) + len(worse)):  # McNemar 1947, at about 95 %
-        said += " So small a difference may be chance."
-    return f"{said} Version {earlier.version} may have learnt from some of them.", better, worse
+        sentence += " So small a difference may be chance."
+    return f"{sentence} Version {earlier.version} may have learnt from some of them.", better, worse

@@ -54,7 +54,7 @@ class Choice(NamedTuple):
         }
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """What the user reads."""
         least = self.compared[0]
         lines = [f"  {'network':<20} {'right by folds':>14} {'training time':>14} {'images/s':>9}"]
@@ -120,8 +120,8 @@ def _seconds(bodies: Sequence[tuple[Body, np.ndarray]]) -> list[float]:
     """Of an image for each: the least of some rounds, in turn, so that what else the machine does meets them alike."""
     taken: list[list[float]] = [[] for _ in bodies]
     for _ in range(ROUNDS):
-        for (body, images), found in zip(bodies, taken, strict=True):
+        for (body, images), durations in zip(bodies, taken, strict=True):
             began = time.perf_counter()
             list(body.features(images, range(len(images))))
-            found.append((time.perf_counter() - began) / len(images))
-    return [min(found) for found in taken]
+            durations.append((time.perf_counter() - began) / len(images))
+    return [min(durations) for durations in taken]

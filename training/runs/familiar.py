@@ -43,8 +43,11 @@ def familiar(
     except ValueError:  # no numbers: the export says so of the answers, too
         return None, {}
     values, test = (np.asarray(distance(rows)) for rows in (held_out, others))
-    found = stated(distance, values, test, groups[_chosen(len(groups), seed)])
-    return distance, {OUTPUT: found, "reference": reference(answers, data.labels, values, found["threshold"])}
+    unfamiliarity = stated(distance, values, test, groups[_chosen(len(groups), seed)])
+    return distance, {
+        OUTPUT: unfamiliarity,
+        "reference": reference(answers, data.labels, values, unfamiliarity["threshold"]),
+    }
 
 
 def _some(part: Part, seed: int) -> Part:

@@ -61,27 +61,27 @@ def _kept(folder: Path, key: str, model: Callable[[], keras.Model], golden: bool
 
 
 def features_of(
-    body: Body, images: np.ndarray, told: Callable[[int, int], None] = lambda known, new: None
+    body: Body, images: np.ndarray, report: Callable[[int, int], None] = lambda known, new: None
 ) -> np.ndarray:
     """The features (N, D) float32 of images (N, H, W, C) uint8: read where they are known, else computed and kept.
 
-    `told` is given the numbers of those that were known and of those that are computed now, before that begins.
+    `report` is given the numbers of those that were known and of those that are computed now, before that begins.
     """
     with (body.folder / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another training waits, and then finds what this one computed
         digests = [_digest(image) for image in images]
         places = places_of(body.folder, body.size)
         new = list(dict.fromkeys(digest for digest in digests if digest not in places))
-        told(len(images) - sum(digest not in places for digest in digests), len(new))
+        report(len(images) - sum(digest not in places for digest in digests), len(new))
         first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
         _compute(body, images, [first[digest] for digest in new], new)
         places = places_of(body.folder, body.size)
         rows = np.memmap(body.folder / "rows", np.float32, "r", shape=(len(places), body.size))
-        found = np.array(rows[[places[digest] for digest in digests]])
+        features = np.array(rows[[places[digest] for digest in digests]])
         del rows
         os.utime(body.folder)
     bound(body.folder.parent, body.folder)
-    return found
+    return features
 
 
 def _digest(image: np.ndarray) -> bytes:

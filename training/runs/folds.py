@@ -80,12 +80,12 @@ class Folds:
 
     def told(self, labels: Sequence[str], files: Sequence[Path], folder: Path) -> str:
         """What the user reads: the accuracy, and the first of the doubted pictures. `folder` holds DOUBTED."""
-        said = self.stated
-        low, high = said["interval"]
-        of = f" of {said['groups']:,} groups" if "groups" in said else ""
+        stated = self.stated
+        low, high = stated["interval"]
+        of = f" of {stated['groups']:,} groups" if "groups" in stated else ""
         lines = [
-            f"by {FOLDS} folds on fixed features: accuracy {said['accuracy']:.4f} ({low:.3f} to {high:.3f} with 95 % "
-            f"certainty, {said['pictures']:,} images{of})"
+            f"by {FOLDS} folds on fixed features: accuracy {stated['accuracy']:.4f} ({low:.3f} to {high:.3f} with 95 % "
+            f"certainty, {stated['pictures']:,} images{of})"
         ]
         if self.doubted and files:
             lines.append(

@@ -66,9 +66,9 @@ def size_of(folder: Path) -> int:
 
 def held(folder: Path) -> list[tuple[str, int, int]]:
     """What `folder` holds, the most recently used first: a network's key, its pictures, and bytes."""
-    found = []
+    kept = []
     for path in sorted((path for path in folder.glob("*") if (path / "body.json").exists()), key=_used, reverse=True):
         digests = path / "digests"
         count = digests.stat().st_size // DIGEST if digests.exists() else 0
-        found.append((json.loads((path / "body.json").read_text())["key"], count, size_of(path)))
-    return found
+        kept.append((json.loads((path / "body.json").read_text())["key"], count, size_of(path)))
+    return kept

@@ -38,9 +38,9 @@ class Linear(NamedTuple):
 def fitted(features: np.ndarray, targets: np.ndarray, classes: int, strength: float, balanced: bool) -> Linear:
     """The classifier of features (N, D) and targets (N,); `balanced` lets every class count alike."""
     kernel, bias = np.zeros((features.shape[1], classes)), np.full(classes, MISSING)
-    found = np.unique(targets)
-    if len(found) < 2:
-        bias[found] = 0
+    present = np.unique(targets)
+    if len(present) < 2:
+        bias[present] = 0
         return Linear(kernel, bias)
     linear = LogisticRegression(C=strength, max_iter=STEPS, class_weight="balanced" if balanced else None)
     centre = features.mean(axis=0)  # around it a third of the steps do
@@ -50,9 +50,9 @@ def fitted(features: np.ndarray, targets: np.ndarray, classes: int, strength: fl
         linear.fit(features - centre, targets)
     rows = linear.coef_
     offsets = linear.intercept_ - rows @ centre
-    if len(found) == 2:  # one row for both
+    if len(present) == 2:  # one row for both
         rows, offsets = np.concatenate([-rows / 2, rows / 2]), np.concatenate([-offsets / 2, offsets / 2])
-    kernel[:, found], bias[found] = rows.T, offsets
+    kernel[:, present], bias[present] = rows.T, offsets
     return Linear(kernel, bias)
 
 
@@ -107,7 +107,7 @@ def cross_fitted(
 
     That is the one whose answers to the `counted` pictures (N,) bool have the least loss.
     """
-    best, chosen, found = np.inf, STRENGTHS[0], np.full((len(targets), classes), 1 / classes, np.float32)
+    best, chosen, chosen_answers = np.inf, STRENGTHS[0], np.full((len(targets), classes), 1 / classes, np.float32)
     counted = counted if counted.any() else np.ones(len(targets), bool)
     for strength in STRENGTHS:
         answers = np.full((len(targets), classes), 1 / classes, np.float32)
@@ -117,5 +117,5 @@ def cross_fitted(
         given = answers[np.arange(len(targets)), targets][counted]
         loss = float(-np.log(np.maximum(given, 1e-12)).mean())
         if loss < best:
-            best, chosen, found = loss, strength, answers
-    return found, chosen
+            best, chosen, chosen_answers = loss, strength, answers
+    return chosen_answers, chosen

@@ -67,10 +67,10 @@ def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, asked: dic
     count = len(data.x_train)
     print(_plan(recipe, data, network, fresh), flush=True)
 
-    def told(known: int, new: int) -> None:
+    def report(known: int, new: int) -> None:
         print(f"features: {known:,} of {len(data.x_train) + len(data.x_test):,} pictures are known, {new:,} to compute")
 
-    features = features_of(network.body, np.concatenate([data.x_train, data.x_test]), told)
+    features = features_of(network.body, np.concatenate([data.x_train, data.x_test]), report)
     train, test = features[:count], features[count:]
     few = min(count, MOST)
     classes = len(data.labels)
@@ -162,11 +162,11 @@ def _left_and_right(folder: Path) -> bool:
     """Whether the newest version of a model that was trained as a whole left mirrored copies out, and others in."""
     for path in _newest(folder):
         try:
-            found = json.loads((path / "card.json").read_text())["recipe"]
+            recipe = json.loads((path / "card.json").read_text())["recipe"]
         except (OSError, ValueError, KeyError):
             continue
-        if found and found["name"] != "quick":
-            copies = found.get("augmentation", ())
+        if recipe and recipe["name"] != "quick":
+            copies = recipe.get("augmentation", ())
             return bool(copies) and "flip" not in copies
     return False
 
@@ -188,8 +188,10 @@ def last_resize(folder: Path) -> str | None:
 
 def _versions(output: Path, runs: Path, name: str) -> list[Path]:
     """The run folders of the published versions, the newest first."""
-    found = [path for path in (runs / name).glob("*") if path.name.isdecimal() and (output / name / path.name).is_dir()]
-    return sorted(found, key=lambda path: -int(path.name))
+    folders = [
+        path for path in (runs / name).glob("*") if path.name.isdecimal() and (output / name / path.name).is_dir()
+    ]
+    return sorted(folders, key=lambda path: -int(path.name))
 
 
 def _network(recipe: Recipe, data: Dataset, output: Path, runs: Path) -> _Network:
@@ -225,16 +227,16 @@ def _parts(data: Dataset, network: _Network, versions: list[Path], seed: int) ->
     learnt from."""
     if not data.files:
         return data, np.ones(len(data.x_train), bool)
-    found = digests(data.files)
-    learnt = network.known.learnt if network.known else found[:0]
+    file_digests = digests(data.files)
+    learnt = network.known.learnt if network.known else file_digests[:0]
     last = next((known for folder in versions if (known := memory(folder))), None)
     if data.set_aside and last:
         targets = np.concatenate([data.y_train, data.y_test])
-        tested = test_pictures(found, targets, data.groups, last, learnt, seed)
+        tested = test_pictures(file_digests, targets, data.groups, last, learnt, seed)
         if tested.any() and not tested.all():
             order = np.concatenate([np.flatnonzero(~tested), np.flatnonzero(tested)])
             images, count = np.concatenate([data.x_train, data.x_test])[order], int((~tested).sum())
-            found, targets = found[order], targets[order]
+            file_digests, targets = file_digests[order], targets[order]
             data = with_twins(
                 replace(
                     data,
@@ -246,7 +248,7 @@ def _parts(data: Dataset, network: _Network, versions: list[Path], seed: int) ->
                     groups=tuple(data.groups[i] for i in order) if data.groups else (),
                 )
             )
-    return data, ~np.isin(found[: len(data.x_train)], learnt)
+    return data, ~np.isin(file_digests[: len(data.x_train)], learnt)
 
 
 def _distance(features: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> tuple[Distance | None, np.ndarray]:

@@ -102,8 +102,8 @@ def _body(
     yield "<h2>Next</h2>"
     yield from (f"<p>{escape(what)}:</p><pre>{escape(command)}</pre>" for what, command in commands(record, models))
     if earlier:
-        said, better, worse = changes(earlier, probabilities, data.y_test)
-        yield f"<h2>Beside version {earlier.version}</h2><p>{said}</p>"
+        sentence, better, worse = changes(earlier, probabilities, data.y_test)
+        yield f"<h2>Beside version {earlier.version}</h2><p>{sentence}</p>"
         for title, chosen in (("Got worse", worse), ("Got better", better)):
             if len(chosen):
                 yield f"<h3>{title}</h3>" + pictures(chosen[:SHOWN])
@@ -144,18 +144,16 @@ def _figures(record: dict[str, Any]) -> list[tuple[str, ...]]:
         ("loss", f"{metrics['loss']:.4f}"),
         ("calibration error", f"{metrics['calibration_error']:.4f}"),
     ]
-    if found := record.get("folds"):
-        low, high = found["interval"]
-        told = f"{found['accuracy']:.4f} ({low:.3f} to {high:.3f}, {found['pictures']:,} pictures)"
-        rows.append(("accuracy by folds, on fixed features", told))
-    if found := record.get("calibration"):
-        told = (
-            f"{found['temperature']:.3f} (calibration error {found['before']:.4f} before, {found['after']:.4f} after)"
-        )
-        rows.append(("temperature", told))
-    if found := record.get("threshold"):
-        told = f"{found['probability']:.3f} is right in {found['precision']:.1%} and reached by {found['coverage']:.1%}"
-        rows.append(("threshold on validation", told))
+    if part := record.get("folds"):
+        low, high = part["interval"]
+        text = f"{part['accuracy']:.4f} ({low:.3f} to {high:.3f}, {part['pictures']:,} pictures)"
+        rows.append(("accuracy by folds, on fixed features", text))
+    if part := record.get("calibration"):
+        text = f"{part['temperature']:.3f} (calibration error {part['before']:.4f} before, {part['after']:.4f} after)"
+        rows.append(("temperature", text))
+    if part := record.get("threshold"):
+        text = f"{part['probability']:.3f} is right in {part['precision']:.1%} and reached by {part['coverage']:.1%}"
+        rows.append(("threshold on validation", text))
     return [
         *rows,
         *_findings(record),
@@ -170,33 +168,33 @@ def _figures(record: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def _findings(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What was asked of the pictures before the training, and how far unfamiliar ones are noticed."""
-    if found := record.get(OUTPUT):
-        low, high = found["interval"]
+    if part := record.get(OUTPUT):
+        low, high = part["interval"]
         yield (
             "unfamiliar pictures",
-            f"of the test pictures {found['test_share']:.1%} are called so by mistake (of all such pictures {low:.1%} "
-            f"to {high:.1%} with 95 % certainty); the threshold is {found['threshold']:.4g}",
+            f"of the test pictures {part['test_share']:.1%} are called so by mistake (of all such pictures {low:.1%} "
+            f"to {high:.1%} with 95 % certainty); the threshold is {part['threshold']:.4g}",
         )
-    if found := record.get("bodies"):
-        yield "networks compared", _by_folds(found)
-    if found := record.get("resize"):
-        yield "pictures that are not square", _by_folds(found)
+    if part := record.get("bodies"):
+        yield "networks compared", _by_folds(part)
+    if part := record.get("resize"):
+        yield "pictures that are not square", _by_folds(part)
     elif name := next((name for name, known in RESIZES.items() if known == record.get("input_convention")), ""):
         yield "pictures that are not square", name
-    for name, found in record.get("augmentation", {}).items():
-        if "plain" not in found:
-            told = f"used; {found.get('groups', found['images']):,} are too few to tell whether your classes bear it"
+    for name, part in record.get("augmentation", {}).items():
+        if "plain" not in part:
+            text = f"used; {part.get('groups', part['images']):,} are too few to tell whether your classes bear it"
         else:
-            told = (
-                f"{'used' if found['used'] else 'left out'}: by folds {found['plain']:.1%} of {found['images']:,} "
-                f"pictures are right, and {found['with_copies']:.1%} with such copies"
+            text = (
+                f"{'used' if part['used'] else 'left out'}: by folds {part['plain']:.1%} of {part['images']:,} "
+                f"pictures are right, and {part['with_copies']:.1%} with such copies"
             )
-        yield f"changed copies: {name}", told
+        yield f"changed copies: {name}", text
 
 
-def _by_folds(found: dict[str, Any]) -> str:
-    shares = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in found["accuracy"].items())
-    return f"{found['chosen']} (right by folds on {found['pictures']:,} pictures: {shares})"
+def _by_folds(part: dict[str, Any]) -> str:
+    shares = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in part["accuracy"].items())
+    return f"{part['chosen']} (right by folds on {part['pictures']:,} pictures: {shares})"
 
 
 def _published(record: dict[str, Any]) -> str:
@@ -218,17 +216,17 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _pictures(chosen: np.ndarray, data: Dataset, probabilities: np.ndarray) -> Iterator[str]:
     for i in chosen:
         true, answer = data.y_test[i], int(probabilities[i].argmax())
-        told = f"{data.labels[answer]} {probabilities[i, answer]:.2f}"
+        text = f"{data.labels[answer]} {probabilities[i, answer]:.2f}"
         if answer != true:
-            told += f", is {data.labels[true]} ({probabilities[i, true]:.2f})"
-        caption = escape(told)
+            text += f", is {data.labels[true]} ({probabilities[i, true]:.2f})"
+        caption = escape(text)
         if data.files:  # so that a wrong label can be found and mended
             caption += f"<br><small>{escape(_name(data.files[len(data.x_train) + int(i)]))}</small>"
         yield f'<figure><img alt="" src="{_thumbnail(data.x_test[i])}"><figcaption>{caption}</figcaption></figure>'
 
 
-def _doubted(found: Sequence[dict[str, Any]], data: Dataset) -> Iterator[str]:
-    for one in found:
+def _doubted(doubted: Sequence[dict[str, Any]], data: Dataset) -> Iterator[str]:
+    for one in doubted:
         i, count = one["picture"], len(data.x_train)
         image = data.x_train[i] if i < count else data.x_test[i - count]
         caption = escape(f"{one['looks_like']}? is {one['label']} ({one['probability_of_label']:.2f})")

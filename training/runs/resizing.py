@@ -29,10 +29,10 @@ class Resize(NamedTuple):
     stated: dict[str, Any]
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """What the user reads."""
-        found = ", ".join(f"{name} {accuracy:.0%}" for name, accuracy in self.stated["accuracy"].items())
-        return f"resize: {self.name} (right by folds on {self.stated['pictures']} pictures: {found}); --resize sets it"
+        shares = ", ".join(f"{name} {accuracy:.0%}" for name, accuracy in self.stated["accuracy"].items())
+        return f"resize: {self.name} (right by folds on {self.stated['pictures']} pictures: {shares}); --resize sets it"
 
 
 def suited_resize(recipe: Recipe, data: Dataset, runs: Path) -> Resize:

@@ -138,8 +138,10 @@ class Run:
         state = json.loads((self.folder / "state.json").read_text())
         different = [key for key, value in self.identity.items() if state["identity"].get(key) != value]
         if different:
-            told = ", ".join(f"{key} was {state['identity'].get(key)}, now {self.identity[key]}" for key in different)
-            raise RunError(f"{self.folder} cannot be resumed: {told}. Leave out --resume to start again")
+            differences = ", ".join(
+                f"{key} was {state['identity'].get(key)}, now {self.identity[key]}" for key in different
+            )
+            raise RunError(f"{self.folder} cannot be resumed: {differences}. Leave out --resume to start again")
         if len(state["seconds"]) > self.recipe.epochs:
             raise RunError(f"{self.folder} has {len(state['seconds'])} epochs, more than --epochs {self.recipe.epochs}")
         self.history, self.seconds, self.head = state["history"], state["seconds"], state.get("head", {})

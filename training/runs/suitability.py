@@ -85,7 +85,7 @@ def suited(recipe: Recipe, train: Part, groups: Sequence[str] = ()) -> tuple[Rec
     plain = features(images)
     folds = _folds(targets, of, recipe.seed)
     before = _right(plain, [plain], targets, folds)
-    found: Findings = {}
+    findings: Findings = {}
     for name in names:
         changed = features(ASKED[name][0](tf.constant(images), seed).numpy())
         # A training sees images and their mirrors, but of crops and colours hardly ever the image itself.
@@ -94,29 +94,29 @@ def suited(recipe: Recipe, train: Part, groups: Sequence[str] = ()) -> tuple[Rec
         luck = binomtest(lost, lost + won, alternative="greater").pvalue if lost + won else 1.0
         harms = luck < CHANCE and before.mean() - after.mean() >= LEAST
         accuracies = {"plain": round(float(before.mean()), 4), "with_copies": round(float(after.mean()), 4)}
-        found[name] = {"used": not harms, **accuracies, **counted}
+        findings[name] = {"used": not harms, **accuracies, **counted}
         if harms:
             recipe = without(recipe, name)
-    return recipe, found
+    return recipe, findings
 
 
-def said_of(found: Findings) -> str:
+def summary_of(findings: Findings) -> str:
     """What the user reads of `suited`'s findings: a line for each augmentation that is left out, or one for all."""
     lines = []
-    for name, result in found.items():
+    for name, result in findings.items():
         if not result["used"]:
             option = "" if name != "flip" else " (as --no-flip does)"
             lines.append(
                 f"note: {ASKED[name][1]}{option}. A classifier on fixed features has {result['plain']:.0%} of "
                 f"{result['images']} pictures right, and {result['with_copies']:.0%} if it learns from such copies."
             )
-    asked: dict[str, Any] = next(iter(found.values()), {"images": 0})
+    asked: dict[str, Any] = next(iter(findings.values()), {"images": 0})
     what = "groups of pictures" if "groups" in asked else "pictures"
     count = int(asked.get("groups", asked["images"]))
-    if found and not lines and count < ENOUGH:
-        lines.append(f"note: {count} {what} are too few to tell whether your classes bear {', '.join(found)}")
-    elif found and not lines:
-        lines.append(f"augmentation: {', '.join(found)} mix up none of your classes")
+    if findings and not lines and count < ENOUGH:
+        lines.append(f"note: {count} {what} are too few to tell whether your classes bear {', '.join(findings)}")
+    elif findings and not lines:
+        lines.append(f"augmentation: {', '.join(findings)} mix up none of your classes")
     return "\n".join(lines)
 
 

@@ -93,11 +93,11 @@ def fit_head(upper: keras.Model, train: Part, validation: Part, balanced: bool) 
     for strength in STRENGTHS:
         linear = fitted(features, targets, upper.output_shape[1], strength, balanced)
         predicted = linear.answers(held_out).argmax(axis=1)
-        found = {"val_categorical_accuracy": float((predicted == validation[1]).mean())}
+        measured = {"val_categorical_accuracy": float((predicted == validation[1]).mean())}
         if balanced:
-            found["val_mean_recall"] = mean_recall(predicted, validation[1])
-        if found[measure] > best:
-            best, figures, chosen = found[measure], found, linear
+            measured["val_mean_recall"] = mean_recall(predicted, validation[1])
+        if measured[measure] > best:
+            best, figures, chosen = measured[measure], measured, linear
     last.set_weights([chosen.kernel, chosen.bias])
     learnt = chosen.answers(features).argmax(axis=1) == targets
     return {**figures, "categorical_accuracy": float(learnt.mean())}
