@@ -51,20 +51,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def row(name: str, args: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as folder:
         files = write(Path(folder) / "pictures", name, args)
-        found: dict[str, list[float]] = {"bare": [], "bulk": [], "one bare": [], "one": []}
+        rates_of: dict[str, list[float]] = {"bare": [], "bulk": [], "one bare": [], "one": []}
         most = 0.0
         for number in range(args.rounds):
-            found["bare"].append(beside_each_other(name, files, Path(folder), ACTORS))
+            rates_of["bare"].append(beside_each_other(name, files, Path(folder), ACTORS))
             rate, memory = bulk(name, files[0].parent, Path(folder) / f"answers-{number}.parquet", ACTORS)
-            found["bulk"].append(rate)
+            rates_of["bulk"].append(rate)
             most = max(most, memory)
             if args.one_actor:
-                found["one bare"].append(beside_each_other(name, files[::ACTORS], Path(folder), 1))
-                found["one"].append(bulk(name, files[0].parent, Path(folder) / f"one-{number}.parquet", 1)[0])
-            print(f"{name}, round {number + 1} of {args.rounds}: {found}", file=sys.stderr, flush=True)
-    rates = " | ".join(f"{median(found[kind]):,.0f}" for kind in ("bare", "bulk"))
+                rates_of["one bare"].append(beside_each_other(name, files[::ACTORS], Path(folder), 1))
+                rates_of["one"].append(bulk(name, files[0].parent, Path(folder) / f"one-{number}.parquet", 1)[0])
+            print(f"{name}, round {number + 1} of {args.rounds}: {rates_of}", file=sys.stderr, flush=True)
+    rates = " | ".join(f"{median(rates_of[kind]):,.0f}" for kind in ("bare", "bulk"))
     pairs = (("bulk", "bare"), ("bare", "one bare"), ("bulk", "one"))
-    ratios = " | ".join(ratio(found[one], found[other]) for one, other in pairs)
+    ratios = " | ".join(ratio(rates_of[one], rates_of[other]) for one, other in pairs)
     return f"| `{name}` | {len(files):,} | {rates} | {ratios} | {most:,.0f} |"
 
 
@@ -95,8 +95,8 @@ def beside_each_other(name: str, files: Sequence[Path], folder: Path, processes:
     running = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) for command in commands
     ]
-    told = [json.loads(process.communicate()[0]) for process in running]
-    return float(sum(one["images"] / one["seconds"] for one in told))
+    results = [json.loads(process.communicate()[0]) for process in running]
+    return float(sum(one["images"] / one["seconds"] for one in results))
 
 
 def bare(name: str, list_of_files: Path) -> int:
@@ -122,11 +122,11 @@ def bulk(name: str, source: Path, output: Path, actors: int) -> tuple[float, flo
         [*command, "--actors", str(actors)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     watch = Memory(process.pid)
-    said = process.communicate()[0]
+    output_text = process.communicate()[0]
     watch.end()
-    rates = RATE.findall(said)
+    rates = RATE.findall(output_text)
     if process.returncode or not rates:
-        raise SystemExit(f"error: {' '.join(command)}: {said}")
+        raise SystemExit(f"error: {' '.join(command)}: {output_text}")
     return float(rates[-1].replace(",", "")), watch.most / 1e6
 
 

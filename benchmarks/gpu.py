@@ -86,23 +86,23 @@ def placement(onnx: bytes, backend: Backend, images: np.ndarray, threads: int) -
 
 def read_profile(events: list[dict[str, Any]]) -> Placement:
     """Only kernels name both; fences and the session's own events do not."""
-    found = [event.get("args", {}) for event in events if event.get("cat") == "Node"]
-    return Placement(Counter((args["op_name"], args["provider"]) for args in found if args.get("provider")))
+    nodes = [event.get("args", {}) for event in events if event.get("cat") == "Node"]
+    return Placement(Counter((args["op_name"], args["provider"]) for args in nodes if args.get("provider")))
 
 
 def rates(runs: Sequence[Run], images: np.ndarray, seconds: float) -> list[float]:
     """Images a second of each, the median of ROUNDS in which they take turns; `images` is the batch."""
-    found: list[list[float]] = [[] for _ in runs]
+    per_run: list[list[float]] = [[] for _ in runs]
     for run in runs:
         run(images)
     for _ in range(ROUNDS):
-        for run, rate in zip(runs, found, strict=True):
+        for run, rate in zip(runs, per_run, strict=True):
             began, count = time.perf_counter(), 0
             while (taken := time.perf_counter() - began) < seconds / ROUNDS or not count:
                 run(images)
                 count += len(images)
             rate.append(count / taken)
-    return [median(rate) for rate in found]
+    return [median(rate) for rate in per_run]
 
 
 def accuracy(run: Run, artifact: artifacts.Artifact, split: TestSplit) -> float:
@@ -131,11 +131,11 @@ def examine(artifact: artifacts.Artifact, backend: Backend, data: Path | None, s
         print(f"  batch {size}: {fast:,.0f} images/s, {beside}")
     if data is not None:
         split = read_split(data, artifact.card)
-        found, expected = accuracy(run, artifact, split), accuracy(plain, artifact, split)
+        measured, expected = accuracy(run, artifact, split), accuracy(plain, artifact, split)
         card = card_accuracy(artifact.card)
         beside = "the card records none" if card is None else f"the card's on its own data {card:.2f} %"
-        print(f"  accuracy {found:.2f} %, the CPU provider's {expected:.2f} %, {beside}")
-        if abs(found - expected) > POINTS:
+        print(f"  accuracy {measured:.2f} %, the CPU provider's {expected:.2f} %, {beside}")
+        if abs(measured - expected) > POINTS:
             raise NotProved(f"the accuracy differs from the CPU provider's by more than {POINTS} points")
 
 

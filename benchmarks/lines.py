@@ -47,12 +47,12 @@ def count(source: str) -> Count:
 
 def rooms() -> dict[str, list[Path]]:
     """The files of each room; those that are in none are their half's own."""
-    found: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     for half in HALVES:
         for file in sorted((ROOT / half).rglob("*.py")):
             folders = file.relative_to(ROOT).parts[:-1]
-            found.setdefault("/".join(folders[:2]), []).append(file)
-    return dict(sorted(found.items()))
+            files.setdefault("/".join(folders[:2]), []).append(file)
+    return dict(sorted(files.items()))
 
 
 def main() -> int:

@@ -94,5 +94,5 @@ def _run(command: list[str], environment: dict[str, str], seconds: float) -> dic
     try:
         return json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError) as err:
-        said = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise LoadError(f"{Path(command[0]).name} ended with status {done.returncode}: {said}") from err
+        last_lines = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+        raise LoadError(f"{Path(command[0]).name} ended with status {done.returncode}: {last_lines}") from err

@@ -94,12 +94,12 @@ class Service:
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise ServerError(f"the service ended with status {self._process.returncode}: {self._said()}")
+                raise ServerError(f"the service ended with status {self._process.returncode}: {self._log_end()}")
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if self.request("GET", "/readyz")[0] == 200:
                     return
             time.sleep(self._every)
-        raise ServerError(f"the service is not ready after {READY_SECONDS} s: {self._said()}")
+        raise ServerError(f"the service is not ready after {READY_SECONDS} s: {self._log_end()}")
 
     def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes, float]:
         """Status, body and seconds of a request on a connection of its own."""
@@ -133,7 +133,7 @@ class Service:
         self._process.wait()
         self._log.close()
 
-    def _said(self) -> str:
+    def _log_end(self) -> str:
         self._log.seek(0)
         return self._log.read()[-500:].decode(errors="replace")
 
@@ -222,10 +222,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ServerError, FileNotFoundError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
-    found: dict[str, Any] = conditions()
+    machine: dict[str, Any] = conditions()
     load = f"something else took {busy:.1f} cores" if busy > BUSY else "quiet"
     print(table(rows))
-    print(f"\n{args.model}, one worker on the CPU provider; {found['cpu_kind']}, {found['cores']} cores, {load}.")
+    print(f"\n{args.model}, one worker on the CPU provider; {machine['cpu_kind']}, {machine['cores']} cores, {load}.")
     return 0
 
 

@@ -185,8 +185,8 @@ def _photos(judge: _Judge, of: Photos, seed: int = 1) -> list[Picture]:
     """Drawings as a camera would see them, a little out of focus and with noise, until the model is sure of enough. One
     that is turned by EXIF has another label where that is overlooked."""
     generator = np.random.default_rng(seed)
-    found: list[Picture] = []
-    while len(found) < of.number:
+    photos: list[Picture] = []
+    while len(photos) < of.number:
         scene = _scene(of.width // of.enlarged, of.height // of.enlarged, generator)
         scene = scene.filter(ImageFilter.GaussianBlur(scene.width / 340))
         label = judge.label(_encode(scene, "JPEG", orientation=of.orientation))  # asked while it is small
@@ -197,8 +197,8 @@ def _photos(judge: _Judge, of: Photos, seed: int = 1) -> list[Picture]:
         noisy = np.clip(large + np.tile(noise, (of.enlarged, of.enlarged, 1)), 0, 255).astype(np.uint8)
         data = _encode(noisy, "JPEG", of.quality, of.orientation)
         if (label := judge.label(data)) is not None:
-            found.append(Picture(data, label))
-    return found
+            photos.append(Picture(data, label))
+    return photos
 
 
 def _encode(picture: np.ndarray | Image.Image, form: str = "PNG", quality: int = 75, orientation: int = 1) -> bytes:

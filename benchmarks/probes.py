@@ -41,7 +41,7 @@ class Probes:
         return sorted(self.milliseconds)[min(len(self.milliseconds) - 1, int(len(self.milliseconds) * share))]
 
     def __str__(self) -> str:
-        why = f" ({', '.join(f'{told}: {number}' for told, number in self.missed.items())})" if self.missed else ""
+        why = f" ({', '.join(f'{what}: {number}' for what, number in self.missed.items())})" if self.missed else ""
         return (
             f"{self.missed.total()} of {len(self.milliseconds):,} probes missed{why}; "
             f"p50 {self.quantile(0.5):.0f} ms, p99 {self.quantile(0.99):.0f} ms, "
@@ -51,27 +51,27 @@ class Probes:
 
 def probe(port: int, number: int, every: float = PROBE_EVERY, limit: float = PROBE_SECONDS) -> Probes:
     """Ask so many probes, `every` seconds after each other. One is missed that has no 200 within `limit` seconds."""
-    found = Probes()
+    probes = Probes()
     for index in range(number):
         path = PATHS[index % len(PATHS)]
         began = time.perf_counter()
         # The timeout holds for each step: connecting, sending, reading. So the whole is judged below once more.
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=limit)
-        told = ""
+        problem = ""
         try:
             connection.request("GET", path)
             status = connection.getresponse().status
-            told = "" if status == 200 else f"{path} {status}"
+            problem = "" if status == 200 else f"{path} {status}"
         except (OSError, http.client.HTTPException) as err:
-            told = f"{path} {type(err).__name__}"
+            problem = f"{path} {type(err).__name__}"
         finally:
             connection.close()
         seconds = time.perf_counter() - began
-        if told or seconds > limit:
-            found.missed[told or f"{path} late"] += 1
-        found.milliseconds.append(1000 * seconds)
+        if problem or seconds > limit:
+            probes.missed[problem or f"{path} late"] += 1
+        probes.milliseconds.append(1000 * seconds)
         time.sleep(every)
-    return found
+    return probes
 
 
 def photos(port: int, clients: int, path: str, body: bytes) -> None:
@@ -102,11 +102,11 @@ def answered(port: int) -> Counter[str]:
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
     connection.close()
-    found: Counter[str] = Counter()
+    answers: Counter[str] = Counter()
     for labels, value in re.findall(r"^shortcut_requests_total\{(.*)\} (\S+)$", text, re.M):
         if 'route="/classify"' in labels and (status := re.search(r'status="(\d+)"', labels)):
-            found[status[1]] += int(float(value))
-    return found
+            answers[status[1]] += int(float(value))
+    return answers
 
 
 def held(port: int) -> int:
@@ -142,8 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             before = answered(service.port)
             beside_photos = beside(service.port, args.probes, photos, args.clients, path, body)
             print(f"{args.clients} clients with photos of 12 megapixels: {beside_photos}", flush=True)
-            told = ", ".join(f"{status}: {number}" for status, number in (answered(service.port) - before).items())
-            print(f"  answers to the photos meanwhile: {told}", flush=True)
+            counts = ", ".join(f"{status}: {number}" for status, number in (answered(service.port) - before).items())
+            print(f"  answers to the photos meanwhile: {counts}", flush=True)
             time.sleep(2)  # what is left of it is closed
             with attacked(service.port, held_connections, args.connections):
                 beside_held = probe(service.port, args.probes)
@@ -151,9 +151,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ServerError, FileNotFoundError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
-    found = conditions()
+    machine = conditions()
     load = f"something else took {busy:.1f} cores before" if busy > BUSY else "quiet before"
-    print(f"{found['cpu_kind']}, {found['cores']} cores, {load}.")
+    print(f"{machine['cpu_kind']}, {machine['cores']} cores, {load}.")
     return 1 if beside_photos.missed or beside_held.missed else 0
 
 

@@ -115,12 +115,12 @@ def simulate(
     times: ServiceTimes, rate: float, seconds: float = SIMULATED_SECONDS, workers: int = 1, seed: int = 0
 ) -> np.ndarray:
     """The latencies, in seconds, of Poisson arrivals, `rate` a second, each at one of `workers` that share nothing."""
-    found = []
+    latencies = []
     for worker in range(workers):
         rng = np.random.default_rng((seed, worker))
         moments = np.sort(rng.uniform(0, seconds, max(1, rng.poisson(rate / workers * seconds))))
-        found.append(served(times, moments, rng))
-    return np.concatenate(found)
+        latencies.append(served(times, moments, rng))
+    return np.concatenate(latencies)
 
 
 def served(times: ServiceTimes, arrivals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -142,13 +142,13 @@ def predicted(times: ServiceTimes, rate: float, seconds: float) -> np.ndarray:
     """The p50 and p99, in seconds, of the requests that `Load.open` sends."""
     arrivals = np.array(moments(rate, seconds))
     draws = [np.percentile(served(times, arrivals, np.random.default_rng(draw)), (50, 99)) for draw in range(DRAWS)]
-    found: np.ndarray = np.median(draws, axis=0)
-    return found
+    medians: np.ndarray = np.median(draws, axis=0)
+    return medians
 
 
 def alone(port: int, path: str, body: bytes, kind: str, requests: int = ALONE, pause: float = 0.0) -> list[float]:
     """Seconds of one client's requests, one after the other on one connection, each after a pause in seconds."""
-    found = []
+    durations = []
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         for _ in range(requests):
             if pause:
@@ -157,10 +157,10 @@ def alone(port: int, path: str, body: bytes, kind: str, requests: int = ALONE, p
             connection.request("POST", path, body, {"Content-Type": kind})
             response = connection.getresponse()
             response.read()
-            found.append(time.perf_counter() - began)
+            durations.append(time.perf_counter() - began)
             if response.status != 200:
                 raise LoadError(f"{path}: status {response.status}")
-    return found[requests // 10 :]  # warm
+    return durations[requests // 10 :]  # warm
 
 
 def batches(port: int) -> Batches:
@@ -168,15 +168,15 @@ def batches(port: int) -> Batches:
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
-    found = {
+    sums = {
         sample.name: sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name
         in ("shortcut_batch_images_sum", "shortcut_compute_seconds_sum", "shortcut_compute_seconds_count")
     }
-    count, seconds = (found[f"shortcut_compute_seconds_{what}"] for what in ("count", "sum"))
-    return Batches(count, found["shortcut_batch_images_sum"], seconds)
+    count, seconds = (sums[f"shortcut_compute_seconds_{what}"] for what in ("count", "sum"))
+    return Batches(count, sums["shortcut_batch_images_sum"], seconds)
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def _measured(
             varies += alone(*one)
             for pause in paused or [times_alone * np.median(varies) for times_alone in PAUSES]:
                 paused.setdefault(pause, []).extend(alone(*one, AFTER_PAUSE, pause))
-            loops = {clients: Closed(*np.median(found, axis=0)) for clients, found in closed.items()}
+            loops = {clients: Closed(*np.median(rounds_of, axis=0)) for clients, rounds_of in closed.items()}
             times = ServiceTimes.of(loops, varies, paused)
             for share in shares:
                 rate = share * times.capacity
@@ -249,7 +249,7 @@ def _measured(
                 opened[share].append(Opened(rate, figures))
                 server.settle()
         assert times is not None
-        return times, [_row(times, found, 3 * seconds) for found in opened.values()]
+        return times, [_row(times, rounds_of, 3 * seconds) for rounds_of in opened.values()]
 
 
 class Opened(NamedTuple):
@@ -259,11 +259,11 @@ class Opened(NamedTuple):
     figures: Figures
 
 
-def _row(times: ServiceTimes, found: Sequence[Opened], seconds: int) -> Row:
+def _row(times: ServiceTimes, opened: Sequence[Opened], seconds: int) -> Row:
     """The medians of the rounds. Each is predicted at its own rate, by what all of them have told of service times."""
-    p50, p99, late = np.array([(one.figures.p50_ms, one.figures.p99_ms, one.figures.late_ms) for one in found]).T
-    guesses = 1000 * np.median([predicted(times, one.rate, seconds) for one in found], axis=0)
-    rate = median(one.rate for one in found)
+    p50, p99, late = np.array([(one.figures.p50_ms, one.figures.p99_ms, one.figures.late_ms) for one in opened]).T
+    guesses = 1000 * np.median([predicted(times, one.rate, seconds) for one in opened], axis=0)
+    rate = median(one.rate for one in opened)
     return Row(
         rate, float(np.median(p50)), float(np.median(p99)), p99.min(), p99.max(), *guesses, float(np.median(late))
     )
@@ -307,13 +307,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ServerError, LoadError, FileNotFoundError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
-    found = conditions()
+    machine = conditions()
     sizes = {size: round(1000 * float(times.seconds[size]), 3) for size in CLIENTS}
     later = {f"{1000 * p:.1f}": round(1000 * times.after_pause(p, 0.5), 2) for p in times.pauses[1:]}
     print(table(rows, times.capacity))
     print(f"\n{args.model}, one worker: ms a batch {json.dumps(sizes)}, {1000 * times.around:.2f} ms around;", end=" ")
     print(f"ms more after a pause of so many ms {json.dumps(later)};", end=" ")
-    print(f"{times.capacity:,.0f} images/s; {found['cpu_kind']}, {found['cores']} cores,", end=" ")
+    print(f"{times.capacity:,.0f} images/s; {machine['cpu_kind']}, {machine['cores']} cores,", end=" ")
     print(f"something else took {busy:.1f} of them.")
     return 0
 

@@ -63,27 +63,27 @@ def ratios(model: dict[str, Any]) -> dict[str, dict[str, Any]]:
         if cell.startswith("bare")
         for row, figures in rows.items()
     }
-    found: dict[str, dict[str, Any]] = {}
+    by_server: dict[str, dict[str, Any]] = {}
     for name in (OURS, OURS_CPU):
         if name not in model["servers"]:
             continue
         served = model["servers"][name]
-        found[name] = {"tail": {cell: _tail(cells[cell][name]) for cell in OPEN if cell in cells}}
+        by_server[name] = {"tail": {cell: _tail(cells[cell][name]) for cell in OPEN if cell in cells}}
         closed = max(cell[name]["rate"] for title, cell in cells.items() if title.startswith("closed"))
         if uploads := _uploads(model, name):
-            found[name]["spread"] = round(min(uploads) / max(uploads), 3)
+            by_server[name]["spread"] = round(min(uploads) / max(uploads), 3)
         own = {key: rate for key, rate in bare.items() if _is_of(key[0], served["provider"], served["precision"])}
         for word, sessions in (("best", bare), ("bare", own)):
             if sessions:
                 row, size = max(sessions, key=lambda key: sessions[key])
                 rate = sessions[row, size]
-                found[name] |= {
+                by_server[name] |= {
                     word: f"{row} at batch {size}",
                     f"of_{word}": round(closed / rate, 4),
                 }
                 if uploads:
-                    found[name][f"of_{word}_batch"] = round(median(uploads) / rate, 4)
-    return found
+                    by_server[name][f"of_{word}_batch"] = round(median(uploads) / rate, 4)
+    return by_server
 
 
 def _uploads(model: dict[str, Any], name: str) -> list[float]:
@@ -154,8 +154,8 @@ def short_table(results: Sequence[Result]) -> str:
             for title, cell in _titled(model, cells):
                 if title == (FRONT_PHOTOS if FRONT_PHOTOS in cells else f"{small}32 connections"):
                     rates = [cell.get(server, {}).get("rate") for server in (OURS, *FRONT_PEERS)]
-                    said = ["–" if rate is None else _figure(rate) for rate in rates]
-                    rows.append(_row([f"`{name}`, {title}", where, *said]))
+                    shown = ["–" if rate is None else _figure(rate) for rate in rates]
+                    rows.append(_row([f"`{name}`, {title}", where, *shown]))
     titles = ["requests/s", "CPU", "Shortcut", *FRONT_PEERS.values()]
     return "\n".join([_row(titles), _row(["---"] * 2 + ["---:"] * (len(titles) - 2)), *rows])
 
@@ -212,45 +212,45 @@ def _beside_bare(model: dict[str, Any], cells: Cells) -> list[str]:
     lines.append("")
     for name, ratio in ratios(model).items():
         served = model["servers"][name]
-        said = f"- {name} ran on {served['provider']} in {served['precision']} ({served['provider_reason']})"
+        sentence = f"- {name} ran on {served['provider']} in {served['precision']} ({served['provider_reason']})"
         for word, what in (("best", "the best of all"), ("bare", "the best of its kind")):
             if word in ratio and (word == "best" or ratio["bare"] != ratio["best"]):
-                said += (
+                sentence += (
                     f". Of bare {ratio[word]}, {what}, it reaches {ratio[f'of_{word}']:.2f} with one image a request"
                 )
                 if f"of_{word}_batch" in ratio:
-                    said += f" and {ratio[f'of_{word}_batch']:.2f} with {BATCH}"
-        lines.append(said + ".")
+                    sentence += f" and {ratio[f'of_{word}_batch']:.2f} with {BATCH}"
+        lines.append(sentence + ".")
     return lines
 
 
 def _other(model: dict[str, Any], cells: Cells, servers: list[str]) -> str:
-    said, described = [], model["servers"]
+    sentences, described = [], model["servers"]
     if OURS in servers:
         if uploads := _uploads(model, OURS):
-            said.append(
+            sentences.append(
                 f"{OURS}'s rounds of uploads: {', '.join(_figure(rate) for rate in uploads)} images/s, the slowest "
                 f"{min(uploads) / max(uploads):.2f} of the fastest."
             )
         more = described[OURS]["ready_seconds"] - described[EMPTY]["ready_seconds"]
-        said.append(
+        sentences.append(
             f"An empty BentoML service is ready after {described[EMPTY]['ready_seconds']:.1f} s, {OURS} with all its "
             f"models {abs(more):.1f} s {'later' if more >= 0 else 'sooner'}."
         )
     late = [(cells[cell][s]["late_ms"], s) for cell in OPEN for s in servers if s in cells.get(cell, {})]
     if late:
-        said.append(
+        sentences.append(
             f"The open-loop generator noticed 99 % of its requests within {max(late)[0]:.1f} ms of due "
             f"({max(late)[1]}, the worst)."
         )
     failed = {s: sum(int(c[s]["errors"]) for c in cells.values() if s in c) for s in servers}
     wrong = ", ".join(f"{s} {n}" for s, n in failed.items() if n)
-    said.append(f"Answers that were not 200 or never came: {wrong or 'none'}.")
-    said += [f"Left out: {name} ({why})." for name, why in model.get("left_out", {}).items()]
-    said += [
+    sentences.append(f"Answers that were not 200 or never came: {wrong or 'none'}.")
+    sentences += [f"Left out: {name} ({why})." for name, why in model.get("left_out", {}).items()]
+    sentences += [
         f"After the last round {name} was not as before ({why})." for name, why in model.get("problems", {}).items()
     ]
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _rates(title: str, cell: dict[str, dict[str, float]], servers: list[str]) -> list[str]:

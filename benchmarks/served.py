@@ -110,12 +110,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{args.models} has no models" if not names else "--rounds and --seconds must be at least 1")
     if (busy := busy_cores()) > BUSY:
         print(f"warning: something else takes {busy:.1f} cores: these figures will be too low", file=sys.stderr)
-    found = conditions()
+    machine = conditions()
     here = {
-        "cpu": found["cpu"],
-        "cpu_kind": found["cpu_kind"],
-        "cores": found["cores"],
-        "revision": found["revision"],
+        "cpu": machine["cpu"],
+        "cpu_kind": machine["cpu_kind"],
+        "cores": machine["cores"],
+        "revision": machine["revision"],
         "date": datetime.now(UTC).date().isoformat(),
     }
     try:

@@ -40,7 +40,7 @@ def limited(share: float) -> Iterator[Sequence[str]]:
 
 def _made(name: str) -> Path:
     """A new cgroup that can limit processors, below one that this process is in."""
-    told = "the kernel shows none"
+    reason = "the kernel shows none"
     for parent in cores.cgroups("cpu"):
         folder = parent / name
         if not (parent / "cgroup.procs").exists():
@@ -48,12 +48,12 @@ def _made(name: str) -> Path:
         try:
             folder.mkdir()
         except OSError as err:
-            told = str(err)
+            reason = str(err)
             continue
         if (folder / "cpu.max").exists() or (folder / "cpu.cfs_quota_us").exists():
             return folder
         folder.rmdir()
-    raise OSError(f"no cgroup that limits processors can be made: {told}")
+    raise OSError(f"no cgroup that limits processors can be made: {reason}")
 
 
 def measure(models: Path, default: str, share: float, port: int, provider: str) -> float:
@@ -93,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {err}", file=sys.stderr)
         return 1
     load = f"something else took {busy:.1f} cores" if busy > BUSY else "quiet"
-    found = conditions()
-    print(f"one worker on {args.cores:g} of a core; {found['cpu_kind']}, {found['cores']} cores, {load}.")
+    machine = conditions()
+    print(f"one worker on {args.cores:g} of a core; {machine['cpu_kind']}, {machine['cores']} cores, {load}.")
     return 0
 
 

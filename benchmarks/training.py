@@ -61,14 +61,14 @@ def rates(ways: Sequence[Way], shape: tuple[int, int, int], images: int, rounds:
     rng = np.random.default_rng(0)
     part = rng.integers(0, 256, (images, *shape), np.uint8), rng.integers(0, CLASSES, images)
     models = [way.model(shape) for way in ways]
-    found: list[list[float]] = [[] for _ in ways]
-    for turn in range(rounds + 1):
-        for way, model, rate in zip(ways, models, found, strict=True):
+    rates_of: list[list[float]] = [[] for _ in ways]
+    for number in range(rounds + 1):
+        for way, model, rate in zip(ways, models, rates_of, strict=True):
             began = time.perf_counter()
-            way.train(model, part, min(turn, 1))
-            if turn:
+            way.train(model, part, min(number, 1))
+            if number:
                 rate.append(images / (time.perf_counter() - began))
-    return found
+    return rates_of
 
 
 def ways(network: str, dataset: str, beside_keras: bool) -> list[Way]:
@@ -102,10 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as err:
         hint = "" if args.beside_keras else "; --beside-keras compares with plain Keras instead"
         parser.error(f"{err}{hint}")
-    found = rates(compared, SHAPES[args.dataset], args.images, args.rounds)
+    measured = rates(compared, SHAPES[args.dataset], args.images, args.rounds)
     against = "plain Keras'" if args.beside_keras else "the notebook's"
-    for way, rate in zip(compared, found, strict=True):
-        times = median(a / b for a, b in zip(rate, found[0], strict=True))
+    for way, rate in zip(compared, measured, strict=True):
+        times = median(a / b for a, b in zip(rate, measured[0], strict=True))
         pairs = f"(median of {args.rounds} pairs)"
         print(f"{way.name}: {median(rate):,.0f} images/s, {times:.2f} times {against} {pairs}")
     print(f"on {hardware()}")

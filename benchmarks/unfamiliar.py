@@ -106,12 +106,12 @@ def table(kinds: dict[str, Answers]) -> str:
         ["pictures", "count", "unsure", "unfamiliar at 5 %", "improbable at 5 %", "AUROC", "of the probability"],
         ["---"] + ["---:"] * 6,
     ]
-    for name, found in kinds.items():
-        row = [name, f"{len(found.unsure):,}", f"{found.unsure.mean():.1%}"]
-        if found is own:
+    for name, kind in kinds.items():
+        row = [name, f"{len(kind.unsure):,}", f"{kind.unsure.mean():.1%}"]
+        if kind is own:
             row += ["", "", "", ""]
         else:
-            pairs = ((own.unfamiliarity, found.unfamiliarity), (-own.probability, -found.probability))
+            pairs = ((own.unfamiliarity, kind.unfamiliarity), (-own.probability, -kind.probability))
             row += [f"{caught(*pair):.1%}" for pair in pairs] + [f"{auroc(*pair):.3f}" for pair in pairs]
         rows.append(row)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

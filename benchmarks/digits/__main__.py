@@ -41,11 +41,11 @@ def measure(models: Sequence[Path], data: Path, fonts: Path | None, count: int, 
 
     def add(name: str, greys: Sequence[np.ndarray], labels: Sequence[int], wanted: str) -> None:
         started = time.perf_counter()
-        found = [light_on_dark(grey, SHAPE, Image.Resampling.BILINEAR) for grey in greys]
+        figures = [light_on_dark(grey, SHAPE, Image.Resampling.BILINEAR) for grey in greys]
         ms = 1000 * (time.perf_counter() - started) / count
-        images = np.stack([figure.grey for figure in found])[..., None]
+        images = np.stack([figure.grey for figure in figures])[..., None]
         answers = [session.run(["probabilities"], {"image": images})[0].argmax(1) for session in sessions]
-        unsure = np.array([figure.unsure is not None for figure in found])
+        unsure = np.array([figure.unsure is not None for figure in figures])
         if "unfamiliarity" in card:
             unsure |= sessions[0].run(["unfamiliarity"], {"image": images})[0] > card["unfamiliarity"]["threshold"]
         right = [f"{100 * np.mean(answer == labels):.1f}" if len(labels) else "–" for answer in answers]

@@ -105,7 +105,7 @@ def strokes(digit: int, rng: np.random.Generator, height: int, width: float) -> 
     ways = STROKES[digit]
     way = ways[rng.integers(len(ways))]
     wide = rng.uniform(0.5, 0.85) * height
-    slant, turn = rng.normal(0, 0.12), rng.normal(0, 0.07)
+    slant, angle = rng.normal(0, 0.12), rng.normal(0, 0.07)
     scale = 3  # drawn large, so that the pen's edge is smooth
     lines = []
     for stroke in way:
@@ -116,7 +116,7 @@ def strokes(digit: int, rng: np.random.Generator, height: int, width: float) -> 
         curve = _smooth(moved)
         x, y = curve[:, 0] * wide, curve[:, 1] * height
         x = x - slant * y
-        lines.append(np.stack([x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)], 1))
+        lines.append(np.stack([x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], 1))
     low = np.min([line.min(axis=0) for line in lines], axis=0) - width
     high = np.max([line.max(axis=0) for line in lines], axis=0) + width
     size = np.ceil((high - low) * scale).astype(int)

@@ -96,8 +96,8 @@ def _smiley(rng: np.random.Generator) -> np.ndarray:
 def _drawn(strokes: list[np.ndarray], rng: np.random.Generator, pen: tuple[float, float] = (0.04, 0.14)) -> np.ndarray:
     """Strokes in a square from 0 to 1 as ink, (h, w) float32."""
     height, scale = int(rng.integers(60, 300)), 2
-    width, stretch, turn = rng.uniform(*pen) * height, rng.uniform(0.75, 1.25), rng.normal(0, 0.12)
-    turned = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    width, stretch, angle = rng.uniform(*pen) * height, rng.uniform(0.75, 1.25), rng.normal(0, 0.12)
+    turned = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     lines = [(stroke - 0.5) * [stretch, 1] @ turned * height for stroke in strokes]
     low = np.min([line.min(axis=0) for line in lines], axis=0) - width
     high = np.max([line.max(axis=0) for line in lines], axis=0) + width
