@@ -4,7 +4,6 @@ ONNX Runtime runs it on the CPU; the command says whether the artifact still agr
 """
 
 import argparse
-import csv
 import json
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from training.data.contents import unseen
 from training.data.dataset import Dataset, DatasetError, first_line
 from training.data.files import Form
 from training.data.loading import load
+from training.data.rows import write_csv
 from training.data.table import Columns
 
 TOLERANCE = 0.001  # of accuracy: 0.1 points
@@ -169,22 +169,13 @@ def _table(targets: np.ndarray, predicted: np.ndarray, labels: Sequence[str], gr
 def _write_csv(
     path: Path, files: Sequence[Path], targets: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]
 ) -> None:
-    """A row for each picture: its label, the answer and that answer's probability. A file is written whole or not at
-    all; a link or a device, as /dev/stdout, is not replaced."""
-    whole = not path.is_symlink() and (path.is_file() or not path.exists())
-    partial = path.with_name(f".{path.name}.partial") if whole else path
-    try:
-        with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(("file", "label", "answer", "probability"))
-            for picture, target, row in zip(files, targets, probabilities, strict=True):
-                best = int(row.argmax())
-                writer.writerow((picture, labels[target], labels[best], row[best]))
-        if whole:
-            partial.replace(path)
-    finally:
-        if whole:
-            partial.unlink(missing_ok=True)
+    """A row for each picture: its label, the answer and that answer's probability."""
+    best = probabilities.argmax(axis=1)
+    rows = (
+        (file, labels[target], labels[answer], row[answer])
+        for file, target, answer, row in zip(files, targets, best.tolist(), probabilities, strict=True)
+    )
+    write_csv(path, ("file", "label", "answer", "probability"), rows)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ seconds. They also find wrong labels: an answer that is as sure of another class
 (Northcutt et al. 2021, "Confident Learning", 1911.00068, section 3).
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from training.artifact.calibration import threshold
 from training.artifact.trust import wilson_interval
 from training.data.dataset import Dataset, independent, named
+from training.data.rows import write_csv
 from training.recipes.recipe import Recipe
 from training.runs.features import features_of, pretrained_body
 from training.runs.linear import FOLDS, cross_fitted, folds_of
@@ -116,19 +116,16 @@ class Folds:
         ]
 
     def write(self, folder: Path, labels: Sequence[str], files: Sequence[Path]) -> None:
-        """Write all doubted pictures to DOUBTED in a run's folder, the most doubtful first; nothing if there are none.
-
-        A name that is no UTF-8 is written in its own bytes.
-        """
+        """Write all doubted pictures to DOUBTED in a run's folder, the most doubtful first. Nothing if none is."""
         if not self.doubted or not files:
             return
-        rows = self.listed(labels, files)
-        partial = folder / f".{DOUBTED}.partial"
-        with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.DictWriter(file, [key for key in rows[0] if key != "picture"], extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows({**row, "file": str(files[i])} for row, i in zip(rows, self.doubted, strict=True))
-        partial.replace(folder / DOUBTED)
+        listed = self.listed(labels, files)
+        columns = [key for key in listed[0] if key != "picture"]
+        rows = (
+            [str(files[i]) if key == "file" else row[key] for key in columns]
+            for row, i in zip(listed, self.doubted, strict=True)
+        )
+        write_csv(folder / DOUBTED, columns, rows)
 
 
 def _name(file: Path) -> str:
