@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from serving.edge.http1 import failure_content
 from serving.engine import cores
 from serving.engine.measurements import Measurements
 from serving.errors import ClassifyError, StartError
@@ -54,7 +55,7 @@ def _classify(predictor: Predictor, files: Sequence[Path], top_k: int) -> Iterat
         if isinstance(outcome, Answer):
             yield {"filename": str(file), **predictions(outcome, rank(outcome, top_k))}
         elif isinstance(outcome, ClassifyError):
-            yield {"filename": str(file), **outcome.body()}
+            yield {"filename": str(file), **failure_content(outcome)}
         else:
             yield {"filename": str(file), "error": f"cannot be read: {outcome.strerror}", "code": "unreadable_file"}
 

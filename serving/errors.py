@@ -1,18 +1,15 @@
 """Every way a request can fail, one class each, with its HTTP status and code word on the class.
 
-A message says what was wrong, the limit and what was received. Nothing here knows HTTP frameworks or models.
+A message says what was wrong, the limit and what was received. How a protocol writes a failure is not known here.
 """
 
 
 class ClassifyError(Exception):
-    """The base: `{"error": str(self), "code": self.code}` with status `self.status`."""
+    """The base, and what nobody thought of."""
 
     status = 500
     code = "internal_error"
-    headers: tuple[tuple[str, str], ...] = ()
-
-    def body(self) -> dict[str, str]:
-        return {"error": str(self), "code": self.code}
+    retry_after: int | None = None  # seconds after which the same request may be answered, where that is known
 
 
 class InvalidImage(ClassifyError):
@@ -31,7 +28,6 @@ class Unauthorized(ClassifyError):
     """Keys are configured and none or a wrong one was sent."""
 
     status, code = 401, "unauthorized"
-    headers = (("www-authenticate", "Bearer"),)
 
 
 class UnknownModel(ClassifyError):
@@ -47,13 +43,13 @@ class NotFound(ClassifyError):
 
 
 class MethodNotAllowed(ClassifyError):
-    """The route exists, but not for this method."""
+    """The route exists, but not for this method: for those in `allowed`, separated by commas."""
 
     status, code = 405, "method_not_allowed"
 
     def __init__(self, message: str, allowed: str = ""):
         super().__init__(message)
-        self.headers = (("allow", allowed),)
+        self.allowed = allowed
 
 
 class RequestTimeout(ClassifyError):
@@ -96,18 +92,17 @@ class Overloaded(ClassifyError):
     """The bounded queue is full."""
 
     status, code = 503, "overloaded"
-    headers = (("retry-after", "1"),)
+    retry_after = 1
 
 
 class Unavailable(ClassifyError):
-    """No model can answer; `retry_after` is the seconds after which one may, where that is known."""
+    """No model can answer."""
 
     status, code = 503, "unavailable"
 
     def __init__(self, message: str, retry_after: int | None = None):
         super().__init__(message)
-        if retry_after is not None:
-            self.headers = (("retry-after", str(retry_after)),)
+        self.retry_after = retry_after
 
 
 class DeadlineExceeded(ClassifyError):

@@ -1,4 +1,9 @@
+import json
+
+import pytest
+
 from serving import errors
+from serving.edge.http1 import JSON, failure
 from serving.errors import ClassifyError
 
 # DESIGN's table: what clients rely on.
@@ -32,5 +37,29 @@ def test_every_class_says_when_it_is_raised() -> None:
     assert all(c.__doc__ for c in [*ClassifyError.__subclasses__(), errors.StartError])
 
 
+def written(err: ClassifyError) -> tuple[int, dict[str, str], dict[str, str]]:
+    response = failure(err)
+    return response.status, json.loads(response.body), dict(response.headers)
+
+
 def test_body_is_the_one_shape() -> None:
-    assert errors.InvalidImage("it is empty").body() == {"error": "it is empty", "code": "invalid_image"}
+    status, content, headers = written(errors.InvalidImage("it is empty"))
+    assert (status, content) == (400, {"error": "it is empty", "code": "invalid_image"})
+    assert headers == dict(JSON)
+
+
+@pytest.mark.parametrize(
+    ("err", "header"),
+    [
+        (errors.Unauthorized("no key"), ("www-authenticate", "Bearer")),
+        (errors.MethodNotAllowed("this route takes GET, HEAD", "GET, HEAD"), ("allow", "GET, HEAD")),
+        (errors.Overloaded("64 wait"), ("retry-after", "1")),
+        (errors.Unavailable("not loaded", retry_after=7), ("retry-after", "7")),
+    ],
+)
+def test_http_says_more_of_some(err: ClassifyError, header: tuple[str, str]) -> None:
+    assert written(err)[2] == dict([*JSON, header])
+
+
+def test_unknown_wait_has_no_retry_after() -> None:
+    assert written(errors.Unavailable("it cannot be computed"))[2] == dict(JSON)

@@ -190,8 +190,15 @@ def test_protocols_alone_write_a_protocols_json() -> None:
 def test_the_data_plane_knows_no_protocol(name: str) -> None:
     """It answers with values: no status, no header, no JSON of an answer."""
     source = MODULES[name].read_text()
-    for word in ("Response(", "json_response", "headers", ".body()", "content-type"):
+    for word in ("Response(", "json_response", "headers", ".status ", ".status)", "content-type"):
         assert word not in source, f"{name} holds {word!r}"
+
+
+def test_a_failure_knows_no_protocol() -> None:
+    """It has a code, a status and what follows from its kind: no header, no JSON."""
+    source = MODULES["serving.errors"].read_text()
+    for word in ("headers:", "headers =", "retry-after", '"error"', "def body"):
+        assert word not in source, f"serving.errors holds {word!r}"
 
 
 @pytest.mark.parametrize("name", ["serving.repository.predictor", "serving.repository.answers"])

@@ -37,7 +37,7 @@ def classify(args: argparse.Namespace, client: Client, options: Options) -> bool
 
 def _as_json(result: Result) -> dict[str, Any]:
     if isinstance(result, ClassifyError):
-        return result.body()
+        return {"error": str(result), "code": result.code}
     return asdict(result)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
-from serving.errors import ClassifyError, HeadersTooLarge, InvalidRequest
+from serving.errors import ClassifyError, HeadersTooLarge, InvalidRequest, MethodNotAllowed, Unauthorized
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -350,7 +350,21 @@ def json_response(content: Any, status: int = 200, headers: Headers = ()) -> Res
 
 
 def failure(err: ClassifyError) -> Response:
-    return _failure(err.status, err.headers, tuple(err.body().items()))
+    """As this project's own protocol writes what went wrong."""
+    return _failure(err.status, failure_headers(err), tuple(failure_content(err).items()))
+
+
+def failure_content(err: ClassifyError) -> dict[str, str]:
+    return {"error": str(err), "code": err.code}
+
+
+def failure_headers(err: ClassifyError) -> Headers:
+    """What HTTP asks for beside a status: how to authenticate, which methods there are, when to come again."""
+    if isinstance(err, Unauthorized):
+        return (("www-authenticate", "Bearer"),)
+    if isinstance(err, MethodNotAllowed):
+        return (("allow", err.allowed),)
+    return () if err.retry_after is None else (("retry-after", str(err.retry_after)),)
 
 
 @functools.lru_cache(64)  # under overload thousands a second, in the same few words: what refusing costs is goodput

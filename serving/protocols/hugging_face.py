@@ -7,7 +7,7 @@ task's specification in @huggingface/tasks.
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
-from serving.edge.http1 import JSON, Headers, Request, Response, json_response
+from serving.edge.http1 import JSON, Headers, Request, Response, failure_headers, json_response
 from serving.edge.router import Protocol, Route
 from serving.errors import ClassifyError, InvalidParameter
 from serving.protocols import codings
@@ -25,7 +25,7 @@ FUNCTIONS = (None, "softmax")  # the answers are probabilities already: no other
 
 def failure(err: ClassifyError) -> Response:
     """Clients of this protocol read the key `error`."""
-    return json_response({"error": str(err)}, err.status, err.headers)
+    return json_response({"error": str(err)}, err.status, failure_headers(err))
 
 
 def _operation(models: list[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from serving.edge import multipart
-from serving.edge.http1 import JSON, VARY, Request, Response, json_response
+from serving.edge.http1 import JSON, VARY, Request, Response, failure_content, json_response
 from serving.edge.router import Protocol, Route, failed
 from serving.errors import ClassifyError, InvalidParameter, InvalidRequest, UnsupportedFormat
 from serving.images.png import to_png
@@ -256,7 +256,7 @@ class Native:
                 ranking = served.rank(outcome, asked.top_k, asked.min_probability)
                 results.append({"filename": name, **predictions(outcome, ranking)})
             else:
-                results.append({"filename": name, **outcome.body()})
+                results.append({"filename": name, **failure_content(outcome)})
         return json_response({"model": served.artifact.name, "version": served.artifact.version, "results": results})
 
     def _form(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from serving import __version__
-from serving.edge.http1 import JSON, Headers, Request, Response, json_response
+from serving.edge.http1 import JSON, Headers, Request, Response, failure_headers, json_response
 from serving.edge.router import Protocol, Route
 from serving.errors import ClassifyError, InvalidRequest
 from serving.operations import metrics
@@ -40,7 +40,7 @@ HEADER_LENGTH = b"inference-header-content-length"
 
 def failure(err: ClassifyError) -> Response:
     """Clients of this protocol read the key `error`."""
-    return json_response({"error": str(err)}, err.status, err.headers)
+    return json_response({"error": str(err)}, err.status, failure_headers(err))
 
 
 OPEN_INFERENCE = Protocol("open_inference", failure, ("/v2",), open_inference_openapi.SCHEMAS)

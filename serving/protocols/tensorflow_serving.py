@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from serving.edge.http1 import Request, Response, json_response
+from serving.edge.http1 import Request, Response, failure_headers, json_response
 from serving.edge.router import Protocol, Route
 from serving.errors import ClassifyError, InvalidRequest, NotFound
 from serving.protocols import codings, tensors
@@ -31,7 +31,7 @@ def failure(err: ClassifyError) -> Response:
     """A request that is no route of the protocol is malformed there: 400."""
     if isinstance(err, NotFound):
         return json_response({"error": f"Malformed request: {err}"}, 400)
-    return json_response({"error": str(err)}, 400 if err.status in (415, 422) else err.status, err.headers)
+    return json_response({"error": str(err)}, 400 if err.status in (415, 422) else err.status, failure_headers(err))
 
 
 TENSORFLOW_SERVING = Protocol("tensorflow_serving", failure, ("/v1/models",), describe.SCHEMAS)

@@ -8,20 +8,20 @@ import asyncio
 import functools
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeGuard, overload
 
 import numpy as np
 
 from serving.artifacts import Artifact
 from serving.engine.admission import Permit
-from serving.errors import ClassifyError, InvalidRequest
+from serving.errors import ClassifyError, DeadlineExceeded, InvalidRequest, Overloaded, Unavailable
 from serving.repository.answers import Answer, Outcome
 from serving.repository.cache import Cancellable
 from serving.repository.served import Done, ServedModel
 
 SLICE_SECONDS = 0.005  # of the event loop that the pictures of a request may take before others have their turn
 MAX_LARGE = 2  # pictures of one request that may be with the decoders
-SERVICE_FAILS = 500  # the status from which on a failure is the service's, and no picture's
+SERVICE_FAILURES = (Overloaded, Unavailable, DeadlineExceeded)  # no picture is at fault
 
 Pictures = Sequence[bytes] | np.ndarray
 
@@ -163,9 +163,7 @@ class _Request:
         self._progress.set()
         if self._finished.done():
             return
-        if isinstance(outcome, Answer) or (
-            self._partial and isinstance(outcome, ClassifyError) and outcome.status < SERVICE_FAILS
-        ):
+        if isinstance(outcome, Answer) or (self._partial and _of_picture(outcome)):
             self._outcomes[index] = outcome
             self._left -= 1
             if self._left == 0:
@@ -176,6 +174,11 @@ class _Request:
     def _named(self, index: int, failure: BaseException) -> BaseException:
         """A picture's own failure says which of several it was."""
         count = len(self._pictures)
-        if count == 1 or not isinstance(failure, ClassifyError) or failure.status >= SERVICE_FAILS:
+        if count == 1 or not _of_picture(failure):
             return failure
         return type(failure)(f"picture {index + 1} of {count}: {failure}")
+
+
+def _of_picture(outcome: object) -> TypeGuard[ClassifyError]:
+    """Whether it is a failure that lies in the picture, so that the others may be answered."""
+    return isinstance(outcome, ClassifyError) and not isinstance(outcome, SERVICE_FAILURES)

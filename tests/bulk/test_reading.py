@@ -95,7 +95,7 @@ def test_columns_say_of_each_picture_what_rank_says(work: Work, tmp_path: Path) 
             assert row["label"] == outcome.labels[ranking.best[0][0]]
         else:
             nothing = dict.fromkeys(row)
-            assert row == {**nothing, "file": row["file"], **outcome.body()}
+            assert row == {**nothing, "file": row["file"], "error": str(outcome), "code": outcome.code}
     assert {row["unsure"] for row in rows} == {None, "no_figure", "unfamiliar", "low_probability"}
 
 
