@@ -280,6 +280,7 @@ def _figure(ink: _Ink, budget: Budget | None) -> tuple[_Ink, np.ndarray | None]:
     if parts.area[largest] < 0.25 * parts.area.sum() and len(parts) > 40:
         return ink, None  # nothing but noise
     near = ~parts.slight(largest) & (parts.gap(largest) <= 0.2 * longer[largest]) & ~_beside(parts, largest)
+    near |= parts.dotted(largest)
     near[largest] = False
     return ink, np.concatenate([[largest], np.flatnonzero(near)])
 

@@ -13,6 +13,9 @@ from serving.images.budget import Budget
 _SIDE = 0.8  # fraction of each side of a frame that is drawn
 _SPECK = 0.25  # a part shorter than this fraction of the figure is a speck
 _CUT = 0.6  # a part that the edge cuts, shorter than this fraction of the figure, is no part of it
+_DOT = 0.08  # a dot's shorter side is at least this fraction of the figure; dirt is smaller
+_PEN = 0.8  # and at least this fraction of the pen's width
+_AWAY = 0.3  # of the figure, at most: between a dot and the figure below or above it
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom; the last two behind it
 
@@ -58,6 +61,17 @@ class Parts(NamedTuple):
         """Whether a part is too short beside the figure's largest to be one of its own."""
         longer = self.longer
         return longer < np.where(self.at_edge, _CUT, _SPECK) * longer[largest]
+
+    def dotted(self, largest: int) -> np.ndarray:
+        """Whether a part is a dot above or below the figure's largest, as of `!`, `?` or `i`: as thick as the pen."""
+        pen = np.median((self.runs.end - self.runs.start)[self.runs.part == largest])
+        size = self.longer[largest]
+        shorter = np.minimum(self.right - self.left, self.height)
+        middle = (self.left + self.right) / 2
+        over = (middle > self.left[largest]) & (middle < self.right[largest])
+        down = np.maximum(self.top, self.top[largest]) - np.minimum(self.bottom, self.bottom[largest])
+        thick = shorter >= max(_PEN * pen, _DOT * size)
+        return thick & over & (down > 0) & (down <= _AWAY * size) & ~self.at_edge
 
     def gap(self, one: int) -> np.ndarray:
         """Pixels between a part's box and that of `one`, in the direction in which they are farther apart."""

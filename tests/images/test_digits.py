@@ -37,6 +37,27 @@ def test_specks_are_left_out(specks: int) -> None:
     assert alike(brought(sheet), brought(SEVEN)) > 0.99
 
 
+@pytest.mark.parametrize(("stem", "dot"), [((20, 200), (232, 262)), ((120, 280), (58, 88))], ids=["!", "i"])
+@pytest.mark.parametrize("pen", [20, 30])
+def test_a_dot_above_or_below_is_part_of_the_figure(stem: tuple[int, int], dot: tuple[int, int], pen: int) -> None:
+    sheet = np.zeros((300, 300), np.uint8)
+    sheet[slice(*stem), 150 : 150 + pen] = 255
+    sheet[slice(*dot), 150 : 150 + pen] = 255
+    rows = np.flatnonzero(brought(sheet).max(axis=1) > 127)
+    assert (np.diff(rows) > 1).sum() == 1  # a stem, a gap and a dot
+
+
+@pytest.mark.parametrize("place", [(150, 20), (266, 152)])
+def test_dirt_is_no_dot(place: tuple[int, int]) -> None:
+    """Beside the figure, or below it and thinner than the pen."""
+    sheet = np.zeros((300, 300), np.uint8)
+    sheet[20:240, 150:180] = 255
+    alone = brought(sheet)
+    side = 30 if place[1] < 100 else 14
+    sheet[place[0] : place[0] + side, place[1] : place[1] + side] = 255
+    assert alike(brought(sheet), alone) > 0.99
+
+
 @pytest.mark.parametrize("width", [2, 6])
 def test_a_frame_around_the_figure_is_left_out(width: int) -> None:
     framed = Image.fromarray(SEVEN.copy())
