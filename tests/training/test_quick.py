@@ -25,6 +25,7 @@ from training.evaluate import main as evaluate
 from training.fit import _without_quick, main
 from training.runs import features as kept_features
 from training.runs.kept import bound, held, size_of
+from training.runs.linear import STRENGTHS
 from training.runs.quick import LEFT_AND_RIGHT, _left_and_right
 
 pytestmark = pytest.mark.usefixtures("keep_sigterm")
@@ -80,6 +81,7 @@ def card(place: Path, version: int) -> dict[str, Any]:
 def test_the_next_version_is_an_artifact_like_any_other(place: Path) -> None:
     found = card(place, 2)
     assert (found["recipe"]["name"], found["recipe"]["epochs"], found["network_of_version"]) == ("quick", 0, 1)
+    assert found["training"]["inverse_penalty"] in STRENGTHS
     assert found["labels"] == ["green", "red"]
     artifact = place / "models/tiny-colours/2"
     assert {path.name for path in artifact.iterdir()} > {"model.onnx", "saved_model.pb", "golden.npz", "card.json"}

@@ -109,8 +109,8 @@ def prove(
     covered = len(np.unique(golden["probabilities"].argmax(axis=1)))
     if covered < min(CLASSES, len(labels)):
         print(
-            f"warning: the model answers only {covered} of its {len(labels)} classes to {len(images)} drawn "
-            "pictures: it tells few of them apart, so the comparison of its forms proves less"
+            f"warning: to {len(images)} drawn pictures, with which the exported files are compared, the model answers "
+            f"only {covered} of its {len(labels)} classes: the comparison proves less. This says nothing of its accuracy"
         )
     exactness = compare(folder, images, golden, spread, card.get(OUTPUT, {}).get("float32_limit", LIMIT))
     np.savez(folder / "golden.npz", image=images, **golden)

@@ -377,8 +377,10 @@ def _written(
     card["exactness"] = _check(answer(images), reference, served, images, spread, moved if measured else None)
     if len(np.unique(reference.argmax(axis=1))) < min(CLASSES, len(labels)):
         few = len(np.unique(reference.argmax(axis=1)))
-        finding = f"only {few} of its {len(labels)} classes to {len(images)} drawn pictures"
-        say(f"warning: the model answers {finding}: it tells few of them apart, so the comparison proves less")
+        say(
+            f"warning: to {len(images)} drawn pictures, with which the published graph is compared, the model answers "
+            f"only {few} of its {len(labels)} classes: the comparison proves less. This says nothing of its accuracy"
+        )
     shown = asked.expect, asked.check
     card |= proof.proven(*shown, answer, theirs, resizing, card, source.shape, labels, say)
 

@@ -94,6 +94,7 @@ def quick(recipe: Recipe, data: Dataset, *, output: Path, runs: Path, asked: dic
     accuracy = float((linear.answers(train).argmax(axis=1) == data.y_train).mean())
     seconds = time.perf_counter() - started
     card = card_of_training(recipe, data, probabilities, accuracy, 0, seconds, count / seconds)
+    card["training"]["inverse_penalty"] = strength
     files = [data.files[i] for i in counted] if data.files else []
     judgement = judged(held_out, targets, groups) if len(counted) else None
     if judgement:
