@@ -1,7 +1,8 @@
 """`python -m benchmarks.digits`: digits as people write them, through the service's own decoding, to a model's answers.
 
-`measure MODEL…` prints the share of right and of unsure answers for each kind of picture, digits and others. Knows
-serving's half only: what the network is trained on, `training/recipes/distortion.py`, has no part in it.
+`measure MODEL…` prints the share of right and of unsure answers for each kind of picture, digits and others. `steps`
+draws what the decoding does, for docs/digits.md. Knows serving's half only: what the network is trained on,
+`training/recipes/distortion.py`, has no part in it.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.digits import sheet
 from benchmarks.digits.kinds import KINDS, inks, sheets
 from benchmarks.digits.others import WANTED, drawers, pictures
 from serving.images.digits import light_on_dark
@@ -75,7 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     measuring.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="models/<model>/<version>")
     measuring.add_argument("--count", type=int, default=200, help="pictures of a kind (default: %(default)s)")
     measuring.add_argument("--only", default="", help="kinds whose name holds this")
+    drawing = commands.add_parser("steps")
+    drawing.add_argument("--output", type=Path, default=Path("docs/digits-steps.png"), help="default: %(default)s")
     args = parser.parse_args(argv)
+    if args.command == "steps":
+        sheet.write(args.output)
+        return 0
     print(measure(args.models, args.data, args.fonts, args.count, args.seed, args.only))
     return 0
 

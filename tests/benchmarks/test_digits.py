@@ -1,16 +1,22 @@
-"""Every kind of picture is drawn alike from a seed, and the measuring prints a share for each."""
+"""Every kind of picture is drawn alike from a seed, and the measuring prints a share for each. The page of the steps
+names every number that decides, as it is now."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks.digits.__main__ import measure
+from benchmarks.digits import sheet
+from benchmarks.digits.__main__ import main, measure
 from benchmarks.digits.kinds import HANDWRITING, KINDS, PRINTED, inks, sheets
 from benchmarks.digits.others import drawers, pictures
 from tests.fixtures.toy import write_artifact
 
+DOCS = Path(__file__).parents[2] / "docs"
 SEVEN = np.zeros((1, 28, 28), np.uint8)
 SEVEN[0, 4:7, 8:20] = 255
 SEVEN[0, 4:24, 16:19] = 255
@@ -73,3 +79,32 @@ def test_other_figures_are_drawn_alike_from_a_seed(tmp_path: Path) -> None:
         assert np.array_equal(first, again)
         assert not np.array_equal(first, other)
     assert list(drawers(None)) == ["shapes", "smileys"]
+
+
+def test_the_page_names_every_number_of_the_steps_as_it_is() -> None:
+    """And the row of the picture that shows it."""
+    text = (DOCS / "digits.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+\.\w+)` \| ([^|]+) \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE)
+    assert {name: value for name, value, _ in rows} == sheet.constants()
+    assert len(rows) == len(sheet.constants())
+    for name, _, row in rows:
+        shown = [str(number) for number, step in enumerate(sheet.STEPS, 1) if name in step.constants]
+        assert row == (", ".join(shown) or "–"), name
+        assert bool(shown) != (name in sheet.WORK), name
+
+
+def test_the_picture_of_the_steps_is_drawn_with_the_numbers_of_now() -> None:
+    with Image.open(DOCS / "digits-steps.png") as image:
+        again = "draw it anew: python -m benchmarks.digits steps"
+        assert json.loads(image.text["constants"]) == sheet.constants(), again
+
+
+def test_the_steps_are_drawn(tmp_path: Path) -> None:
+    assert main(["steps", "--output", str(tmp_path / "steps.png")]) == 0
+    assert (tmp_path / "steps.png").stat().st_size < 100_000
+    with Image.open(tmp_path / "steps.png") as image:
+        assert image.size[1] > len(sheet.STEPS) * sheet.SIDE
+    for step in sheet.STEPS:
+        panels = step.panels()
+        assert all(panel.picture.any() for panel in panels), step.title
+        assert len({panel.picture.tobytes() for panel in panels}) > 1, step.title
