@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import applications, layers
-from keras.src.applications import imagenet_utils
+from keras.src.applications import efficientnet, imagenet_utils, mobilenet
 from keras.src.backend import config as keras_config
 from keras.src.utils import file_utils
 
@@ -83,6 +83,23 @@ def shaken(model: keras.Model) -> keras.Model:
     return model
 
 
+@pytest.fixture(params=["few blocks", pytest.param("all blocks", marks=pytest.mark.thorough)])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MobileNet with two of its thirteen blocks and EfficientNetB0 with two of its seven stages, or as they are.
+
+    Keras builds, names and saves both alike.
+    """
+    if request.param == "all blocks":
+        return
+    block = mobilenet._depthwise_conv_block
+
+    def first_two(inputs: Any, *rest: Any, block_id: int, **named: Any) -> Any:
+        return block(inputs, *rest, block_id=block_id, **named) if block_id <= 2 else inputs
+
+    monkeypatch.setattr(mobilenet, "_depthwise_conv_block", first_two)
+    monkeypatch.setattr(efficientnet, "DEFAULT_BLOCKS_ARGS", efficientnet.DEFAULT_BLOCKS_ARGS[:2])
+
+
 def built(name: str, side: int = 32, channels: int = 3, classes: int = 3) -> keras.Model:
     return build(NETWORKS[f"keras:{name}"], (side, side, channels), classes, f"keras:{name}")
 
@@ -90,7 +107,7 @@ def built(name: str, side: int = 32, channels: int = 3, classes: int = 3) -> ker
 # From the command line
 
 
-@pytest.mark.usefixtures("cheaply")
+@pytest.mark.usefixtures("cheaply", "blocks")
 def test_a_network_of_keras_is_trained_from_scratch_and_published_under_its_plain_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,7 +152,7 @@ def test_a_recipe_with_a_file_of_weights_states_its_name_alone() -> None:
     assert "secret-folder" not in json.dumps(stated)
 
 
-@pytest.mark.usefixtures("cheaply")
+@pytest.mark.usefixtures("cheaply", "blocks")
 def test_without_a_connection_it_is_said_what_was_tried_and_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +204,7 @@ def test_what_does_not_go_together_is_told_before_data_is_read(
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("blocks")
 def test_images_that_are_too_small_are_told_how_to_become_larger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,6 +248,7 @@ def test_preprocessing_is_that_of_the_network(name: str) -> None:
     np.testing.assert_allclose(ours(images / np.float32(255)), expected, atol=1e-4)
 
 
+@pytest.mark.usefixtures("blocks")
 def test_grey_images_are_taken_as_colours() -> None:
     colour, grey = built(NAME), built(NAME, channels=1)
     grey.set_weights(colour.get_weights())
@@ -251,12 +270,13 @@ def test_a_grouped_convolution_becomes_a_depthwise_one_with_the_same_numbers() -
 # Weights
 
 
-@pytest.fixture(scope="module")
-def receiver() -> keras.Model:
-    """A network that weights are put into, which have other values in each file."""
+@pytest.fixture
+def receiver(blocks: None) -> keras.Model:
+    """A network that weights are put into."""
     return built(NAME)
 
 
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize(
     ("ending", "with_top"),
     [(".weights.h5", False), pytest.param(".h5", True, marks=pytest.mark.thorough), (".keras", True)],
@@ -274,11 +294,12 @@ def test_weights_come_from_any_form_of_file_with_or_without_the_classifier(
         np.testing.assert_array_equal(kept, given)
 
 
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("ending", [".weights.h5", pytest.param(".h5", marks=pytest.mark.thorough)])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, receiver: keras.Model, ending: str) -> None:
     text, other = (str(tmp_path / f"{name}{ending}") for name in ("text", "other"))
     Path(text).write_text("no weights")
-    source = applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, include_top=False)
+    source = applications.EfficientNetB0(weights=None, include_top=False, input_shape=(32, 32, 3))
     (source.save_weights if ending == ".weights.h5" else source.save)(other)
     before = receiver.get_weights()
     for file in (text, other):
@@ -288,6 +309,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, receiver: keras.Mod
         np.testing.assert_array_equal(kept, given)
 
 
+@pytest.mark.usefixtures("blocks")
 def test_efficientnet_with_imagenets_weights_sees_what_keras_own_sees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
