@@ -60,6 +60,7 @@ def test_quick_makes_every_record_and_writes_every_claim(study: Path) -> None:
     assert all(plot.stat().st_size < 200_000 for plot in plots)
 
 
+@pytest.mark.usefixtures("sketched")  # the toy study draws its plots whole
 def test_the_committed_study_is_what_its_records_give(tmp_path: Path) -> None:
     shutil.copytree(DOCS / "runs", tmp_path / "runs")
     shutil.copy(DOCS / SERVED, tmp_path)
@@ -117,6 +118,7 @@ def test_interrupting_keeps_what_is_finished(
     assert [path.stem for path in (tmp_path / "runs" / "study").iterdir()] == [experiments(QUICK)[0].name]
 
 
+@pytest.mark.usefixtures("sketched")
 def test_report_only_trains_nothing_and_says_what_is_missing(tmp_path: Path) -> None:
     assert main(["--report-only", "--output", str(tmp_path)]) == 0
     page = (tmp_path / "study.md").read_text()
