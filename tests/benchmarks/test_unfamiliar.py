@@ -10,7 +10,8 @@ from PIL import Image
 from benchmarks import unfamiliar
 from benchmarks.unfamiliar import Answers, auroc, caught, table
 from tests.fixtures import toy
-from tests.fixtures.server import Client, running
+from tests.fixtures.inside import running_inside
+from tests.fixtures.server import Client
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("unfamiliar")
     toy.write_artifact(folder / "models", "toy-dark", unfamiliar_from=0.3)
     toy.write_artifact(folder / "models", "toy-colours")
-    with running(folder / "service.log", models=str(folder / "models"), default_model="toy-dark") as client:
+    with running_inside(folder / "service.log", models=str(folder / "models"), default_model="toy-dark") as client:
         yield client
 
 
