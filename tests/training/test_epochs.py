@@ -1,5 +1,6 @@
 """What an epoch obeys of its recipe: statistics of batch norm, weights of classes, schedule and augmentation."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,11 +55,13 @@ def test_recomputed_statistics_are_those_of_the_images() -> None:
 def test_few_steps_publish_what_was_learnt_only_with_recomputed_statistics(tmp_path: Path) -> None:
     """Ten steps leave the moving averages near their start: the fault that publishes chance."""
     recipe = replace(recipe_for("_small", "drawn"), epochs=4, augmentation=(), early_stopping=0, learning_rate=0.03)
-    accuracies = {}
+    model, train, validation = built(recipe), coloured(), coloured(40, seed=1)
+    for epoch in range(3):
+        train_epoch(model, replace(recipe, batch_norm="moving"), train, validation, epoch)
+    restore, accuracies = as_now(model), {}
     for kind in ("moving", "recomputed"):
-        model, (train, validation) = built(recipe), (coloured(), coloured(40, seed=1))
-        for epoch in range(recipe.epochs):
-            figures, _ = train_epoch(model, replace(recipe, batch_norm=kind), train, validation, epoch)
+        restore()
+        figures, _ = train_epoch(model, replace(recipe, batch_norm=kind), train, validation, 3)
         accuracies[kind] = figures["val_categorical_accuracy"]
     assert accuracies["recomputed"] > 0.9
     assert accuracies["recomputed"] >= accuracies["moving"]
@@ -71,6 +74,19 @@ def built(recipe: Recipe) -> keras.Model:
     return model
 
 
+def as_now(model: keras.Model) -> Callable[[], None]:
+    """What brings the model and its optimizer back to where they are: one that is built anew would be traced anew."""
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    values = [np.array(variable) for variable in variables]
+
+    def restore() -> None:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+    return restore
+
+
 def test_classes_weigh_alike_and_the_mean_weight_is_one() -> None:
     targets = np.repeat([0, 2], [30, 10])
     weights = class_weights(targets, 3)
@@ -78,6 +94,7 @@ def test_classes_weigh_alike_and_the_mean_weight_is_one() -> None:
     assert np.mean([weights[k] for k in targets]) == pytest.approx(1)
 
 
+@pytest.mark.usefixtures("cheaply")
 def test_the_schedule_sets_the_rate_of_each_step() -> None:
     recipe = replace(recipe_for("_small", "drawn"), schedule="cosine", epochs=2, batch_size=32, learning_rate=0.01)
     model = built(recipe)
@@ -137,21 +154,23 @@ def test_the_first_epochs_enlarge_by_less() -> None:
     assert heights == [[24, 32], [], [32]]
 
 
+@pytest.mark.usefixtures("cheaply")
 def test_a_long_epoch_says_how_far_it_is_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = replace(recipe_for("_small", "drawn"), batch_size=32, augmentation=(), epochs=4)
-    train_epoch(built(recipe), recipe, coloured(), coloured(8), 1, [Lines(4)])
+    model = built(recipe)
+    train_epoch(model, recipe, coloured(), coloured(8), 1, [Lines(4)])
     assert capsys.readouterr().out == ""  # shorter than a minute
     monkeypatch.setattr(epochs, "SILENCE", 0)
-    train_epoch(built(recipe), recipe, coloured(), coloured(8), 1, [Lines(4)])
+    train_epoch(model, recipe, coloured(), coloured(8), 1, [Lines(4)])
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("epoch 2/4: batch 1 of 3, loss ")
     assert second.startswith("epoch 2/4: batch 2 of 3, loss ")
     assert second.endswith("about 1 min left of this epoch")
 
 
-@pytest.mark.usefixtures("exported_cheaply")
+@pytest.mark.usefixtures("cheaply")
 def test_a_training_in_bfloat16_publishes_float32(tmp_path: Path) -> None:
     recipe = replace(recipe_for("_small", "drawn"), epochs=1, precision="mixed_bfloat16")
     artifact = fit(recipe, drawn(), output=tmp_path / "models", runs=tmp_path / "runs")
@@ -164,10 +183,11 @@ def test_a_training_in_bfloat16_publishes_float32(tmp_path: Path) -> None:
 
 def test_augmented_epochs_repeat_exactly_by_their_seed() -> None:
     recipe = replace(recipe_for("_small", "drawn"), augmentation=("flip", "shift"), batch_size=16)
-    losses = [
-        train_epoch(built(r), r, coloured(), coloured(8), 3)[0]["loss"]
-        for r in (recipe, recipe, replace(recipe, augmentation=()))
-    ]
+    model, losses = built(recipe), []
+    restore = as_now(model)
+    for r in (recipe, recipe, replace(recipe, augmentation=())):
+        restore()
+        losses.append(train_epoch(model, r, coloured(), coloured(8), 3)[0]["loss"])
     assert losses[0] == losses[1] != losses[2]
 
 
