@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.inside import running_inside
 from tests.fixtures.pictures import digit, encode
 from tests.fixtures.server import ROOT, committed_artifacts, environment, free_port, running
 from training import cards
@@ -105,7 +106,9 @@ def test_first_screen_gives_the_printed_answers_in_a_fresh_clone(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("cheaply", "keep_sigterm")
-def test_own_pictures_become_a_served_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_pictures_become_a_served_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo_network: str
+) -> None:
     """Its five lines, on drawn pictures: smaller ones and for one epoch, but by the same commands."""
     (section,) = re.findall(r"## Your own pictures\n(.*?)^## ", README, re.S | re.M)
     pairs = console(section)
@@ -136,7 +139,8 @@ def test_own_pictures_become_a_served_answer(tmp_path: Path, monkeypatch: pytest
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 1 + 24
 
     (name,) = re.findall(r"^SHORTCUT_DEFAULT_MODEL=(.*)$", setting)
-    with running(tmp_path / "log", models=str(tmp_path / "models"), default_model=name, workers="1") as service:
+    serving = running_inside if photo_network == "small" else running
+    with serving(tmp_path / "log", models=str(tmp_path / "models"), default_model=name, workers="1") as service:
         real = [argument.replace("localhost:3000", f"127.0.0.1:{service.port}") for argument in curl]
         done = subprocess.run([*real, "-s"], cwd=tmp_path, capture_output=True, text=True, check=True)
     answer = json.loads(done.stdout)

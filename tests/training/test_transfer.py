@@ -7,25 +7,25 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from keras import layers
 from PIL import Image
 
+from tests.fixtures.photo_network import FROZEN, SMALL, as_if_pretrained
 from training.artifact.metrics import mean_recall
 from training.artifact.reading import run_onnx
 from training.data.dataset import Dataset
 from training.fit import main
-from training.networks.network import Network, Tensor, build
+from training.networks.network import build
 from training.networks.table import NETWORKS
 from training.recipes.recipe import Recipe
-from training.recipes.table import RECIPES, recipe_for
-from training.runs.epochs import batches_of, recompute_batch_norm, train_epoch
+from training.recipes.table import recipe_for
+from training.runs.epochs import batches_of, train_epoch
 from training.runs.fitting import fit
 from training.runs.transfer import VIEWS, fit_head, frozen_outputs, joined, upper_part
 
-pytestmark = pytest.mark.usefixtures("keep_sigterm")
+pytestmark = pytest.mark.usefixtures("keep_sigterm", "cheaply")
 pytest_plugins = ["tests.fixtures.training"]
 
-RECIPE: Recipe = replace(recipe_for("efficientnet_lite0", "drawn"), batch_size=8, frozen="low_relu")
+RECIPE: Recipe = replace(recipe_for("efficientnet_lite0", "drawn"), batch_size=8, frozen=FROZEN)
 
 
 def striped(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -35,25 +35,6 @@ def striped(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     stripes = np.broadcast_to((np.arange(32) // 4 % 2 * 120)[:, None], (32, 32))
     images = np.stack([stripes.T if label else stripes for label in labels])[..., None]
     return (images + rng.integers(0, 130, (count, 32, 32, 3))).astype(np.uint8), labels
-
-
-def two_convolutions(image: Tensor, _: Network) -> Tensor:
-    """`low` and `high` with their batch norms; (N, H, W, C) -> (N, 16)."""
-    x = image
-    for name in ("low", "high"):
-        x = layers.Conv2D(16, 5, strides=2, use_bias=False, name=name)(x)
-        x = layers.ReLU(name=f"{name}_relu")(layers.BatchNormalization(name=f"{name}_bn")(x))
-    return layers.GlobalAveragePooling2D(name="pool")(x)
-
-
-def as_if_pretrained(model: keras.Model, weights: str) -> None:
-    keras.utils.set_random_seed(1)
-    kernel = np.random.default_rng(1).normal(0, 0.1, model.get_layer("low").kernel.shape)
-    model.get_layer("low").set_weights([kernel])
-    recompute_batch_norm(model, np.random.default_rng(2).integers(0, 256, (16, *model.input_shape[1:]), np.uint8))
-
-
-SMALL = replace(NETWORKS["efficientnet_lite0"], family=two_convolutions, pretrained=as_if_pretrained)
 
 
 def whole_model(channels: int = 3, classes: int = 2) -> keras.Model:
@@ -78,7 +59,7 @@ def test_the_parts_give_what_the_whole_gives(tmp_path: Path) -> None:
     assert len(train[0]) == VIEWS[1] * len(part[0])
     np.testing.assert_array_equal(train[0][:6], validation[0])  # the first round is of the images themselves
     assert not np.array_equal(train[0][6:12], validation[0])
-    expected = whole.predict(part[0] / np.float32(255), verbose=0)
+    expected = whole(part[0] / np.float32(255))
     np.testing.assert_allclose(upper.predict(batches_of(*validation, 2), verbose=0), expected, atol=0.01)
 
 
@@ -119,16 +100,7 @@ def test_a_head_alone_tells_stripes_apart(tmp_path: Path, channels: int, classes
     assert 0.8 < figures["categorical_accuracy"] <= 1
 
 
-@pytest.fixture(params=["small", pytest.param("whole", marks=pytest.mark.thorough)])
-def photo_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network for photos, and a small one in its place; tests/test_readme.py trains the whole one too."""
-    if request.param == "small":
-        monkeypatch.setitem(NETWORKS, "efficientnet_lite0", SMALL)
-        rows = tuple(replace(row, frozen="low_relu") if row.frozen else row for row in RECIPES["transfer"])
-        monkeypatch.setitem(RECIPES, "transfer", rows)
-
-
-@pytest.mark.usefixtures("photo_network", "cheaply")
+@pytest.mark.usefixtures("photo_network")
 def test_a_folder_without_a_network_becomes_a_calibrated_photo_classifier(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,7 +133,7 @@ def test_a_folder_without_a_network_becomes_a_calibrated_photo_classifier(
     assert (f"labels in doubt: {run / 'doubted.csv'}\n" in told) == bool(doubted)
 
 
-@pytest.mark.usefixtures("photo_network", "cheaply")
+@pytest.mark.usefixtures("photo_network")
 @pytest.mark.parametrize("photo_network", ["small"], indirect=True)
 def test_a_head_that_no_epoch_beats_is_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The rate ruins the network: without the head as a candidate its answers are chance."""
