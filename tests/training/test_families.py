@@ -12,7 +12,7 @@ import pytest
 from keras import layers
 from PIL import Image
 
-from tests.fixtures.server import running
+from tests.fixtures.inside import running_inside
 from tests.fixtures.training import cheap_training
 from training.data.loading import load
 from training.networks.batch_norm import FusedBatchNormalization
@@ -157,7 +157,7 @@ def test_every_family_trains_is_published_and_is_served(trained: tuple[tuple[str
     png = BytesIO()
     Image.fromarray(image).save(png, "PNG")
     first = f"{names[0]}-toys"
-    with running(tmp_path / "log", models=str(folder / "models"), default_model=first, workers="1") as client:
+    with running_inside(tmp_path / "log", models=str(folder / "models"), default_model=first) as client:
         for name in names:
             model = keras.saving.load_model(folder / "runs" / f"{name}-toys" / "1" / "model.keras", compile=False)
             expected = np.asarray(model(image[None].astype(np.float32) / 255))[0]

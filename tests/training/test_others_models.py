@@ -13,8 +13,8 @@ import pytest
 from keras import layers
 from PIL import Image
 
+from tests.fixtures.inside import running_inside
 from tests.fixtures.pictures import encode
-from tests.fixtures.server import running
 from tests.fixtures.training import cheap_training
 from training.artifact.inspection import input_range
 from training.artifact.reading import run_onnx
@@ -135,14 +135,13 @@ def exported(
         with contextlib.redirect_stdout(said), cheap_training():
             assert main([str(path), "--name", name, "--output", str(folder / "models"), *arguments]) == 0
         assert told in said.getvalue()
-        answers[name] = model.predict(noise() * np.float32(scale) + np.float32(offset), verbose=0)
+        answers[name] = np.asarray(model(noise() * np.float32(scale) + np.float32(offset), training=False))
     return folder / "models", answers
 
 
 def test_the_service_answers_as_keras_does(exported: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
     models, answers = exported
-    settings = {"models": str(models), "default_model": "transfer-toy", "workers": "1"}
-    with running(tmp_path / "log", **settings) as others:
+    with running_inside(tmp_path / "log", models=str(models), default_model="transfer-toy") as others:
         for name, expected in answers.items():
             assert np.ptp(expected, axis=0).max() > 0.01  # the answers depend on the picture
             for image, row in zip(noise(), expected, strict=True):
