@@ -54,7 +54,7 @@ def test_one_of_the_outputs_is_taken(tmp_path: Path, outputs: Callable[..., Any]
     small(outputs).save(tmp_path / "theirs.keras")
     artifact = publish(tmp_path / "theirs.keras", tmp_path / "models", *arguments)
     images = pictures(SHAPE)
-    expected = small().predict(images.astype(np.float32), verbose=0)
+    expected = small()(images.astype(np.float32))
     np.testing.assert_allclose(run_onnx(artifact, images), expected, atol=1e-4)
 
 
@@ -75,7 +75,7 @@ def test_mixed_precision_is_rebuilt_in_float32(tmp_path: Path, policy: str, caps
     artifact = publish(tmp_path / "theirs.keras", tmp_path / "models")
     assert f"trained in {policy}: it is rebuilt in float32" in capsys.readouterr().out
     images = pictures(SHAPE)
-    expected = small().predict(images.astype(np.float32), verbose=0)  # of the same seed
+    expected = small()(images.astype(np.float32))  # of the same seed
     np.testing.assert_allclose(run_onnx(artifact, images), expected, atol=1e-4)
 
 
@@ -106,7 +106,7 @@ def test_teachable_machines_file_is_known(tmp_path: Path) -> None:
     assert card["labels"] == ["Class 1", "my dog", "background"]
     assert (card["pixels"], card["input_convention"]) == ("-1-1", "centre_crop")
     images = pictures((32, 32, 3))
-    expected = model.predict(images / np.float32(127.5) - 1, verbose=0)
+    expected = model(images / np.float32(127.5) - 1)
     np.testing.assert_allclose(run_onnx(artifact, images), expected, atol=1e-4)
 
 
@@ -139,7 +139,7 @@ def test_a_lambda_runs_only_where_it_is_trusted(
     artifact = publish(path, tmp_path / "models", "--trust", "--input-range", "0-255")
     assert told in capsys.readouterr().out
     images = pictures(SHAPE)
-    expected = model.predict(images.astype(np.float32), verbose=0)
+    expected = model(images.astype(np.float32))
     np.testing.assert_allclose(run_onnx(artifact, images), expected, atol=1e-4)
 
 
@@ -172,7 +172,7 @@ def test_preparation_outside_the_graph(tmp_path: Path, mode: str) -> None:
     artifact = publish(tmp_path / "theirs.keras", tmp_path / "models", f"--input-range={option}")
     images = pictures(SHAPE)
     prepared = keras.applications.imagenet_utils.preprocess_input(images.astype(np.float32), mode=mode)
-    np.testing.assert_allclose(run_onnx(artifact, images), model.predict(prepared, verbose=0), atol=1e-4)
+    np.testing.assert_allclose(run_onnx(artifact, images), model(prepared), atol=1e-4)
 
 
 def test_weights_alone_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,4 +250,4 @@ def test_a_network_of_keras_with_caffes_pixels(tmp_path: Path, name: str) -> Non
     artifact = publish(tmp_path / "theirs.keras", tmp_path / "models", "--input-range", "caffe")
     images = pictures((48, 48, 3))
     prepared = getattr(keras.applications, name.lower()).preprocess_input(images.astype(np.float32))
-    np.testing.assert_allclose(run_onnx(artifact, images), model.predict(prepared, verbose=0), atol=1e-4)
+    np.testing.assert_allclose(run_onnx(artifact, images), model(prepared), atol=1e-4)
