@@ -73,7 +73,7 @@ STEPS = (
     ),
     Step("A form's frame", ("parts._SIDE",), steps.frame),
     Step("Parts and specks", ("parts._SPECK", "parts._CUT", "figure._SMALLEST"), steps.specks),
-    Step("Near parts, other figures", ("figure._SEVERAL",), steps.near_parts),
+    Step("Near parts, other figures", ("parts._DOT", "parts._PEN", "parts._AWAY", "figure._SEVERAL"), steps.near_parts),
     Step("A closer look", ("figure._COPY_PIXELS", "figure._NEAR_PIXELS"), steps.closer_look),
     Step("Cut out", ("figure._PALE", "figure._NOISE"), steps.cut_out),
     Step(

@@ -258,9 +258,12 @@ def near_parts() -> list[Panel]:
     pair = _on((_digit(3, 70), 8, 24), (_digit(8, 70), 66, 24))
     smaller = _on((_digit(8, 70), 14, 24), (_digit(3, 34, 5), 76, 60))
     joined = _pen(_on((_digit(3, 56, 7), 40, 42), (bar, 52, 25)), _light())
+    stem, dot = np.ones((60, 10), np.float32), np.ones((10, 10), np.float32)
+    dotted = _pen(_on((stem, 54, 14), (dot, 54, 88), (dot[:4, :4], 57, 106), (dot, 86, 60)), _light())
     return [
         Panel("a bar apart", joined),
         Panel("near enough:\none figure", _chosen(joined)),
+        Panel("its dot stays,\nand dirt goes", _chosen(dotted)),
         Panel(f"as high, beside:\n{_answer(_pen(pair))}", _pen(pair)),
         Panel(f"half as high:\n{_answer(_pen(smaller))}", _pen(smaller)),
     ]
