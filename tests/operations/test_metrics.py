@@ -50,6 +50,11 @@ def test_processes_that_share_a_folder_are_summed(tmp_path: Path) -> None:
     assert 'shortcut_requests_total{protocol="native",route="/classify",status="200"} 6.0' in run(tmp_path)
 
 
+def test_a_file_that_a_worker_has_just_made_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "counter_99999.db").touch()
+    assert 'shortcut_requests_total{protocol="native",route="/classify",status="200"} 3.0' in run(tmp_path)
+
+
 def expect(client: Client, *lines: str) -> str:
     """The exposition, once it has all lines: another worker's figures come a moment later."""
     deadline = time.monotonic() + 60
