@@ -30,7 +30,7 @@ from training.artifact.versions import new_version
 from training.data.dataset import Dataset, DatasetError
 from training.data.loading import load
 
-SHARE = 0.005  # of each kind of held-out digits that may be called unfamiliar
+SHARE = 0.0075  # of each kind of held-out digits that may be called unfamiliar
 HELD_OUT = 3000  # of MNIST's training pictures: they name the threshold, and the detector does not learn from them
 COUNT = 14_000  # MNIST's digits to learn from; of the other kinds there are shares of it
 _ITS_OWN = ("labels", "input_shape", "parameters", "libraries", "revision", "files", "name")  # what `write_card` writes
