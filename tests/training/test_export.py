@@ -178,7 +178,7 @@ def test_a_model_that_tells_few_classes_apart_is_warned_of(tmp_path: Path, capsy
     model = linear()
     model.layers[-1].set_weights([np.zeros((8 * 6 * 3, 6)), np.arange(6)])
     published(tmp_path, model)
-    assert "answers only 1 of its 6 classes: the comparison proves less" in capsys.readouterr().out
+    assert "answers only 1 of its 6 classes: this comparison proves less" in capsys.readouterr().out
 
 
 # What is refused

@@ -110,7 +110,7 @@ def prove(
     if covered < min(CLASSES, len(labels)):
         print(
             f"warning: to {len(images)} drawn pictures, with which the exported files are compared, the model answers "
-            f"only {covered} of its {len(labels)} classes: the comparison proves less. This says nothing of its accuracy"
+            f"only {covered} of its {len(labels)} classes: this comparison proves less. It says nothing of accuracy"
         )
     exactness = compare(folder, images, golden, spread, card.get(OUTPUT, {}).get("float32_limit", LIMIT))
     np.savez(folder / "golden.npz", image=images, **golden)

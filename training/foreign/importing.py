@@ -379,7 +379,7 @@ def _written(
         few = len(np.unique(reference.argmax(axis=1)))
         say(
             f"warning: to {len(images)} drawn pictures, with which the published graph is compared, the model answers "
-            f"only {few} of its {len(labels)} classes: the comparison proves less. This says nothing of its accuracy"
+            f"only {few} of its {len(labels)} classes: this comparison proves less. It says nothing of accuracy"
         )
     shown = asked.expect, asked.check
     card |= proof.proven(*shown, answer, theirs, resizing, card, source.shape, labels, say)
