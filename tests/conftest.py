@@ -8,6 +8,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from PIL import Image
 
 from tests.fixtures import toy
 from tests.fixtures.server import ROOT, Client, running
@@ -89,3 +90,11 @@ def service(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         log, models=str(models), versions="toy-colours:1,2", max_body_bytes="2000000", protocols="all"
     ) as client:
         yield client
+
+
+@pytest.fixture(autouse=True, scope="module")
+def pixel_limit() -> Iterator[None]:
+    """Pillow has one limit for the process. What a file sets must not refuse the pictures of the next one."""
+    before = Image.MAX_IMAGE_PIXELS
+    yield
+    Image.MAX_IMAGE_PIXELS = before
