@@ -287,9 +287,8 @@ def _figure(ink: _Ink, budget: Budget | None) -> tuple[_Ink, np.ndarray | None]:
 
 def _beside(parts: Parts, one: int) -> np.ndarray:
     """Whether each part is as high as a figure and stands next to `one`."""
-    across = np.maximum(parts.left, parts.left[one]) - np.minimum(parts.right, parts.right[one])
     high = np.minimum(parts.height, parts.height[one])
-    return (across > -2) & (high >= _SEVERAL * np.maximum(parts.height, parts.height[one]))
+    return (parts.across(one) > -2) & (high >= _SEVERAL * np.maximum(parts.height, parts.height[one]))
 
 
 def _several(parts: Parts, chosen: np.ndarray) -> bool:

@@ -69,15 +69,21 @@ class Parts(NamedTuple):
         shorter = np.minimum(self.right - self.left, self.height)
         middle = (self.left + self.right) / 2
         over = (middle > self.left[largest]) & (middle < self.right[largest])
-        down = np.maximum(self.top, self.top[largest]) - np.minimum(self.bottom, self.bottom[largest])
+        down = self.down(largest)
         thick = shorter >= max(_PEN * pen, _DOT * size)
         return thick & over & (down > 0) & (down <= _AWAY * size) & ~self.at_edge
 
     def gap(self, one: int) -> np.ndarray:
         """Pixels between a part's box and that of `one`, in the direction in which they are farther apart."""
-        across = np.maximum(self.left, self.left[one]) - np.minimum(self.right, self.right[one])
-        down = np.maximum(self.top, self.top[one]) - np.minimum(self.bottom, self.bottom[one])
-        return np.maximum(np.maximum(across, down), 0)
+        return np.maximum(np.maximum(self.across(one), self.down(one)), 0)
+
+    def across(self, one: int) -> np.ndarray:
+        """Columns between a part's box and that of `one`; below 0 where they share some."""
+        return np.maximum(self.left, self.left[one]) - np.minimum(self.right, self.right[one])
+
+    def down(self, one: int) -> np.ndarray:
+        """Rows between a part's box and that of `one`; below 0 where they share some."""
+        return np.maximum(self.top, self.top[one]) - np.minimum(self.bottom, self.bottom[one])
 
     def box(self, chosen: np.ndarray) -> Box:
         """The box around the parts with these numbers."""

@@ -53,6 +53,18 @@ def golden_inputs(
     return Golden(np.stack([drawn[i] for i in indices]), probabilities[indices], spreads)
 
 
+def warning_of_few(probabilities: np.ndarray) -> str | None:
+    """Where the answers (N, K) to drawn pictures are of few classes: what that means for a comparison with them."""
+    count, classes = probabilities.shape
+    covered = len(np.unique(probabilities.argmax(axis=1)))
+    if covered >= min(CLASSES, classes):
+        return None
+    return (
+        f"warning: to {count} drawn pictures, with which what is published is compared, the model answers only "
+        f"{covered} of its {classes} classes: this comparison proves less. It says nothing of accuracy"
+    )
+
+
 def pictures(input_shape: tuple[int, int, int], count: int, seed: int = 0) -> list[np.ndarray]:
     """The first `count` pictures (H, W, C) uint8 of the pool: the same ones however many are asked for."""
     rng = np.random.default_rng(seed)

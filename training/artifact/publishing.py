@@ -16,7 +16,7 @@ import tensorflow as tf
 from training.artifact.card import write_card
 from training.artifact.errors import ExportError
 from training.artifact.exactness import FACTOR, MOST, Predict, agreement, limit_for, spread_of
-from training.artifact.golden import CLASSES, golden_inputs
+from training.artifact.golden import golden_inputs, warning_of_few
 from training.artifact.graph import serving_function, write_onnx, write_saved_model
 from training.artifact.pixels import RANGES, Pixels
 from training.artifact.reading import run_outputs
@@ -106,12 +106,8 @@ def prove(
 
     The arguments are those of `compare`. Raises ExportError.
     """
-    covered = len(np.unique(golden["probabilities"].argmax(axis=1)))
-    if covered < min(CLASSES, len(labels)):
-        print(
-            f"warning: to {len(images)} drawn pictures, with which the exported files are compared, the model answers "
-            f"only {covered} of its {len(labels)} classes: this comparison proves less. It says nothing of accuracy"
-        )
+    if warning := warning_of_few(golden["probabilities"]):
+        print(warning)
     exactness = compare(folder, images, golden, spread, card.get(OUTPUT, {}).get("float32_limit", LIMIT))
     np.savez(folder / "golden.npz", image=images, **golden)
     write_card(folder, parameters, name, labels, images.shape[1:], {**card, "exactness": exactness})

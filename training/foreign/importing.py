@@ -15,7 +15,7 @@ import onnx
 from training.artifact.card import card_of_unknown_training, write_card
 from training.artifact.errors import ExportError
 from training.artifact.exactness import DRAWS, LEAST, agreement
-from training.artifact.golden import CLASSES, COUNT, golden_inputs
+from training.artifact.golden import COUNT, golden_inputs, warning_of_few
 from training.artifact.pixels import RANGES, Pixels
 from training.artifact.triton import write_config
 from training.artifact.versions import check_name, new_version
@@ -375,12 +375,8 @@ def _written(
 
     reference = theirs(images)
     card["exactness"] = _check(answer(images), reference, served, images, spread, moved if measured else None)
-    if len(np.unique(reference.argmax(axis=1))) < min(CLASSES, len(labels)):
-        few = len(np.unique(reference.argmax(axis=1)))
-        say(
-            f"warning: to {len(images)} drawn pictures, with which the published graph is compared, the model answers "
-            f"only {few} of its {len(labels)} classes: this comparison proves less. It says nothing of accuracy"
-        )
+    if warning := warning_of_few(reference):
+        say(warning)
     shown = asked.expect, asked.check
     card |= proof.proven(*shown, answer, theirs, resizing, card, source.shape, labels, say)
 
